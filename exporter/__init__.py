@@ -1,0 +1,1 @@
+"""From a training definition to a bundle: export, passes, FP16, engines, parity, command line."""

@@ -1,0 +1,1 @@
+"""Training definitions, losses, targets, checkpoint layouts and toy training. Knows no onnx."""

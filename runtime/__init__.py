@@ -1,0 +1,1 @@
+"""The device runtime: manifest, bundle, preprocessing, engines, results. Knows neither torch nor onnx."""
