@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def staged_file(path: Path) -> Iterator[Path]:
+def staged_file(path: Path) -> Generator[Path]:
     """Give a temporary path in the folder of `path`; rename it to `path` when the block ends well.
 
     The temporary keeps the suffix of `path`, because encoders choose the format by it.
@@ -54,7 +54,7 @@ def staged_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def staged_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def staged_folder(path: Path, *, replace: bool = False) -> Generator[Path]:
     """Give a temporary folder beside `path`; it becomes `path` when the block ends well.
 
     Raises:

@@ -1,0 +1,281 @@
+"""The kinds of schedule, preprocessing and postprocessing that a manifest can name.
+
+Each kind is one tagged struct; in JSON its tag stands under `kind`. The function that implements a kind lives
+in `schedule.py`, `preprocess.py` or `postprocess/`. A new kind is one struct here and one function there.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Meta(ge=0.0)]
+PositiveInt = Annotated[int, Meta(ge=1)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Size = tuple[PositiveInt, PositiveInt]
+"""(height, width) in pixels."""
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every struct of the manifest: immutable, named fields only, nothing unknown."""
+
+
+# ---------------------------------------------------------------- schedule
+
+
+class EveryFrame(Part, frozen=True, kw_only=True, tag_field="kind", tag="every-frame"):
+    graph: str = "main"
+
+
+class KeyEveryN(Part, frozen=True, kw_only=True, tag_field="kind", tag="key-every-n"):
+    """`key` runs on frames 0, n, 2n, ...; `nonkey` on the others."""
+
+    key: str
+    nonkey: str
+    n: PositiveInt
+
+
+class KeyOnSceneChange(Part, frozen=True, kw_only=True, tag_field="kind", tag="key-on-scene-change"):
+    """`key` runs when the mean absolute difference of 64x64 grey thumbnails (0..255) exceeds `threshold`."""
+
+    key: str
+    nonkey: str
+    threshold: NonNegative
+    at_least_every: PositiveInt = 30
+
+
+Schedule = EveryFrame | KeyEveryN | KeyOnSceneChange
+
+
+# ---------------------------------------------------------------- preprocessing
+
+
+class ColourOrder(enum.Enum):
+    BGR = "bgr"
+    RGB = "rgb"
+
+
+class Interpolation(enum.Enum):
+    NEAREST = "nearest"
+    LINEAR = "linear"
+    CUBIC = "cubic"
+    AREA = "area"
+
+
+class PixelRule(enum.Enum):
+    """How target pixel centres map to the source when resizing."""
+
+    HALF_PIXEL = "half-pixel"
+    ALIGN_CORNERS = "align-corners"
+
+
+class PadSide(enum.Enum):
+    BOTH = "both"
+    """Centred; an odd pixel goes to the bottom and right."""
+    BOTTOM_RIGHT = "bottom-right"
+
+
+PadValue = tuple[
+    Annotated[int, Meta(ge=0, le=255)], Annotated[int, Meta(ge=0, le=255)], Annotated[int, Meta(ge=0, le=255)]
+]
+"""In the colour order of the graph's input."""
+
+
+class Stretch(Part, frozen=True, kw_only=True, tag_field="kind", tag="stretch"):
+    """Resize to `size` without keeping the aspect ratio."""
+
+    size: Size
+    colour: ColourOrder = ColourOrder.BGR
+    interpolation: Interpolation = Interpolation.LINEAR
+    pixel_rule: PixelRule = PixelRule.HALF_PIXEL
+
+
+class Letterbox(Part, frozen=True, kw_only=True, tag_field="kind", tag="letterbox"):
+    """Resize by one factor to fit inside `size`, pad the rest."""
+
+    size: Size
+    colour: ColourOrder = ColourOrder.BGR
+    interpolation: Interpolation = Interpolation.LINEAR
+    pixel_rule: PixelRule = PixelRule.HALF_PIXEL
+    pad_value: PadValue = (114, 114, 114)
+    pad_side: PadSide = PadSide.BOTH
+
+
+class ShortestEdge(Part, frozen=True, kw_only=True, tag_field="kind", tag="shortest-edge"):
+    """Shorter side to `shortest`, at most `longest` for the longer side, then pad to the fixed `size`."""
+
+    shortest: PositiveInt
+    longest: PositiveInt
+    size: Size
+    colour: ColourOrder = ColourOrder.BGR
+    interpolation: Interpolation = Interpolation.LINEAR
+    pixel_rule: PixelRule = PixelRule.HALF_PIXEL
+    pad_value: PadValue = (0, 0, 0)
+    pad_side: PadSide = PadSide.BOTTOM_RIGHT
+
+
+class AffineCrop(Part, frozen=True, kw_only=True, tag_field="kind", tag="affine-crop"):
+    """Crop around a box: extend it to the aspect ratio of `size`, enlarge by `padding`, warp to `size`."""
+
+    size: Size
+    padding: Annotated[float, Meta(ge=1.0)] = 1.25
+    colour: ColourOrder = ColourOrder.BGR
+    interpolation: Interpolation = Interpolation.LINEAR
+    pixel_rule: PixelRule = PixelRule.HALF_PIXEL
+    pad_value: PadValue = (0, 0, 0)
+
+
+class AsIs(Part, frozen=True, kw_only=True, tag_field="kind", tag="as-is"):
+    """The frame must already have `size`."""
+
+    size: Size
+    colour: ColourOrder = ColourOrder.BGR
+
+
+Preprocess = Stretch | Letterbox | ShortestEdge | AffineCrop | AsIs
+
+
+# ---------------------------------------------------------------- postprocessing
+
+
+class IouTracker(Part, frozen=True, kw_only=True):
+    """Greedy frame-to-frame association by mask or box IoU; a track ends after `patience` missed frames."""
+
+    threshold: Fraction = 0.3
+    patience: PositiveInt = 10
+    by: str = "box"
+
+
+class MaskRule(enum.Enum):
+    """How a low-resolution probability mask becomes frame pixels."""
+
+    BILINEAR_HALF_PIXEL = "bilinear-half-pixel"
+    """Sample at pixel centres with half-pixel alignment, edge pixels repeated (no antialias)."""
+    PASTE_ALIGNED = "paste-aligned"
+    """Sample at pixel centres inside the continuous box with zeros outside (Mask R-CNN, aligned)."""
+
+
+class PrototypeInstances(Part, frozen=True, kw_only=True, tag_field="kind", tag="prototype-instances"):
+    """Fixed slots of box, score, class and a whole-input mask at prototype resolution (YOLACT).
+
+    Boxes are xyxy in network-input pixels; a score of 0 marks an empty slot; the mask is a probability.
+    """
+
+    boxes: str = "boxes"
+    scores: str = "scores"
+    classes: str = "classes"
+    masks: str = "masks"
+    settled: str | None = None
+    score_threshold: Fraction = 0.0
+    """Slots with a score above this become instances."""
+    display_threshold: Fraction = 0.3
+    """Overlays show instances of at least this score."""
+    mask_threshold: Fraction = 0.5
+    mask_rule: MaskRule = MaskRule.BILINEAR_HALF_PIXEL
+    tracker: IouTracker | None = None
+
+
+class PastedInstances(Part, frozen=True, kw_only=True, tag_field="kind", tag="pasted-instances"):
+    """Fixed slots of box, score, class and a mask inside the box (Mask R-CNN)."""
+
+    boxes: str = "boxes"
+    scores: str = "scores"
+    classes: str = "classes"
+    masks: str = "masks"
+    settled: str | None = None
+    score_threshold: Fraction = 0.05
+    display_threshold: Fraction = 0.5
+    mask_threshold: Fraction = 0.5
+    mask_rule: MaskRule = MaskRule.PASTE_ALIGNED
+    tracker: IouTracker | None = None
+
+
+class PanopticFusion(Part, frozen=True, kw_only=True, tag_field="kind", tag="panoptic-fusion"):
+    """Things and stuff into one segment map.
+
+    With `segments` (an argmax over stuff channels then instance channels) the graph has a panoptic head;
+    without it the runtime fuses `semantic` logits and instances in score order (detectron2's rule).
+    """
+
+    boxes: str = "boxes"
+    scores: str = "scores"
+    classes: str = "classes"
+    masks: str = "masks"
+    semantic: str | None = None
+    segments: str | None = None
+    settled: str | None = None
+    score_threshold: Fraction = 0.5
+    overlap_limit: Fraction = 0.5
+    stuff_area_limit: Annotated[int, Meta(ge=0)] = 4096
+    """Stuff segments with fewer source pixels become void."""
+    mask_threshold: Fraction = 0.5
+    mask_rule: MaskRule = MaskRule.PASTE_ALIGNED
+    tracker: IouTracker | None = None
+
+
+class HeatmapDecoding(enum.Enum):
+    QUARTER_PIXEL = "quarter-pixel"
+    DARK = "dark"
+
+
+class HeatmapKeypoints(Part, frozen=True, kw_only=True, tag_field="kind", tag="heatmap-keypoints"):
+    """One heatmap a keypoint; peaks go back to the source through the crop's inverse affine map."""
+
+    heatmaps: str = "heatmaps"
+    decoding: HeatmapDecoding = HeatmapDecoding.QUARTER_PIXEL
+    flip_test: bool = False
+    score_threshold: Fraction = 0.2
+
+
+class Boxes(Part, frozen=True, kw_only=True, tag_field="kind", tag="boxes"):
+    boxes: str = "boxes"
+    scores: str = "scores"
+    classes: str = "classes"
+    settled: str | None = None
+    score_threshold: Fraction = 0.05
+    display_threshold: Fraction = 0.5
+    tracker: IouTracker | None = None
+
+
+class Faces(Part, frozen=True, kw_only=True, tag_field="kind", tag="faces"):
+    boxes: str = "boxes"
+    scores: str = "scores"
+    landmarks: str = "landmarks"
+    settled: str | None = None
+    score_threshold: Fraction = 0.5
+
+
+class DenseSurface(Part, frozen=True, kw_only=True, tag_field="kind", tag="dense-surface"):
+    """Part index and surface coordinates inside each box (DensePose)."""
+
+    boxes: str = "boxes"
+    scores: str = "scores"
+    parts: str = "parts"
+    u: str = "u"
+    v: str = "v"
+    score_threshold: Fraction = 0.5
+
+
+class ImageOutput(Part, frozen=True, kw_only=True, tag_field="kind", tag="image"):
+    """A float image [1, 3, h, w] in `value_range` becomes uint8 BGR at the source's size."""
+
+    image: str = "image"
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    colour: ColourOrder = ColourOrder.RGB
+    resize_to_source: bool = True
+
+
+Postprocess = (
+    PrototypeInstances
+    | PastedInstances
+    | PanopticFusion
+    | HeatmapKeypoints
+    | Boxes
+    | Faces
+    | DenseSurface
+    | ImageOutput
+)
