@@ -1,0 +1,43 @@
+# Two commands do all the set-up: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CODE := runtime calibration models exporter tests benchmarks examples
+
+.PHONY: demo test lint test-fast test-gpu tiny clean
+
+demo: $(READY)
+	$(BIN)/edgewise demo --output demo-output --force
+
+test: lint
+	$(BIN)/python -m pytest -m "not gpu" --durations=15
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m "not gpu and not slow"
+
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(READY)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/pyright
+	PYTHONPATH=$(VENV)/typing $(BIN)/lint-imports
+
+# Trains the checkpoint that ships in models/pretrained again (about an hour on 2 cores).
+tiny: $(READY)
+	$(BIN)/edgewise scenes build/scenes-train --count 4000 --seed 1
+	$(BIN)/edgewise train yolact-tiny --data build/scenes-train --output build/yolact-tiny.safetensors
+
+# torch is pinned because its newest release may bring several gigabytes of GPU libraries along.
+$(READY): pyproject.toml Makefile
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "edgewise needs Python 3.10 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[export,rtx,test]"
+	mkdir -p $(VENV)/typing && ln -sfn ../.. $(VENV)/typing/edgewise
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build demo-output
