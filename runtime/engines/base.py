@@ -1,0 +1,140 @@
+"""What every inference engine promises, and the checks that all of them share.
+
+An engine runs one graph of a bundle with fixed shapes. It takes and gives numpy arrays by exact tensor name.
+Whatever does not fit the manifest is a BackendError: an engine never renames, casts, pads or drops a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.runtime.errors import BackendError
+from edgewise.runtime.manifest import DType, TensorSpec
+
+Tensor = NDArray[Any]
+
+
+class Engine(Protocol):
+    """One graph, opened and ready to run. Use it from one thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """Backend, version and device in one line, e.g. `onnxruntime 1.22.0, CPU, 2 threads`."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs as the manifest declares them, checked against what the engine really has."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs as the manifest declares them, checked against what the engine really has."""
+        ...
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run once.
+
+        Args:
+            inputs: Exactly the tensors of `inputs`, C-contiguous, with their dtypes and shapes.
+
+        Returns:
+            Exactly the tensors of `outputs`, in that order. The arrays belong to the caller: a later run does
+            not write to them, so that one frame can be postprocessed while the next is inferred.
+
+        Raises:
+            BackendError: An input does not fit, or the engine failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds; running it afterwards is a BackendError. Closing twice is harmless."""
+        ...
+
+
+_NUMPY: dict[DType, type[np.generic]] = {
+    DType.UINT8: np.uint8,
+    DType.INT8: np.int8,
+    DType.INT32: np.int32,
+    DType.INT64: np.int64,
+    DType.FLOAT16: np.float16,
+    DType.FLOAT32: np.float32,
+    DType.BOOL: np.bool_,
+}
+
+
+def numpy_dtype(dtype: DType) -> np.dtype[Any]:
+    """The numpy dtype of a manifest dtype."""
+    return np.dtype(_NUMPY[dtype])
+
+
+def describe(spec: TensorSpec) -> str:
+    """`name float32 [1, 100, 4]`, as errors and tables print a tensor."""
+    return f"{spec.name} {spec.dtype.value} {list(spec.shape)}"
+
+
+def check_tensors(specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor], *, role: str, where: str) -> None:
+    """Raise BackendError unless `tensors` are exactly `specs` by name, dtype and shape.
+
+    Args:
+        role: `input` or `output`, for the message.
+        where: Engine or bundle concerned.
+    """
+    missing = [spec.name for spec in specs if spec.name not in tensors]
+    unknown = sorted(set(tensors) - {spec.name for spec in specs})
+    if missing or unknown:
+        raise BackendError(
+            f"{role}s do not fit: missing {missing or 'none'}, unknown {unknown or 'none'}",
+            where=where,
+            hint=f"the graph's {role}s are {[spec.name for spec in specs]}",
+        )
+    for spec in specs:
+        tensor = tensors[spec.name]
+        if tensor.dtype != numpy_dtype(spec.dtype) or tensor.shape != spec.shape:
+            raise BackendError(
+                f"{role} {spec.name!r} is {tensor.dtype} {list(tensor.shape)}",
+                where=where,
+                hint=f"the manifest declares {describe(spec)}",
+            )
+
+
+def check_signature(
+    declared: Sequence[TensorSpec],
+    found: Mapping[str, tuple[DType, Sequence[int | None]]],
+    *,
+    role: str,
+    where: str,
+) -> None:
+    """Raise BackendError unless the tensors found in a model file or engine are the declared ones.
+
+    Args:
+        declared: Inputs or outputs of the manifest's graph.
+        found: Name -> (dtype, shape) in the file; None for the batch dimension where it is left free.
+        role: `input` or `output`, for the message.
+        where: The file concerned.
+    """
+    hint = "the file and the manifest disagree: export the bundle again"
+    names = {spec.name for spec in declared}
+    missing, unknown = sorted(names - set(found)), sorted(set(found) - names)
+    if missing or unknown:
+        raise BackendError(
+            f"the model's {role}s are not the manifest's: missing {missing or 'none'}, "
+            f"undeclared {unknown or 'none'}",
+            where=where,
+            hint=hint,
+        )
+    for spec in declared:
+        dtype, shape = found[spec.name]
+        free_batch = len(shape) > 0 and shape[0] is None
+        fits = tuple(shape[1:]) == spec.shape[1:] if free_batch else tuple(shape) == spec.shape
+        if dtype is not spec.dtype or len(shape) != len(spec.shape) or not fits:
+            raise BackendError(
+                f"{role} {spec.name!r} is {dtype.value} {list(shape)} in the model, "
+                f"{spec.dtype.value} {list(spec.shape)} in the manifest",
+                where=where,
+                hint=hint,
+            )
