@@ -1,0 +1,93 @@
+"""ResNet with bottleneck blocks (He et al., 2016), stride on the 3x3 convolution (the "v1.5" form).
+
+Keys follow the published YOLACT layout: `conv1`, `bn1`, `layers.{stage}.{block}.conv1` and so on.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+RESIDUAL_GAIN = 0.25
+"""Initial scale of a residual branch. With 1 the activations of an untrained network in eval mode double in
+variance with every block and leave FP16's range in ResNet-101; 0 would leave branches without a range."""
+
+
+class ResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="resnet", kw_only=True):
+    """Blocks and inner width of each of the four stages; a stage gives width * expansion channels."""
+
+    depths: tuple[int, int, int, int] = (3, 4, 6, 3)
+    widths: tuple[int, int, int, int] = (64, 128, 256, 512)
+    expansion: int = 4
+    stem_width: int = 64
+
+    @property
+    def stage_channels(self) -> tuple[int, ...]:
+        return tuple(width * self.expansion for width in self.widths)
+
+    @property
+    def stage_strides(self) -> tuple[int, ...]:
+        return (4, 8, 16, 32)
+
+
+class Bottleneck(nn.Module):
+    """1x1 reduce, 3x3, 1x1 expand, each with batch normalisation; ReLU after the sum."""
+
+    def __init__(self, inputs: int, width: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, features: Tensor) -> Tensor:
+        shortcut = features if self.downsample is None else self.downsample(features)
+        out = F.relu(self.bn1(self.conv1(features)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        return F.relu(self.bn3(self.conv3(out)) + shortcut)
+
+
+class ResNet(nn.Module):
+    """[N,3,H,W] -> the four stages, [N, stage_channels[i], ceil(H/s), ceil(W/s)], s = 4, 8, 16, 32."""
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, config.stem_width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(config.stem_width)
+        self.layers = nn.ModuleList()
+        inputs = config.stem_width
+        for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
+            outputs = width * config.expansion
+            blocks = [Bottleneck(inputs, width, outputs, 1 if stage == 0 else 2)]
+            blocks += [Bottleneck(outputs, width, outputs, 1) for _ in range(depth - 1)]
+            self.layers.append(nn.Sequential(*blocks))
+            inputs = outputs
+
+    @property
+    def stem(self) -> nn.Conv2d:
+        """The convolution that reads the image."""
+        return self.conv1
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        features = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, 2, 1)
+        stages = []
+        for layer in self.layers:
+            features = layer(features)
+            stages.append(features)
+        return tuple(stages)
+
+    def initialise(self) -> None:
+        """He initialisation; residual branches start at `RESIDUAL_GAIN`."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, Bottleneck):
+                nn.init.constant_(module.bn3.weight, RESIDUAL_GAIN)

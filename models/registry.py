@@ -1,0 +1,113 @@
+"""The models that edgewise can build, by name.
+
+A *family* is one architecture: a config type and the functions that give its parts. An *entry* is a name with
+one config. Adding a model is adding a family's folder and its lines here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+from torch import Tensor, nn
+
+from edgewise.models.yolact import config as yolact_configs
+from edgewise.models.yolact import family as yolact
+from edgewise.runtime.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture. Every function takes the config first."""
+
+    name: str
+    config_type: type[msgspec.Struct]
+    build: Callable[[Any], nn.Module]
+    loss: Callable[[Any, nn.Module, Tensor, Sequence[Any]], dict[str, Tensor]]
+    normalise: Callable[[Any, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model's name, its family and its config."""
+
+    name: str
+    family: Family
+    config: Any
+
+    def with_config(self, **changes: Any) -> ModelEntry:
+        """The same entry with fields of the config replaced, e.g. `class_count=6`.
+
+        Raises:
+            ModelError: A field that the config does not have, or a value of the wrong type.
+        """
+        known = self.family.config_type.__struct_fields__
+        for field in changes:
+            if field not in known:
+                raise ModelError(
+                    f"the config of {self.name} has no field {field!r}", hint=f"known: {', '.join(known)}"
+                )
+        return self.from_config(msgspec.to_builtins({**_fields(self.config), **changes}))
+
+    def from_config(self, config: Any) -> ModelEntry:
+        """The same entry with a config read from plain values (as `msgspec.to_builtins` gives them)."""
+        try:
+            return replace(self, config=msgspec.convert(config, self.family.config_type))
+        except msgspec.ValidationError as error:
+            raise ModelError(f"not a config of {self.name}: {error}") from None
+
+    def build(self) -> nn.Module:
+        """The training definition with fresh weights drawn from torch's global generator."""
+        return self.family.build(self.config)
+
+    def loss(self, module: nn.Module, images: Tensor, targets: Sequence[Any]) -> dict[str, Tensor]:
+        """Weighted scalar loss terms; their sum is the total. `module` must be in training mode."""
+        return self.family.loss(self.config, module, images, targets)
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """uint8 [N, H, W, 3] BGR at network size -> the float tensor that the training definition reads."""
+        return self.family.normalise(self.config, frames)
+
+
+def _fields(config: msgspec.Struct) -> dict[str, Any]:
+    return {field: getattr(config, field) for field in config.__struct_fields__}
+
+
+YOLACT = Family(
+    name="yolact",
+    config_type=yolact_configs.YolactConfig,
+    build=yolact.build,
+    loss=yolact.loss,
+    normalise=yolact.normalise,
+)
+
+_ENTRIES = {
+    entry.name: entry
+    for entry in (
+        ModelEntry("yolact-r50", YOLACT, yolact_configs.R50),
+        ModelEntry("yolact-r101", YOLACT, yolact_configs.R101),
+        ModelEntry("yolact-darknet53", YOLACT, yolact_configs.DARKNET53),
+        ModelEntry("yolact-tiny", YOLACT, yolact_configs.TINY),
+    )
+}
+
+
+def names() -> tuple[str, ...]:
+    """All model names, in the order of the registry."""
+    return tuple(_ENTRIES)
+
+
+def find(name: str) -> ModelEntry:
+    """The entry of a name.
+
+    Raises:
+        ModelError: No such model; the message lists the known ones.
+    """
+    if name in _ENTRIES:
+        return _ENTRIES[name]
+    close = difflib.get_close_matches(name, _ENTRIES, n=1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    raise ModelError(f"unknown model {name!r}", hint=f"{meant}known models: {', '.join(_ENTRIES)}")
