@@ -1,0 +1,206 @@
+"""Scenes written as COCO datasets: instances, panoptic segments and person keypoints over the same images.
+
+Images are PNG, not JPEG: every decoder gives the same pixels, so scores can be compared between machines.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from faster_coco_eval import mask as coco_mask
+from numpy.typing import NDArray
+
+from edgewise.models.scenes.scene import Scene, render_scene
+from edgewise.models.scenes.vocabulary import KEYPOINT_NAMES, KEYPOINTS, LABELS, STUFF_LABELS
+from edgewise.runtime.atomic import staged_folder, write_text
+from edgewise.runtime.errors import DatasetError
+from edgewise.runtime.manifest import ClassKind, ClassLabel
+
+INSTANCES_FILE = "instances.json"
+PANOPTIC_FILE = "panoptic.json"
+KEYPOINTS_FILE = "keypoints.json"
+IMAGE_FOLDER = "images"
+PANOPTIC_FOLDER = "panoptic"
+_PNG_LEVEL = (cv2.IMWRITE_PNG_COMPRESSION, 3)
+_SMALLEST_SIDE, _LARGEST_SIDE = 64, 4096
+
+Record = dict[str, Any]
+
+
+def write_dataset(
+    folder: Path,
+    count: int,
+    seed: int,
+    size: int | tuple[int, int] = 256,
+    *,
+    replace: bool = False,
+    progress: bool = False,
+) -> Path:
+    """Render scenes 0..count-1 of a series and write them as COCO datasets.
+
+    The folder holds `images/*.png`, `instances.json` and `keypoints.json` (compressed RLE masks),
+    `panoptic.json` and `panoptic/*.png` (segment id = R + 256 G + 65536 B). It appears whole or not at all,
+    and the same arguments write the same bytes again. Series of different seeds share no scene: use one seed
+    for training and another for evaluation.
+
+    Args:
+        folder: Where the dataset goes; must not exist or be empty unless `replace` is set.
+        count: Number of scenes, >= 1.
+        seed: Series, >= 0.
+        size: Side of square scenes, or (height, width); sides from 64 to 4096.
+        replace: Whether an existing folder may be replaced.
+        progress: Whether to show a progress bar on the terminal.
+
+    Raises:
+        DatasetError: An argument out of its range.
+        EdgewiseError: The folder exists and is not empty.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if count < 1:
+        raise DatasetError(f"cannot write {count} scenes", where="--count", hint="ask for at least 1")
+    if seed < 0:
+        raise DatasetError(f"the seed {seed} is negative", where="--seed", hint="use 0 or a positive number")
+    if not all(_SMALLEST_SIDE <= side <= _LARGEST_SIDE for side in (height, width)):
+        raise DatasetError(
+            f"cannot render scenes of {height}x{width} pixels",
+            where="--size",
+            hint=f"use sides from {_SMALLEST_SIDE} to {_LARGEST_SIDE}",
+        )
+    info = {
+        "description": "edgewise synthetic scenes",
+        "version": "1",
+        "seed": seed,
+        "count": count,
+        "size": [height, width],
+    }
+    images: list[Record] = []
+    instances: list[Record] = []
+    keypoints: list[Record] = []
+    panoptic: list[Record] = []
+    with staged_folder(folder, replace=replace) as staged:
+        (staged / IMAGE_FOLDER).mkdir()
+        (staged / PANOPTIC_FOLDER).mkdir()
+        for index in _counted(range(count), shown=progress):
+            scene = render_scene(seed, index, (height, width))
+            name = f"{index:06d}.png"
+            images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
+            _write_png(staged / IMAGE_FOLDER / name, scene.image)
+            for record in instance_records(scene, index + 1, len(instances) + 1):
+                instances.append({key: record[key] for key in record if "keypoints" not in key})
+                if "keypoints" in record:
+                    keypoints.append(record)
+            segments, record = panoptic_record(scene, index + 1, name)
+            panoptic.append(record)
+            _write_png(staged / PANOPTIC_FOLDER / name, segments)
+        things = [_category(label) for label in LABELS]
+        _write_json(
+            staged / INSTANCES_FILE,
+            {"info": info, "images": images, "annotations": instances, "categories": things},
+        )
+        person = {
+            **things[0],
+            "keypoints": list(KEYPOINT_NAMES),
+            "skeleton": [[start + 1, end + 1] for start, end in KEYPOINTS.limbs],
+        }
+        _write_json(
+            staged / KEYPOINTS_FILE,
+            {"info": info, "images": images, "annotations": keypoints, "categories": [person]},
+        )
+        both = [_category(label) for label in (*LABELS, *STUFF_LABELS)]
+        _write_json(
+            staged / PANOPTIC_FILE,
+            {"info": info, "images": images, "annotations": panoptic, "categories": both},
+        )
+    return folder
+
+
+def instance_records(scene: Scene, image_id: int, first_id: int) -> Iterator[Record]:
+    """COCO annotations of a scene's things; figures also carry `keypoints` and `num_keypoints`."""
+    for index, thing in enumerate(scene.things):
+        mask = (scene.owners == index).astype(np.uint8)
+        rle = coco_mask.encode(np.asfortranarray(mask))
+        record: Record = {
+            "id": first_id + index,
+            "image_id": image_id,
+            "category_id": LABELS[thing.class_index].id,
+            "bbox": _bbox(mask),
+            "area": int(mask.sum()),
+            "iscrowd": 0,
+            "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
+        }
+        if thing.keypoints is not None:
+            record["keypoints"] = thing.keypoints.ravel().tolist()
+            record["num_keypoints"] = int((thing.keypoints[:, 2] > 0).sum())
+        yield record
+
+
+def panoptic_record(scene: Scene, image_id: int, name: str) -> tuple[NDArray[np.uint8], Record]:
+    """The segment image (BGR of the id's bytes, low byte in red) and its COCO panoptic annotation.
+
+    Things are segments 1..n from the farthest to the nearest; stuff follows in the order of STUFF_LABELS.
+    """
+    first_stuff = len(scene.things) + 1
+    segments = np.where(scene.owners >= 0, scene.owners + 1, first_stuff + scene.stuff).astype(np.uint8)
+    described: list[Record] = []
+    for segment in np.flatnonzero(np.bincount(segments.ravel())):
+        thing = int(segment) < first_stuff
+        label = (
+            LABELS[scene.things[int(segment) - 1].class_index]
+            if thing
+            else STUFF_LABELS[int(segment) - first_stuff]
+        )
+        mask = segments == segment
+        described.append(
+            {
+                "id": int(segment),
+                "category_id": label.id,
+                "area": int(mask.sum()),
+                "bbox": _bbox(mask),
+                "iscrowd": 0,
+            }
+        )
+    image = np.zeros((*segments.shape, 3), np.uint8)
+    image[..., 2] = segments
+    return image, {"image_id": image_id, "file_name": name, "segments_info": described}
+
+
+def _bbox(mask: NDArray[Any]) -> list[int]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    left, top = int(columns[0]), int(rows[0])
+    return [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
+
+
+def _category(label: ClassLabel) -> Record:
+    thing = label.kind is ClassKind.THING
+    return {
+        "id": label.id,
+        "name": label.name,
+        "supercategory": "thing" if thing else "stuff",
+        "isthing": int(thing),
+    }
+
+
+def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
+    encoded, data = cv2.imencode(".png", image, _PNG_LEVEL)
+    if not encoded:
+        raise DatasetError("OpenCV could not encode a PNG", where=path.name, hint="reinstall OpenCV")
+    path.write_bytes(data.tobytes())
+
+
+def _write_json(path: Path, content: Record) -> None:
+    write_text(path, json.dumps(content, separators=(",", ":")) + "\n")
+
+
+def _counted(indices: range, *, shown: bool) -> Iterable[int]:
+    if not shown:
+        return indices
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(indices, description="scenes", console=Console(file=sys.stderr))
