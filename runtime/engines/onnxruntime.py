@@ -1,0 +1,174 @@
+"""ONNX Runtime, the engine that comes with the base install."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgewise.runtime.engines.base import Tensor, check_signature, check_tensors
+from edgewise.runtime.errors import BackendError
+from edgewise.runtime.manifest import DType, Precision, Target, TensorSpec
+from edgewise.runtime.processor import available_cores, saturates_u8s8
+
+if TYPE_CHECKING:
+    from edgewise.runtime.bundle import Bundle
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+_DTYPES = {
+    "tensor(uint8)": DType.UINT8,
+    "tensor(int8)": DType.INT8,
+    "tensor(int32)": DType.INT32,
+    "tensor(int64)": DType.INT64,
+    "tensor(float16)": DType.FLOAT16,
+    "tensor(float)": DType.FLOAT32,
+    "tensor(bool)": DType.BOOL,
+}
+
+
+def open_onnxruntime(
+    bundle: Bundle,
+    *,
+    graph: str = "main",
+    precision: Precision = Precision.FP32,
+    threads: int | None = None,
+    provider: str = "cpu",
+) -> OnnxRuntimeEngine:
+    """Open the `onnxruntime` file of a bundle's graph from bytes that were hashed in memory."""
+    entry = bundle.graph_entry(graph, Target.ONNXRUNTIME, precision)
+    declared = bundle.graph(graph)
+    return OnnxRuntimeEngine(
+        bundle.read(entry.path),
+        inputs=declared.inputs,
+        outputs=declared.outputs,
+        where=str(bundle.path / entry.path),
+        threads=threads,
+        provider=provider,
+    )
+
+
+class OnnxRuntimeEngine:
+    """An ONNX model in ONNX Runtime (protocol: `edgewise.runtime.engines.base.Engine`).
+
+    Args:
+        model: Serialised ONNX model with its weights inside.
+        inputs, outputs: What the model must have, no more and no less.
+        where: Name of the model in errors.
+        threads: Threads inside one operator; None takes the cores that this process may use.
+        provider: `cpu`, or `cuda` where onnxruntime-gpu is installed. Never the other one instead.
+
+    Raises:
+        BackendError: onnxruntime or the provider is missing, the model does not load, or its tensors differ.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        where: str,
+        threads: int | None = None,
+        provider: str = "cpu",
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise BackendError(f"threads is {threads}", hint="give a number from 1 up, or leave it out")
+        ort = _import_onnxruntime()
+        self._where = where
+        self._inputs = tuple(inputs)
+        self._outputs = tuple(outputs)
+        self._output_names = [spec.name for spec in outputs]
+        count = threads or available_cores()
+        self._session: Any = _open_session(ort, model, where, count, provider)
+        self._name = f"onnxruntime {ort.__version__}, {provider.upper()}, {count} threads"
+        check_signature(self._inputs, _found(self._session.get_inputs(), where), role="input", where=where)
+        check_signature(self._outputs, _found(self._session.get_outputs(), where), role="output", where=where)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self._outputs
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run once; see `Engine.run`."""
+        if self._session is None:
+            raise BackendError("the engine is closed", where=self._where, hint="open the session again")
+        check_tensors(self._inputs, inputs, role="input", where=self._where)
+        try:
+            values: list[Tensor] = self._session.run(self._output_names, dict(inputs))
+        except Exception as error:
+            raise BackendError(
+                f"onnxruntime failed: {_first_line(error)}", where=self._where, hint="run `edgewise selftest`"
+            ) from error
+        outputs = dict(zip(self._output_names, values, strict=True))
+        check_tensors(self._outputs, outputs, role="output", where=self._where)
+        return outputs
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError(
+            f"onnxruntime cannot be imported: {error}", hint="pip install onnxruntime"
+        ) from None
+    return onnxruntime
+
+
+def _open_session(ort: Any, model: bytes, where: str, threads: int, provider: str) -> Any:
+    wanted = PROVIDERS.get(provider)
+    if wanted is None:
+        raise BackendError(f"no provider is called {provider!r}", hint=f"choose one of {sorted(PROVIDERS)}")
+    if wanted not in ort.get_available_providers():
+        raise BackendError(
+            f"this onnxruntime has no {wanted}",
+            hint="pip uninstall onnxruntime && pip install onnxruntime-gpu",
+        )
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if saturates_u8s8():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    try:
+        session = ort.InferenceSession(model, options, providers=[wanted])
+    except Exception as error:
+        raise BackendError(
+            f"onnxruntime {ort.__version__} cannot open the model: {_first_line(error)}",
+            where=where,
+            hint="update onnxruntime, or export the bundle again",
+        ) from None
+    active = session.get_providers()
+    if not active or active[0] != wanted:
+        raise BackendError(
+            f"asked for {wanted}, onnxruntime gave {active}",
+            where=where,
+            hint="`edgewise doctor` says what is installed; nothing falls back on its own",
+        )
+    return session
+
+
+def _found(nodes: Sequence[Any], where: str) -> dict[str, tuple[DType, list[int | None]]]:
+    found: dict[str, tuple[DType, list[int | None]]] = {}
+    for node in nodes:
+        dtype = _DTYPES.get(node.type)
+        if dtype is None:
+            raise BackendError(f"tensor {node.name!r} is a {node.type}, which no manifest can declare", where=where)
+        found[node.name] = (dtype, [size if isinstance(size, int) else None for size in node.shape])
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,204 @@
+"""A session: frames in, results in source-image coordinates out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.engines import Engine, open_engine
+from edgewise.runtime.engines.base import Tensor, check_not_nan
+from edgewise.runtime.errors import BackendError, ManifestError, SourceError
+from edgewise.runtime.geometry import Geometry
+from edgewise.runtime.manifest import Manifest, Precision, Target
+from edgewise.runtime.pipeline import overlapped
+from edgewise.runtime.postprocess import postprocess
+from edgewise.runtime.preprocess import preprocess
+from edgewise.runtime.results import Instances
+from edgewise.runtime.schedule import StateTensors, graph_choice, graph_names
+from edgewise.runtime.sources import Frame
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A preprocessed frame: the graph chosen for it, that graph's image input, and the way back."""
+
+    frame: Frame
+    graph: str
+    tensor: NDArray[np.uint8]
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """The outputs of one run and the geometry that leads them back to the source image."""
+
+    frame: Frame
+    outputs: dict[str, Tensor]
+    geometry: Geometry
+
+
+class Session:
+    """An opened bundle on one backend in one precision. Use it from one thread at a time.
+
+    The three stages of a frame are public, so that a benchmark times exactly what `stream` runs:
+    `prepare`, `infer`, `finish`.
+    """
+
+    def __init__(self, manifest: Manifest, engines: dict[str, Engine]) -> None:
+        self.manifest = manifest
+        self.engines = engines
+        self._image_inputs = {name: _image_input(manifest, name) for name in engines}
+        self._state = StateTensors(manifest)
+        self._choose = graph_choice(manifest.schedule)
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | os.PathLike[str] | Bundle,
+        *,
+        backend: str | Target = Target.ONNXRUNTIME,
+        precision: str | Precision = Precision.FP32,
+        threads: int | None = None,
+        provider: str = "cpu",
+    ) -> Session:
+        """Open every graph that the bundle's schedule runs.
+
+        Args:
+            bundle: Folder, or an opened bundle.
+            backend: `onnxruntime`, `tensorrt` or `tensorrt-rtx`.
+            precision: `fp32`, `fp16` or `int8`; the bundle must hold it for that backend.
+            threads: Threads of the CPU backend; None takes the cores that this process may use.
+            provider: `cpu` or `cuda`, for ONNX Runtime only.
+
+        Raises:
+            BundleError, ManifestError, BackendError: What was asked for cannot be opened exactly so.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        target, width = as_target(backend), as_precision(precision)
+        engines: dict[str, Engine] = {}
+        try:
+            for graph in graph_names(opened.manifest.schedule):
+                engines[graph] = open_engine(
+                    opened, graph=graph, backend=target, precision=width, threads=threads, provider=provider
+                )
+            return cls(opened.manifest, engines)
+        except BaseException:
+            for engine in engines.values():
+                engine.close()
+            raise
+
+    def __call__(self, image: NDArray[np.uint8]) -> Instances:
+        """Run on one image, uint8 [H, W, 3] BGR as OpenCV reads it; state goes on from the last call."""
+        return self.finish(self.infer(self.prepare(Frame(0, "", image, 0.0))))
+
+    def stream(
+        self, frames: Iterable[Frame | NDArray[np.uint8]], *, depth: int = 2
+    ) -> Generator[tuple[Frame, Instances]]:
+        """Run on consecutive frames; decoding, inference and postprocessing of neighbours overlap.
+
+        Every frame gives one result, in order. At most `depth` frames wait before each stage. The first error
+        is raised after the results of the frames before it; closing the generator stops its threads. State
+        starts at its initial values.
+        """
+        self.reset()
+        numbered = (
+            frame if isinstance(frame, Frame) else Frame(index, f"frame {index}", frame, 0.0)
+            for index, frame in enumerate(frames)
+        )
+        prepared = (self.prepare(frame) for frame in numbered)
+        return overlapped(prepared, (self.infer, self._finish_with_frame), depth=depth)
+
+    def prepare(self, frame: Frame) -> Prepared:
+        """Choose the graph and preprocess. Call once per frame, in order."""
+        _check_image(frame.image, frame.name)
+        graph = self._choose(frame.image)
+        tensor, geometry = preprocess(self.manifest.preprocess, frame.image)
+        return Prepared(frame, graph, tensor, geometry)
+
+    def infer(self, prepared: Prepared) -> Inferred:
+        """Run the engine with the state left by earlier frames. Call in frame order.
+
+        Raises:
+            BackendError: The engine failed or gave NaN.
+        """
+        graph = prepared.graph
+        inputs = {self._image_inputs[graph]: prepared.tensor, **self._state.inputs_of(graph)}
+        engine = self.engines[graph]
+        outputs = engine.run(inputs)
+        check_not_nan(outputs, where=engine.name)
+        self._state.keep(graph, outputs)
+        return Inferred(prepared.frame, outputs, prepared.geometry)
+
+    def finish(self, inferred: Inferred) -> Instances:
+        """Decode to source-image coordinates."""
+        return postprocess(self.manifest, inferred.outputs, inferred.geometry)
+
+    def _finish_with_frame(self, inferred: Inferred) -> tuple[Frame, Instances]:
+        return inferred.frame, self.finish(inferred)
+
+    def reset(self) -> None:
+        """Forget state and schedule: the next frame is a first frame."""
+        self._state.reset()
+        self._choose = graph_choice(self.manifest.schedule)
+
+    def close(self) -> None:
+        """Free the engines."""
+        for engine in self.engines.values():
+            engine.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def as_target(backend: str | Target) -> Target:
+    """The target of a backend's name; BackendError lists the known ones."""
+    try:
+        return Target(backend)
+    except ValueError:
+        names = ", ".join(target.value for target in Target)
+        raise BackendError(f"no backend is called {backend!r}", hint=f"choose one of {names}") from None
+
+
+def as_precision(precision: str | Precision) -> Precision:
+    """The precision of a name; BackendError lists the known ones."""
+    try:
+        return Precision(precision)
+    except ValueError:
+        names = ", ".join(known.value for known in Precision)
+        raise BackendError(f"no precision is called {precision!r}", hint=f"choose one of {names}") from None
+
+
+def _image_input(manifest: Manifest, graph: str) -> str:
+    """The one input of a graph that no state tensor feeds."""
+    fed = {sink for state in manifest.state for sink in state.sinks}
+    names = [spec.name for spec in manifest.graphs[graph].inputs if f"{graph}.{spec.name}" not in fed]
+    if len(names) != 1:
+        raise ManifestError(
+            f"graph {graph!r} takes {len(names)} inputs besides state, {names}; a session feeds it one image",
+            where=manifest.name,
+            hint="declare the others as state in the manifest",
+        )
+    return names[0]
+
+
+def _check_image(image: NDArray[np.uint8], name: str) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise SourceError(
+            f"an image is {image.dtype} {list(image.shape)}, must be uint8 [H, W, 3] in BGR order",
+            where=name,
+            hint="cv2.imread gives such an image; convert grey or RGBA images with cv2.cvtColor",
+        )
