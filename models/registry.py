@@ -28,6 +28,7 @@ class Family:
     build: Callable[[Any], nn.Module]
     loss: Callable[[Any, nn.Module, Tensor, Sequence[Any]], dict[str, Tensor]]
     normalise: Callable[[Any, Tensor], Tensor]
+    deploy: Callable[[Any, nn.Module], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,10 @@ class ModelEntry:
         """uint8 [N, H, W, 3] BGR at network size -> the float tensor that the training definition reads."""
         return self.family.normalise(self.config, frames)
 
+    def deploy(self, module: nn.Module) -> nn.Module:
+        """The deploy module: uint8 [N, H, W, 3] frames -> the manifest's outputs, then its probes."""
+        return self.family.deploy(self.config, module)
+
 
 def _fields(config: msgspec.Struct) -> dict[str, Any]:
     return {field: getattr(config, field) for field in config.__struct_fields__}
@@ -82,6 +87,7 @@ YOLACT = Family(
     build=yolact.build,
     loss=yolact.loss,
     normalise=yolact.normalise,
+    deploy=yolact.deploy,
 )
 
 _ENTRIES = {

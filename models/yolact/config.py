@@ -66,6 +66,8 @@ class DecodingConfig(Config, frozen=True):
     candidates: int = 200
     """Best-scored priors per class (over all classes: cross-class) that enter the suppression."""
     slots: int = 100
+    greedy_candidates: int = 1000
+    """Greedy: best (prior, class) pairs that enter the suppression."""
     greedy_rounds: int = 24
     """Rounds of the fixed-point iteration; a longer chain of suppression gives settled = 0."""
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edgewise.models.instance_targets import InstanceTargets
 from edgewise.models.yolact.config import YolactConfig
+from edgewise.models.yolact.deploy import YolactDeploy
 from edgewise.models.yolact.losses import losses
 from edgewise.models.yolact.network import Yolact
 
@@ -31,3 +32,9 @@ def normalise(config: YolactConfig, frames: Tensor) -> Tensor:
     mean = torch.tensor(config.mean, device=frames.device).view(3, 1, 1)
     std = torch.tensor(config.std, device=frames.device).view(3, 1, 1)
     return (frames.permute(0, 3, 1, 2).flip(1).float() - mean) / std
+
+
+def deploy(config: YolactConfig, module: nn.Module) -> YolactDeploy:
+    """The deploy graph with a copy of the module's weights."""
+    assert isinstance(module, Yolact)
+    return YolactDeploy(config, module)
