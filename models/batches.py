@@ -1,0 +1,76 @@
+"""Training batches as a pure function of the step, prepared one ahead in a thread.
+
+Which images a step sees, and how they are varied, follows from (seed, step) alone. A run that resumes at
+step k therefore goes on exactly as if it had never stopped, with no loader state to save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgewise.models.augment import Augmentation, augment
+from edgewise.models.coco import CocoInstances, to_network
+from edgewise.models.instance_targets import InstanceTargets
+from edgewise.runtime.manifest import Preprocess
+
+_ORDER, _VARIATION = 1, 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """uint8 [N, h, w, 3] frames at network size, and one target for each."""
+
+    frames: Tensor
+    targets: tuple[InstanceTargets, ...]
+
+
+@dataclass(frozen=True)
+class BatchSource:
+    """Where batches come from; `at(step)` is pure."""
+
+    dataset: CocoInstances
+    spec: Preprocess
+    augmentation: Augmentation
+    batch: int
+    seed: int
+
+    def indices(self, step: int) -> list[int]:
+        """Images of a step: every epoch is a new permutation of the whole dataset."""
+        count = len(self.dataset)
+        places = range(step * self.batch, (step + 1) * self.batch)
+        return [int(_permutation(self.seed, place // count, count)[place % count]) for place in places]
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step, counted from 0."""
+        frames: list[NDArray[np.uint8]] = []
+        targets: list[InstanceTargets] = []
+        for slot, index in enumerate(self.indices(step)):
+            rng = np.random.default_rng((self.seed, _VARIATION, step, slot))
+            example = augment(rng, self.dataset.example(index), self.augmentation)
+            frame, target = to_network(example, self.spec)
+            frames.append(frame)
+            targets.append(target)
+        return Batch(torch.from_numpy(np.stack(frames)), tuple(targets))
+
+    def run(self, start: int, end: int) -> Iterator[tuple[int, Batch]]:
+        """Steps start..end-1 with their batches; the next batch is prepared while one is used."""
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
+            following: Future[Batch] | None = pool.submit(self.at, start) if start < end else None
+            for step in range(start, end):
+                assert following is not None
+                batch = following.result()
+                following = pool.submit(self.at, step + 1) if step + 1 < end else None
+                yield step, batch
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, _ORDER, epoch)).permutation(count)
