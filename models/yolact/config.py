@@ -145,7 +145,7 @@ TINY = YolactConfig(
     pyramid_channels=48,
     pyramid_downsamples=0,
     prediction_levels=(1, 2, 3),
-    anchors=AnchorConfig(scales=((16, 26), (40, 60), (88, 130)), square=False),
+    anchors=AnchorConfig(scales=((15, 23), (34, 50), (72, 104)), square=False),
     prototypes=PrototypeConfig(before=(48,), after=(24,), count=16),
     losses=LossConfig(mask_positives_limit=48),
 )
