@@ -1,0 +1,225 @@
+"""From training definitions and a draft manifest to a bundle: the public way out of torch.
+
+    bundle = export_bundle({"main": deploy_module}, draft, Path("model.bundle"))
+
+`draft` is a manifest that says everything but files, goldens and precisions; `docs/export.md` shows one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from edgewise.exporter.budgets import DEFAULT_BUDGETS
+from edgewise.exporter.bundle_writer import Content, refuse_occupied, write_bundle
+from edgewise.exporter.goldens import golden_frames, make_goldens, network_input, read_frames
+from edgewise.exporter.lowering import canonicalise, lower_for, lower_fp32
+from edgewise.exporter.model_files import name_model_files
+from edgewise.exporter.numerics import Tensors
+from edgewise.exporter.onnx_export import comparable_names, export_onnx
+from edgewise.exporter.passes import PassRunner
+from edgewise.exporter.simplify import simplify
+from edgewise.exporter.tool_versions import tool_versions, writer
+from edgewise.runtime import manifest as contract
+from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.errors import ExportError
+from edgewise.runtime.manifest import Graph, Manifest, Precision, PrecisionRecord, ProvenanceStep, Target
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+    from edgewise.exporter.quantise import CalibrationRequest
+
+EXPORTED = "source/exported.onnx"
+CHECKPOINT = "source/checkpoint.safetensors"
+CHECKED_FRAMES = 2
+"""Frames on which every arrow's numbers are compared."""
+
+
+def _silent(message: str) -> None:
+    del message
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export.
+
+    Attributes:
+        replace: Exchange an existing bundle at the destination.
+        device_only: Leave out `source/`, which parity on a workstation reads and a device does not.
+        targets: Who shall run the bundle.
+        images: Pictures for the goldens; without any, the calibration set gives them, else they are drawn.
+        calibration: Also make FP16 and INT8 files, from these images.
+        progress: Called with a line at the start of every step.
+    """
+
+    replace: bool = False
+    device_only: bool = False
+    targets: tuple[Target, ...] = tuple(Target)
+    images: tuple[Path, ...] = ()
+    calibration: CalibrationRequest | None = None
+    progress: Callable[[str], None] = field(default=_silent, compare=False)
+
+
+@dataclass(frozen=True)
+class CanonicalGraph:
+    """One graph on its way: as exported, canonical, and in FP32 with outputs only."""
+
+    graph: Graph
+    exported: onnx.ModelProto
+    canonical: onnx.ModelProto
+    fp32: onnx.ModelProto
+    steps: tuple[ProvenanceStep, ...]
+
+
+def export_bundle(
+    modules: Mapping[str, nn.Module],
+    draft: Manifest,
+    destination: str | Path,
+    options: ExportOptions | None = None,
+    *,
+    checkpoint: Path | None = None,
+) -> Bundle:
+    """Export deploy modules as a bundle.
+
+    Args:
+        modules: Graph name -> deploy module: `forward(uint8 image [1, H, W, 3])` returns the graph's outputs
+            and then its probes, in the manifest's order.
+        draft: The manifest without files, goldens and precisions; budgets may be left empty for the defaults.
+        destination: The bundle's folder; appears whole or not at all.
+        options: See `ExportOptions`.
+        checkpoint: A file to keep as `source/checkpoint.safetensors`.
+
+    Raises:
+        ManifestError: The draft does not fit together.
+        ExportError: A module, an output, a number or a node that does not fit; the message names it.
+        CalibrationError: Calibration images that are refused.
+        EdgewiseError: The destination exists already.
+    """
+    options = options or ExportOptions()
+    destination = Path(destination)
+    refuse_occupied(destination, replace=options.replace)
+    _check_draft(modules, draft)
+    options.progress("reading images")
+    frames = golden_frames(draft.preprocess, _pictures(options))
+    (name, graph), module = next(iter(draft.graphs.items())), modules[next(iter(draft.graphs))]
+    samples = [network_input(draft.preprocess, graph, frame)[0] for frame in frames[:CHECKED_FRAMES]]
+    made = canonical_graph(module, graph, samples, options.progress)
+
+    options.progress("running the training definition on the golden frames")
+    goldens = make_goldens(module, draft, graph, frames)
+    lowered = {(target, Precision.FP32): _bytes(lower_for(made.fp32, target)) for target in options.targets}
+    named = name_model_files(name, lowered)
+    canonical_path = "models/canonical.onnx" if name == "main" else f"models/{name}.canonical.onnx"
+    files: dict[str, Content] = {canonical_path: _bytes(made.canonical), **named.files}
+    for golden in goldens:
+        files.update(golden.files)
+    if not options.device_only:
+        files[EXPORTED] = _bytes(made.exported)
+        if checkpoint is not None:
+            files[CHECKPOINT] = checkpoint
+    manifest = msgspec.structs.replace(
+        draft,
+        writer=writer(),
+        provenance=msgspec.structs.replace(
+            draft.provenance, tools=tool_versions(), steps=(*draft.provenance.steps, *made.steps)
+        ),
+        graphs={name: msgspec.structs.replace(graph, canonical=canonical_path, files=named.entries)},
+        precisions=(PrecisionRecord(precision=Precision.FP32, asked="every node in float32"),),
+        goldens=tuple(golden.golden for golden in goldens),
+        budgets=draft.budgets or DEFAULT_BUDGETS,
+    )
+    if options.calibration is not None:
+        from edgewise.exporter.quantise import quantise
+
+        quantised = quantise(made.canonical, manifest, options.calibration, options.targets, options.progress)
+        manifest, files = quantised.manifest, {**files, **quantised.files}
+    options.progress("writing the bundle")
+    return write_bundle(destination, manifest, files, replace=options.replace)
+
+
+def export_checkpoint(
+    checkpoint: str | Path, destination: str | Path, options: ExportOptions | None = None
+) -> Bundle:
+    """Export a checkpoint of the registry.
+
+    Raises:
+        CheckpointError: The file is missing, of another model, or holds NaN weights.
+        ExportError, CalibrationError, EdgewiseError: As `export_bundle`.
+    """
+    from edgewise.models.checkpoint import load_model
+
+    options = options or ExportOptions()
+    refuse_occupied(Path(destination), replace=options.replace)
+    options.progress("loading the checkpoint")
+    loaded = load_model(Path(checkpoint))
+    provenance = contract.Provenance(
+        definition=f"registry:{loaded.entry.name}",
+        checkpoint_sha256=loaded.sha256,
+        training_command=loaded.meta.training_command,
+    )
+    draft = loaded.entry.manifest(loaded.meta.labels, provenance)
+    module = loaded.entry.deploy(loaded.module)
+    return export_bundle({"main": module}, draft, destination, options, checkpoint=Path(checkpoint))
+
+
+def canonical_graph(
+    module: nn.Module, graph: Graph, samples: list[Tensors], progress: Callable[[str], None] = _silent
+) -> CanonicalGraph:
+    """Export, simplify and lower one graph to FP32, comparing the numbers after every step.
+
+    Raises:
+        ExportError: A step fails or changes the numbers.
+    """
+    import onnxsim
+    import torch
+
+    progress("exporting with torch.onnx")
+    exported = export_onnx(module, graph, samples)
+    progress("simplifying with onnxsim")
+    simplified = simplify(exported, graph, samples)
+    before, after = len(exported.graph.node), len(simplified.graph.node)
+    progress("lowering")
+    runner = PassRunner(samples, comparable_names(graph))
+    runner.steps += [
+        ProvenanceStep(step="export", tool=f"torch.onnx {torch.__version__}", detail=f"{before} nodes"),
+        ProvenanceStep(
+            step="simplify", tool=f"onnxsim {onnxsim.__version__}", detail=f"{before} to {after} nodes"
+        ),
+    ]
+    canonical = canonicalise(simplified, runner)
+    fp32 = lower_fp32(canonical, graph, runner)
+    return CanonicalGraph(graph, exported, canonical, fp32, tuple(runner.steps))
+
+
+def _check_draft(modules: Mapping[str, nn.Module], draft: Manifest) -> None:
+    contract.check(draft)
+    if set(modules) != set(draft.graphs):
+        raise ExportError(
+            f"modules are given for {sorted(modules)}, the manifest declares {sorted(draft.graphs)}",
+            hint="give one deploy module per graph",
+        )
+    if len(modules) != 1 or draft.state:
+        raise ExportError(
+            "only bundles of one graph without state can be exported",
+            where=draft.name,
+            hint="export each graph as a bundle of its own",
+        )
+
+
+def _pictures(options: ExportOptions) -> list[np.ndarray]:
+    if options.images:
+        return read_frames(options.images)
+    if options.calibration is not None:
+        return options.calibration.first_frames(3)
+    return []
+
+
+def _bytes(model: onnx.ModelProto) -> bytes:
+    return model.SerializeToString(deterministic=True)

@@ -1,0 +1,156 @@
+"""Golden samples: frames with what the training definition gave for them, rerun on the device by `selftest`.
+
+A golden is a PNG of the source frame, an .npz of the graph's outputs and probes as torch computed them, and
+the decoded result as JSON in source coordinates.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from edgewise.exporter.numerics import Tensors
+from edgewise.exporter.onnx_export import run_module
+from edgewise.runtime.errors import ExportError, SourceError
+from edgewise.runtime.manifest import Golden, Graph, Manifest
+from edgewise.runtime.manifest_kinds import AsIs, Preprocess
+from edgewise.runtime.postprocess import postprocess
+from edgewise.runtime.preprocess import preprocess
+
+if TYPE_CHECKING:
+    from torch import nn
+
+GOLDEN_COUNT = 4
+"""Frames per bundle: three pictures and a plain grey one, on which a trained detector finds nothing."""
+
+
+@dataclass(frozen=True)
+class GoldenFiles:
+    """The manifest's entry and the content of its files."""
+
+    golden: Golden
+    files: Mapping[str, bytes]
+
+
+def make_goldens(
+    module: nn.Module, manifest: Manifest, graph: Graph, frames: Sequence[np.ndarray]
+) -> list[GoldenFiles]:
+    """Run the training definition on frames (uint8 BGR) and keep everything it says.
+
+    Raises:
+        ExportError: An output that does not fit the manifest.
+        ResultError: Outputs that the manifest's postprocessing cannot decode.
+    """
+    made = []
+    for number, frame in enumerate(frames):
+        sample, geometry = network_input(manifest.preprocess, graph, frame)
+        tensors = run_module(module, graph, sample)
+        outputs = {spec.name: tensors[spec.name] for spec in graph.outputs}
+        result = postprocess(manifest, outputs, geometry)
+        stem = f"goldens/{number:03d}"
+        golden = Golden(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json")
+        files = {
+            golden.image: encode_png(frame),
+            golden.tensors: encode_npz(tensors),
+            golden.result: json.dumps(result.to_coco(image_id=number), indent=1).encode() + b"\n",
+        }
+        made.append(GoldenFiles(golden, files))
+    return made
+
+
+def network_input(spec: Preprocess, graph: Graph, frame: np.ndarray) -> tuple[dict[str, np.ndarray], object]:
+    """The graph's input by name, and the geometry, for one frame.
+
+    Raises:
+        ExportError: The graph has other inputs than one image.
+    """
+    if len(graph.inputs) != 1:
+        raise ExportError(
+            f"the graph has {len(graph.inputs)} inputs; goldens are made for graphs with one image input",
+            where=", ".join(inputs.name for inputs in graph.inputs),
+        )
+    tensor, geometry = preprocess(spec, frame)
+    return {graph.inputs[0].name: tensor}, geometry
+
+
+def read_frames(paths: Sequence[Path]) -> list[np.ndarray]:
+    """Read images as uint8 BGR.
+
+    Raises:
+        SourceError: A file that is missing or no image.
+    """
+    frames = []
+    for path in paths:
+        if not path.is_file():
+            raise SourceError("no such image", where=str(path))
+        frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if frame is None:
+            raise SourceError(
+                "the image cannot be decoded", where=str(path), hint="remove it or save it again"
+            )
+        frames.append(frame)
+    return frames
+
+
+def golden_frames(
+    spec: Preprocess, pictures: Sequence[np.ndarray] = (), *, seed: int = 0
+) -> list[np.ndarray]:
+    """The frames of a bundle's goldens: pictures, drawn ones where they are too few, and a plain grey one."""
+    frames = list(pictures[: GOLDEN_COUNT - 1])
+    generator = np.random.default_rng(seed)
+    while len(frames) < GOLDEN_COUNT - 1:
+        frames.append(drawn_frame(_frame_size(spec, generator), generator))
+    height, width = _frame_size(spec, generator)
+    return [*frames, np.full((height, width, 3), 114, np.uint8)]
+
+
+def drawn_frame(size: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
+    """A frame of smooth colour with a dozen overlapping filled shapes and a little noise; uint8 BGR."""
+    height, width = size
+    coarse = generator.integers(40, 216, (4, 5, 3)).astype(np.uint8)
+    frame = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    for _ in range(12):
+        colour = tuple(int(value) for value in generator.integers(0, 256, 3))
+        centre = int(generator.integers(0, width)), int(generator.integers(0, height))
+        axes = (
+            int(generator.integers(width // 40 + 1, width // 6 + 2)),
+            int(generator.integers(height // 40 + 1, height // 6 + 2)),
+        )
+        if generator.random() < 0.5:
+            corner = centre[0] + axes[0], centre[1] + axes[1]
+            cv2.rectangle(frame, centre, corner, colour, cv2.FILLED)
+        else:
+            cv2.ellipse(frame, centre, axes, float(generator.uniform(0, 180)), 0, 360, colour, cv2.FILLED)
+    noise = generator.normal(0, 4, frame.shape)
+    return np.clip(frame + noise, 0, 255).astype(np.uint8)
+
+
+def _frame_size(spec: Preprocess, generator: np.random.Generator) -> tuple[int, int]:
+    """A (height, width) that is not the network's, so that goldens exercise the geometry too."""
+    height, width = spec.size
+    if isinstance(spec, AsIs):
+        return height, width
+    ratio = float(generator.uniform(0.8, 1.2))
+    return max(8, round(height * ratio)), max(8, round(width * 1.25 * ratio))
+
+
+def encode_png(frame: np.ndarray) -> bytes:
+    """Lossless PNG of a uint8 BGR frame."""
+    done, data = cv2.imencode(".png", frame)
+    if not done:
+        raise ExportError("a golden frame cannot be encoded as PNG", where=str(frame.shape))
+    return data.tobytes()
+
+
+def encode_npz(tensors: Tensors) -> bytes:
+    """Compressed .npz; the same tensors give the same bytes."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **dict(tensors))  # type: ignore[arg-type]
+    return buffer.getvalue()
