@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from edgewise.models.yolact import config as yolact_configs
 from edgewise.models.yolact import family as yolact
 from edgewise.runtime.errors import ModelError
+from edgewise.runtime.manifest import ClassLabel, Manifest, Preprocess, Provenance
 
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture. Every function takes the config first."""
+    """One architecture: its config type and the functions that `ModelEntry` calls with a config."""
 
     name: str
     config_type: type[msgspec.Struct]
@@ -29,6 +30,8 @@ class Family:
     loss: Callable[[Any, nn.Module, Tensor, Sequence[Any]], dict[str, Tensor]]
     normalise: Callable[[Any, Tensor], Tensor]
     deploy: Callable[[Any, nn.Module], nn.Module]
+    preprocessing: Callable[[Any], Preprocess]
+    manifest: Callable[[str, Any, tuple[ClassLabel, ...], Provenance], Manifest]
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,19 @@ class ModelEntry:
         """The deploy module: uint8 [N, H, W, 3] frames -> the manifest's outputs, then its probes."""
         return self.family.deploy(self.config, module)
 
+    @property
+    def preprocess(self) -> Preprocess:
+        """How frames reach network size, in training as on the device."""
+        return self.family.preprocessing(self.config)
+
+    def manifest(self, labels: tuple[ClassLabel, ...], provenance: Provenance) -> Manifest:
+        """The draft of a bundle's manifest: no files, precisions, calibration, goldens or budgets yet.
+
+        Raises:
+            ModelError: The number of labels is not the number of classes.
+        """
+        return self.family.manifest(self.name, self.config, labels, provenance)
+
 
 def _fields(config: msgspec.Struct) -> dict[str, Any]:
     return {field: getattr(config, field) for field in config.__struct_fields__}
@@ -88,6 +104,8 @@ YOLACT = Family(
     loss=yolact.loss,
     normalise=yolact.normalise,
     deploy=yolact.deploy,
+    preprocessing=yolact.preprocessing,
+    manifest=yolact.manifest,
 )
 
 _ENTRIES = {
