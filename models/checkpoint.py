@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from edgewise.models import registry
+from edgewise.models.layouts import Layout, map_state
 from edgewise.runtime.atomic import sha256_of, write_bytes
 from edgewise.runtime.errors import CheckpointError, ModelError
 from edgewise.runtime.manifest import ClassLabel
@@ -140,7 +141,8 @@ def load_whole_state(module: nn.Module, tensors: dict[str, Tensor], where: str) 
     Raises:
         CheckpointError: Lists every unknown, missing or mis-shaped key; the module keeps its old weights.
     """
-    problems = state_problems({name: tuple(t.shape) for name, t in module.state_dict().items()}, tensors)
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    problems = map_state(Layout("edgewise"), tensors, wanted).problems
     if problems:
         raise CheckpointError(
             f"the weights do not fit the model, {len(problems)} differences:\n    " + "\n    ".join(problems),
@@ -149,16 +151,6 @@ def load_whole_state(module: nn.Module, tensors: dict[str, Tensor], where: str) 
             hint=_RETRAIN,
         )
     module.load_state_dict(tensors)
-
-
-def state_problems(wanted: dict[str, tuple[int, ...]], given: dict[str, Tensor]) -> list[str]:
-    """One line for each difference between the keys and shapes wanted and those given."""
-    lines = [f"unmapped   {name} {list(given[name].shape)}" for name in given if name not in wanted]
-    lines += [f"missing    {name} {list(shape)}" for name, shape in wanted.items() if name not in given]
-    for name, shape in wanted.items():
-        if name in given and tuple(given[name].shape) != shape:
-            lines.append(f"mis-shaped {name} {list(given[name].shape)}, the model wants {list(shape)}")
-    return lines
 
 
 def refuse_non_finite(tensors: dict[str, Tensor], where: str) -> None:

@@ -14,15 +14,17 @@ from typing import Any
 import msgspec
 from torch import Tensor, nn
 
+from edgewise.models.layouts import Layout
 from edgewise.models.yolact import config as yolact_configs
 from edgewise.models.yolact import family as yolact
+from edgewise.models.yolact import layouts as yolact_layouts
 from edgewise.runtime.errors import ModelError
 from edgewise.runtime.manifest import ClassLabel, Manifest, Preprocess, Provenance
 
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture: its config type and the functions that `ModelEntry` calls with a config."""
+    """One architecture: its config type, published layouts, and the functions that an entry calls."""
 
     name: str
     config_type: type[msgspec.Struct]
@@ -32,6 +34,7 @@ class Family:
     deploy: Callable[[Any, nn.Module], nn.Module]
     preprocessing: Callable[[Any], Preprocess]
     manifest: Callable[[str, Any, tuple[ClassLabel, ...], Provenance], Manifest]
+    layouts: tuple[Layout, ...]
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,11 @@ class ModelEntry:
         return self.family.deploy(self.config, module)
 
     @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """The published forms of this family's checkpoints."""
+        return self.family.layouts
+
+    @property
     def preprocess(self) -> Preprocess:
         """How frames reach network size, in training as on the device."""
         return self.family.preprocessing(self.config)
@@ -106,6 +114,7 @@ YOLACT = Family(
     deploy=yolact.deploy,
     preprocessing=yolact.preprocessing,
     manifest=yolact.manifest,
+    layouts=yolact_layouts.LAYOUTS,
 )
 
 _ENTRIES = {
