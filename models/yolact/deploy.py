@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edgewise.models.layers import boxes as box_ops
 from edgewise.models.yolact.config import YolactConfig
 from edgewise.models.yolact.decoding import decode_detections, rows
-from edgewise.models.yolact.network import Yolact
+from edgewise.models.yolact.network import DoubleSize, Yolact
 
 
 class YolactDeploy(nn.Module):
@@ -33,6 +33,7 @@ class YolactDeploy(nn.Module):
         self.config = config
         self.network = copy.deepcopy(module).eval().requires_grad_(False)
         del self.network.semantic_seg_conv
+        _drop_idle_relu(self.network.proto_net)
         # The stem reads RGB divided by std; frames are BGR. Its weights take over the swap and the division.
         # The mean stays a subtraction, because zero padding around the image means "mean colour".
         stem = self.network.backbone.stem
@@ -59,6 +60,13 @@ class YolactDeploy(nn.Module):
         return (*outputs, loc, conf, coefficients, prototypes)
 
 
+def _drop_idle_relu(proto_net: nn.Sequential) -> None:
+    """Take out the ReLU behind the doubling: a pass over averages of what is not negative."""
+    for index, module in enumerate(proto_net):
+        if isinstance(module, DoubleSize):
+            proto_net[index + 1] = nn.Identity()
+
+
 def assemble_masks(
     coefficients: Tensor, prototypes: Tensor, boxes: Tensor, scores: Tensor, input_size: tuple[int, int]
 ) -> Tensor:
@@ -83,7 +91,7 @@ def assemble_masks(
     full = (scores > 0.0)[..., None]
     across = _window(boxes[..., 0::2] * (width / input_size[1]), width)
     down = _window(boxes[..., 1::2] * (height / input_size[0]), height) & full
-    return torch.where(down[..., :, None] & across[..., None, :], masks, 0.0)
+    return masks * down.to(masks.dtype)[..., :, None] * across.to(masks.dtype)[..., None, :]
 
 
 def _window(ends: Tensor, size: int) -> Tensor:
