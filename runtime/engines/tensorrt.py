@@ -222,7 +222,7 @@ class EngineTensor:
 
 
 def read_signature(trt: Any, engine: Any, *, where: str) -> dict[str, EngineTensor]:
-    """The inputs and outputs of an `ICudaEngine` by name, through the tensor-name API (TensorRT 8.5 and later).
+    """The inputs and outputs of an `ICudaEngine` by name (needs the tensor-name API of TensorRT 8.5).
 
     Raises:
         BackendError: The TensorRT is older, or a tensor has a type that no manifest can declare.
@@ -250,7 +250,7 @@ def read_signature(trt: Any, engine: Any, *, where: str) -> dict[str, EngineTens
 def widened(
     found: Mapping[str, tuple[DType, Sequence[int | None]]], declared: Sequence[TensorSpec]
 ) -> dict[str, tuple[DType, Sequence[int | None]]]:
-    """`found` with INT32 read as INT64 where the manifest declares that: TensorRT 8.x has no INT64 tensors."""
+    """`found` with INT32 read as INT64 where the manifest says so: TensorRT 8.x has no INT64."""
     wide = {spec.name for spec in declared if spec.dtype is DType.INT64}
     return {
         name: (DType.INT64 if name in wide and dtype is DType.INT32 else dtype, shape)
