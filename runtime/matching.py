@@ -2,13 +2,13 @@
 
 The rule, used by `selftest` and by the workstation's parity alike:
 
-- Partners have the same class and a mask IoU of at least 0.5; where both masks are empty the boxes' IoU stands
-  in. The best pair is taken first, each instance once.
+- Partners have the same class and a mask IoU of at least 0.5; where both masks are empty the boxes' IoU
+  stands in. The best pair is taken first, each instance once.
 - Only instances that a user sees are judged. With the display threshold t and a margin m, an instance of
   score t + m or more *must* find a partner of score t - m or more on the other side; an instance between
   t - m and t + m may, because a permitted score error can carry it over the threshold.
-- A missing and an invented instance weigh alike: the matched fraction is the smaller of the two sides' shares.
-  Two empty results agree fully; of one empty and one not, nothing is matched.
+- A missing and an invented instance weigh alike: the matched fraction is the smaller of the two sides'
+  shares. Two empty results agree fully; of one empty and one not, nothing is matched.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ class Matching:
         score_differences: |score - score| of every pair.
         lost, invented: Indices of instances without the partner they must have, in the reference and in the
             candidate (empty after pooling).
+        pairs: (index in the reference, index in the candidate) of every pair (empty after pooling).
     """
 
     reference_count: int
@@ -113,6 +114,7 @@ class Matching:
     score_differences: tuple[float, ...] = ()
     lost: tuple[int, ...] = ()
     invented: tuple[int, ...] = ()
+    pairs: tuple[tuple[int, int], ...] = ()
 
     @property
     def matched_fraction(self) -> float:
@@ -134,7 +136,7 @@ class Matching:
 
     @property
     def score_difference(self) -> float:
-        """Mean absolute score difference of the pairs; without a pair 0 where none was needed, otherwise 1."""
+        """Mean absolute score difference of the pairs; without a pair 0 where none was needed, else 1."""
         if self.score_differences:
             return float(np.mean(self.score_differences))
         return 1.0 - self._nothing_to_find()
@@ -180,6 +182,7 @@ def match(
         score_differences=tuple(float(differences[pair]) for pair in pairs),
         lost=tuple(visible_r[lost].tolist()),
         invented=tuple(visible_c[invented].tolist()),
+        pairs=tuple((int(visible_r[row]), int(visible_c[column])) for row, column in pairs),
     )
 
 
@@ -210,9 +213,7 @@ def margin_of(budget: Budget) -> float:
     return min(LARGEST_MARGIN, MARGIN_OF_SCORE_BUDGET * budget.score_difference)
 
 
-def _best_first(
-    affinity: NDArray[np.float64], differences: NDArray[np.float64]
-) -> list[tuple[int, int]]:
+def _best_first(affinity: NDArray[np.float64], differences: NDArray[np.float64]) -> list[tuple[int, int]]:
     """Pairs of at least PARTNER_IOU by falling affinity, equal ones by rising score difference."""
     rows, columns = np.nonzero(affinity >= PARTNER_IOU)
     order = np.lexsort((differences[rows, columns], -affinity[rows, columns]))
