@@ -1,0 +1,157 @@
+"""Fixed slots of box, score, class and mask become instances of the frame (YOLACT, Mask R-CNN)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.runtime.errors import ResultError
+from edgewise.runtime.geometry import Geometry
+from edgewise.runtime.manifest import ClassLabel
+from edgewise.runtime.manifest_kinds import MaskRule, PastedInstances, PrototypeInstances
+from edgewise.runtime.masks import IntArray, MaskCrops
+from edgewise.runtime.paste import paste_box_masks, paste_prototype_masks
+from edgewise.runtime.results import Instances
+
+Outputs = Mapping[str, NDArray[Any]]
+
+
+def prototype_instances(
+    spec: PrototypeInstances, labels: tuple[ClassLabel, ...], outputs: Outputs, geometry: Geometry
+) -> Instances:
+    """Slots whose masks cover the whole network input (YOLACT's decoding, after its NMS in the graph).
+
+    Slots with a score above the threshold are kept in descending order of score, equal ones in slot order.
+    Boxes go to the frame, their corners are put in order, and both corners are held inside the frame. (The
+    paper's code clamps one side of each only and leaves a box outside the picture with a negative extent;
+    here a box that has no extent inside the frame is dropped with its mask.)
+
+    Args:
+        spec: Output names and thresholds.
+        labels: The manifest's classes.
+        outputs: boxes float32 [1, K, 4] xyxy in network pixels, scores float32 [1, K], classes int32 or int64
+            [1, K], masks float32 [1, K, h, w] probabilities, settled int [1] where `spec` names it.
+        geometry: What preprocessing did to the frame.
+
+    Raises:
+        ResultError: See `edgewise.runtime.postprocess.postprocess`.
+    """
+    _require_rule(spec.mask_rule, MaskRule.BILINEAR_HALF_PIXEL)
+    return _instances(
+        spec,
+        labels,
+        outputs,
+        geometry,
+        lambda masks, _: paste_prototype_masks(masks, geometry, spec.mask_threshold),
+    )
+
+
+def pasted_instances(
+    spec: PastedInstances, labels: tuple[ClassLabel, ...], outputs: Outputs, geometry: Geometry
+) -> Instances:
+    """Slots whose masks fill their boxes (Mask R-CNN); otherwise as `prototype_instances`.
+
+    The mask is sampled in the box before the box is held inside the frame.
+    """
+    _require_rule(spec.mask_rule, MaskRule.PASTE_ALIGNED)
+    return _instances(
+        spec,
+        labels,
+        outputs,
+        geometry,
+        lambda masks, boxes: paste_box_masks(masks, boxes, geometry.source_size, spec.mask_threshold),
+    )
+
+
+@dataclass(frozen=True)
+class _Slots:
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    classes: IntArray
+    masks: NDArray[np.float32]
+
+
+def _instances(
+    spec: PrototypeInstances | PastedInstances,
+    labels: tuple[ClassLabel, ...],
+    outputs: Outputs,
+    geometry: Geometry,
+    paste: Callable[[NDArray[np.float32], NDArray[np.float64]], MaskCrops],
+) -> Instances:
+    slots = _read(spec, outputs, len(labels))
+    order = np.argsort(-slots.scores, kind="stable")
+    order = order[slots.scores[order] > spec.score_threshold]
+    corners = geometry.to_source(slots.boxes[order].reshape(-1, 2, 2))
+    boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    height, width = geometry.source_size
+    inside = np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
+    seen = (inside[:, 2:] > inside[:, :2]).all(axis=1)
+    order = order[seen]
+    return Instances(
+        boxes=inside[seen],
+        scores=slots.scores[order],
+        classes=slots.classes[order].astype(np.int32),
+        masks=paste(slots.masks[order], boxes[seen]),
+        labels=labels,
+        frame_size=geometry.source_size,
+        display_threshold=spec.display_threshold,
+    )
+
+
+def _read(spec: PrototypeInstances | PastedInstances, outputs: Outputs, classes: int) -> _Slots:
+    scores = _output(outputs, spec.scores, (1, None), np.float32)[0]
+    slots = len(scores)
+    boxes = _output(outputs, spec.boxes, (1, slots, 4), np.float32)[0]
+    kinds = _output(outputs, spec.classes, (1, slots), np.int32, np.int64)[0]
+    masks = _output(outputs, spec.masks, (1, slots, None, None), np.float32)[0]
+    if spec.settled is not None and not _output(outputs, spec.settled, (1,), np.int32, np.int64)[0]:
+        raise ResultError(
+            "non-maximum suppression was not finished for this frame, so its detections may be wrong",
+            where=f"output {spec.settled!r}",
+            hint="export the bundle again with more suppression rounds",
+        )
+    _require(np.isfinite(scores).all(), spec.scores, "holds a score that is not a number")
+    _require(((scores >= 0) & (scores <= 1 + 1e-3)).all(), spec.scores, "holds a score outside 0..1")
+    taken = scores > spec.score_threshold
+    _require(np.isfinite(boxes[taken]).all(), spec.boxes, "holds a coordinate that is not finite")
+    known = (kinds[taken] >= 0) & (kinds[taken] < classes)
+    _require(known.all(), spec.classes, f"holds an index outside the manifest's {classes} classes")
+    return _Slots(boxes, scores, kinds.astype(np.int64), masks)
+
+
+def _output(
+    outputs: Outputs, name: str, shape: tuple[int | None, ...], *dtypes: type[np.generic]
+) -> NDArray[Any]:
+    if name not in outputs:
+        raise ResultError(
+            f"the engine gave no output {name!r}; it gave {', '.join(sorted(outputs)) or 'nothing'}",
+            hint="run `edgewise selftest` on the bundle",
+        )
+    array = outputs[name]
+    fits = array.ndim == len(shape) and all(
+        expected is None or size == expected for size, expected in zip(array.shape, shape, strict=True)
+    )
+    wanted = ["any" if size is None else size for size in shape]
+    _require(fits, name, f"has the shape {list(array.shape)}; it must be {wanted}")
+    kinds = " or ".join(np.dtype(dtype).name for dtype in dtypes)
+    _require(array.dtype.type in dtypes, name, f"is {array.dtype}; it must be {kinds}")
+    return array
+
+
+def _require(holds: bool | np.bool_, name: str, problem: str) -> None:
+    if not holds:
+        raise ResultError(
+            f"the output {name!r} {problem}", hint="run `edgewise selftest` on the bundle, or export it again"
+        )
+
+
+def _require_rule(rule: MaskRule, expected: MaskRule) -> None:
+    if rule is not expected:
+        raise ResultError(
+            f"these masks are resampled by the rule {expected.value!r}; the manifest asks for {rule.value!r}",
+            hint="correct the manifest that was passed to export",
+        )
