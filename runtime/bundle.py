@@ -1,8 +1,8 @@
 """A bundle: a folder whose manifest lists every file that may be opened, by size and SHA-256.
 
-Trust starts at `manifest.json`; everything else is read only when it is listed there, is a regular file inside
-the folder (no link on the way), and has the listed size and hash. `read` gives the very bytes that were
-hashed, so a file exchanged between check and use changes nothing. Threats considered: `docs/runtime.md`.
+Trust starts at `manifest.json`; everything else is read only when it is listed there, is a regular file
+inside the folder (no link on the way), and has the listed size and hash. `read` gives the very bytes that
+were hashed, so a file exchanged between check and use changes nothing. Threats considered: `docs/runtime.md`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class Bundle:
         try:
             manifest = decode(data)
         except ManifestError as error:
-            raise ManifestError(error.what, where=error.where or str(manifest_path), hint=error.hint) from None
+            raise ManifestError(
+                error.what, where=error.where or str(manifest_path), hint=error.hint
+            ) from None
         return cls(folder, manifest, {entry.path: entry for entry in manifest.files})
 
     def file(self, relative: str) -> Path:
@@ -165,7 +167,9 @@ def _locate(root: Path, relative: str) -> Path:
             path = path / part
             if stat.S_ISLNK(path.lstat().st_mode):
                 raise BundleError(
-                    f"{relative!r} leads through a link; a bundle holds plain files", where=str(path), hint=hint
+                    f"{relative!r} leads through a link; a bundle holds plain files",
+                    where=str(path),
+                    hint=hint,
                 )
         if not stat.S_ISREG(path.lstat().st_mode):
             raise BundleError(f"{relative!r} is not a file", where=str(path), hint=hint)

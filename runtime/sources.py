@@ -171,7 +171,7 @@ def _open_video(path: Path, text: str) -> Source:
 
     def frames() -> Generator[Frame]:
         decoded = 0
-        for frame in _video_frames(capture, first, path.stem):
+        for frame in _video_frames(capture, np.asarray(first, np.uint8), path.stem):
             decoded += 1
             yield frame
         if count is not None and decoded < LEAST_DECODED * count:
@@ -207,14 +207,14 @@ def _open_live(text: str, address: str | int, how: list[Any], hint: str) -> Sour
     fps = capture.get(cv2.CAP_PROP_FPS)
 
     def frames() -> Generator[Frame]:
-        image, index, start = first, 0, time.monotonic()
+        image, index, start = np.asarray(first, np.uint8), 0, time.monotonic()
         try:
             while True:
                 yield Frame(index, f"live-{index:06d}", image, time.monotonic() - start, index)
-                good, image = capture.read()
+                good, read = capture.read()
                 if not good:
                     raise SourceError(f"the stream ended after {index + 1} frames", where=text, hint=hint)
-                index += 1
+                image, index = np.asarray(read, np.uint8), index + 1
         finally:
             capture.release()
 

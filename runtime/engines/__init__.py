@@ -35,9 +35,7 @@ def open_engine(
     if backend is Target.ONNXRUNTIME:
         from edgewise.runtime.engines.onnxruntime import open_onnxruntime
 
-        return open_onnxruntime(
-            bundle, graph=graph, precision=precision, threads=threads, provider=provider
-        )
+        return open_onnxruntime(bundle, graph=graph, precision=precision, threads=threads, provider=provider)
     if provider != "cpu" or threads is not None:
         raise BackendError(
             f"provider and threads are options of onnxruntime, not of {backend.value}",

@@ -77,7 +77,9 @@ def describe(spec: TensorSpec) -> str:
     return f"{spec.name} {spec.dtype.value} {list(spec.shape)}"
 
 
-def check_tensors(specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor], *, role: str, where: str) -> None:
+def check_tensors(
+    specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor], *, role: str, where: str
+) -> None:
     """Raise BackendError unless `tensors` are exactly `specs` by name, dtype and shape.
 
     Args:

@@ -165,7 +165,9 @@ def _found(nodes: Sequence[Any], where: str) -> dict[str, tuple[DType, list[int 
     for node in nodes:
         dtype = _DTYPES.get(node.type)
         if dtype is None:
-            raise BackendError(f"tensor {node.name!r} is a {node.type}, which no manifest can declare", where=where)
+            raise BackendError(
+                f"tensor {node.name!r} is a {node.type}, which no manifest can declare", where=where
+            )
         found[node.name] = (dtype, [size if isinstance(size, int) else None for size in node.shape])
     return found
 

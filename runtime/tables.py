@@ -1,0 +1,202 @@
+"""What the device verbs print, as rich tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.doctor import Finding
+from edgewise.runtime.engines.base import describe
+from edgewise.runtime.manifest import Graph, Manifest, Part
+from edgewise.runtime.results import Instances
+from edgewise.runtime.selftest import SelfTestReport
+from edgewise.runtime.timing import StageTimes
+
+SHOWN_CLASSES = 12
+
+
+def bundle_tables(bundle: Bundle) -> RenderableType:
+    """Everything a manifest says, in the order in which a reader asks."""
+    manifest = bundle.manifest
+    parts: list[RenderableType] = [_identity(bundle)]
+    parts += [_graph(name, graph) for name, graph in manifest.graphs.items()]
+    parts += [_decoding(manifest), _files(bundle)]
+    if manifest.budgets:
+        parts.append(_budgets(manifest))
+    if manifest.precisions:
+        parts.append(_precisions(manifest))
+    return Group(*parts)
+
+
+def _identity(bundle: Bundle) -> Table:
+    manifest = bundle.manifest
+    table = _facts(f"{manifest.name}: {manifest.task.value}")
+    names = [label.name for label in manifest.classes]
+    shown = ", ".join(names[:SHOWN_CLASSES])
+    more = f", and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+    table.add_row("written by", f"{manifest.writer}, format {manifest.format}")
+    table.add_row("definition", manifest.provenance.definition)
+    table.add_row("checkpoint", manifest.provenance.checkpoint_sha256 or "not recorded")
+    if manifest.provenance.training_command:
+        table.add_row("trained by", manifest.provenance.training_command)
+    for step in manifest.provenance.steps:
+        table.add_row(step.step, f"{step.tool} {step.detail}".strip())
+    table.add_row("licence", manifest.licence or "not stated")
+    table.add_row(f"{len(names)} classes", shown + more if names else "none")
+    return table
+
+
+def _graph(name: str, graph: Graph) -> Table:
+    table = _table(f"graph {name}", "", "tensor", "meaning")
+    for role, specs in (("input", graph.inputs), ("output", graph.outputs), ("probe", graph.probes)):
+        for spec in specs:
+            table.add_row(role, describe(spec), spec.meaning)
+    return table
+
+
+def _decoding(manifest: Manifest) -> Table:
+    table = _facts("before and after")
+    for title, part in (
+        ("preprocess", manifest.preprocess),
+        ("postprocess", manifest.postprocess),
+        ("schedule", manifest.schedule),
+        ("calibration", manifest.calibration),
+    ):
+        table.add_row(title, "none" if part is None else _fields(part))
+    for state in manifest.state:
+        table.add_row(f"state {state.name}", f"{state.source} -> {', '.join(state.sinks)}")
+    table.add_row("goldens", str(len(manifest.goldens)))
+    return table
+
+
+def _fields(part: Part) -> str:
+    plain = msgspec.to_builtins(part)
+    kind = plain.pop("kind", "")
+    return " ".join([str(kind), *(f"{key}={value}" for key, value in plain.items())]).strip()
+
+
+def _files(bundle: Bundle) -> Table:
+    table = _table("files", "path", "size", "SHA-256", "for")
+    users: dict[str, list[str]] = {}
+    for name, graph in bundle.manifest.graphs.items():
+        for file in graph.files:
+            use = f"{name}: {file.target.value} {file.precision.value}"
+            users.setdefault(file.path, []).append(use)
+    for entry in bundle.manifest.files:
+        uses = "\n".join(users.get(entry.path, []))
+        table.add_row(entry.path, f"{entry.size / 1e6:.2f} MB", entry.sha256[:12], uses)
+    return table
+
+
+def _budgets(manifest: Manifest) -> Table:
+    table = _table(
+        "budgets",
+        "precision",
+        "tensor error",
+        "matched",
+        "mask IoU",
+        "score difference",
+        "metric drop",
+    )
+    for budget in manifest.budgets:
+        table.add_row(
+            budget.precision.value,
+            f"<= {budget.tensor_relative_error:g}",
+            f">= {budget.matched_fraction:g}",
+            f">= {budget.mask_iou:g}",
+            f"<= {budget.score_difference:g}",
+            f"<= {budget.metric_drop:g}",
+        )
+    return table
+
+
+def _precisions(manifest: Manifest) -> Table:
+    table = _table("precision", "asked", "nodes kept wider", "realised")
+    for record in manifest.precisions:
+        kept = Counter(node.precision.value for node in record.kept)
+        realised = [
+            f"{one.target.value} on {one.device}: "
+            + ", ".join(f"{count} {width}" for width, count in sorted(one.layers.items()))
+            for one in record.realised
+        ]
+        table.add_row(
+            f"{record.precision.value}: {record.asked}",
+            ", ".join(f"{count} in {width}" for width, count in sorted(kept.items())) or "none",
+            "\n".join(realised) or "not built",
+        )
+    return table
+
+
+def selftest_table(report: SelfTestReport) -> Table:
+    """One line a check, the failed ones marked."""
+    title = f"{report.bundle}, {report.precision.value} on {report.engine}"
+    table = _table(title, "", "subject", "quantity", "value", "limit")
+    for check in report.checks:
+        verdict = Text("pass", "green") if check.passed else Text("FAIL", "bold red")
+        sign = ">=" if check.at_least else "<="
+        table.add_row(verdict, check.subject, check.quantity, f"{check.value:.3g}", f"{sign} {check.limit:g}")
+    return table
+
+
+def timing_table(title: str, times: Sequence[StageTimes]) -> Table:
+    """Percentiles and rate of each stage."""
+    table = _table(title, "stage", "p50", "p95", "rate")
+    for stage in times:
+        table.add_row(
+            stage.stage,
+            f"{stage.percentile(50):.2f} ms",
+            f"{stage.percentile(95):.2f} ms",
+            f"{stage.rate:.1f} /s",
+        )
+    return table
+
+
+def doctor_table(findings: Iterable[Finding]) -> Table:
+    """What is there, what is not, what to install."""
+    table = _table("edgewise doctor", "", "what", "state", "advice")
+    for finding in findings:
+        bad = Text("missing", "bold red") if finding.needed else Text("-", "yellow")
+        mark = Text("ok", "green") if finding.good else bad
+        table.add_row(mark, finding.subject, finding.state, finding.advice)
+    return table
+
+
+def result_table(result: Instances, threshold: float) -> Table:
+    """The instances of one image of at least `threshold`, best first as they come."""
+    table = _table(
+        f"instances of score {threshold:g} and more", "class", "score", "box (x1, y1, x2, y2)", "pixels"
+    )
+    shown = result[result.scores >= threshold]
+    for index, area in enumerate(shown.masks.areas().tolist()):
+        box = ", ".join(f"{value:.1f}" for value in shown.boxes[index].tolist())
+        label = shown.labels[int(shown.classes[index])].name
+        table.add_row(label, f"{float(shown.scores[index]):.3f}", box, str(area))
+    return table
+
+
+def count_table(counts: Counter[str], frames: int) -> Table:
+    """How often each class was seen."""
+    table = _table(f"{frames} frames", "class", "instances")
+    for name, count in counts.most_common():
+        table.add_row(name, str(count))
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _facts(title: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
