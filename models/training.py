@@ -174,13 +174,13 @@ def _take_step(
     images = entry.normalise(batch.frames.to(device)).contiguous(memory_format=torch.channels_last)
     terms = entry.loss(run.module, images, [target.to(device) for target in batch.targets])
     total = torch.stack(list(terms.values())).sum()
-    losses = {name: float(term) for name, term in terms.items()}
+    losses = {name: float(term.detach()) for name, term in terms.items()}
     run.optimiser.zero_grad(set_to_none=True)
     total.backward()
     norm = nn.utils.clip_grad_norm_(run.module.parameters(), recipe.clip_norm or float("inf"))
     if not bool(torch.isfinite(total)) or not bool(torch.isfinite(norm)):
         raise ModelError(
-            f"training diverged at step {step}: loss {float(total)}, gradient norm {float(norm)}",
+            f"training diverged at step {step}: loss {float(total.detach())}, gradient norm {float(norm)}",
             where=", ".join(f"{name} {value:.4g}" for name, value in losses.items()),
             hint="train with a lower learning rate; the state saved last is still there to look at",
         )

@@ -1,0 +1,199 @@
+"""Training: what a step sees, what a kill costs, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from edgewise.models import registry
+from edgewise.models.augment import Augmentation
+from edgewise.models.batches import BatchSource
+from edgewise.models.checkpoint import load_checkpoint, load_model
+from edgewise.models.coco import CocoInstances
+from edgewise.models.recipes import PAPER, TINY, Optimiser, Recipe, Schedule, recipe_for
+from edgewise.models.registry import ModelEntry
+from edgewise.models.scenes import LABELS, write_dataset
+from edgewise.models.training import TrainingRequest, train
+from edgewise.runtime.errors import CheckpointError, DatasetError, EdgewiseError, ModelError
+from edgewise.runtime.manifest import Stretch
+
+SHORT = replace(TINY, steps=40, batch=2, warmup=4, learning_rate=2e-3)
+
+
+def small_entry() -> ModelEntry:
+    """The tiny model at a quarter of its size, for tests of the loop."""
+    return registry.find("yolact-tiny").with_config(input_size=(64, 64))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("training") / "scenes", 6, 21, 64)
+
+
+def _request(scenes: Path, out: Path, recipe: Recipe = SHORT, **changes: object) -> TrainingRequest:
+    request = TrainingRequest(small_entry(), scenes, out, recipe=recipe, seed=3, save_every=2, threads=1)
+    return replace(request, **changes)  # type: ignore[arg-type]
+
+
+_CHILD = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from edgewise.models import registry
+from edgewise.models.recipes import TINY
+from edgewise.models.training import TrainingRequest, train
+recipe = replace(TINY, steps=40, batch=2, warmup=4, learning_rate=2e-3)
+entry = registry.find("yolact-tiny").with_config(input_size=(64, 64))
+train(TrainingRequest(entry, Path({data!r}), Path({out!r}), recipe=recipe, seed=3, save_every=2, threads=1))
+"""
+
+
+def test_a_killed_run_goes_on_to_the_very_same_weights(scenes: Path, tmp_path: Path) -> None:
+    whole = train(_request(scenes, tmp_path / "whole.safetensors"))
+    out = tmp_path / "killed.safetensors"
+    child = subprocess.Popen(
+        [sys.executable, "-c", _CHILD.format(tests=str(Path(__file__).parent), data=str(scenes), out=str(out))]
+    )
+    state = tmp_path / "killed.state"
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "killed.history.json").exists():
+        assert time.monotonic() < deadline, "the run saved nothing within a minute"
+        assert child.poll() is None, "the run ended before it saved its state"
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not out.exists()
+    assert 0 < torch.load(state, weights_only=True)["step"] < SHORT.steps
+    _, usable = load_checkpoint(tmp_path / "killed.partial.safetensors")
+    train(_request(scenes, out))
+    expected, resumed = load_checkpoint(whole)[1], load_checkpoint(out)[1]
+    assert expected.keys() == resumed.keys() == usable.keys()
+    for name in expected:
+        assert torch.equal(expected[name], resumed[name]), name
+    assert not torch.equal(usable["fpn.lat_layers.0.weight"], resumed["fpn.lat_layers.0.weight"])
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {f"{stem}{suffix}" for stem in ("whole", "killed") for suffix in (".safetensors", ".history.json")}
+    assert json.loads((tmp_path / "whole.history.json").read_text()) == json.loads(
+        (tmp_path / "killed.history.json").read_text()
+    )
+
+
+def test_the_checkpoint_says_what_it_is(scenes: Path, tmp_path: Path) -> None:
+    recipe = replace(SHORT, steps=2)
+    out = train(_request(scenes, tmp_path / "m.safetensors", recipe, command="edgewise train yolact-tiny ..."))
+    loaded = load_model(out)
+    assert loaded.meta.labels == LABELS
+    assert loaded.meta.training_command == "edgewise train yolact-tiny ..."
+    assert loaded.meta.metrics["step"] == 2
+    assert loaded.entry.config.input_size == (64, 64)
+    assert not loaded.module.training
+
+
+def test_the_loss_falls(scenes: Path, tmp_path: Path) -> None:
+    recipe = replace(SHORT, augmentation=Augmentation(mirror=0, zoom_out=1, zoom_in=1), steps=60)
+    train(_request(scenes, tmp_path / "m.safetensors", recipe, save_every=10))
+    history = json.loads((tmp_path / "m.history.json").read_text())
+    totals = [sum(record[name] for name in ("box", "class", "mask", "semantic")) for record in history]
+    assert len(totals) == 6
+    assert totals[-1] < 0.6 * totals[0]
+
+
+@pytest.mark.parametrize("optimiser", list(Optimiser))
+def test_a_diverging_run_stops_with_one_clear_error(
+    scenes: Path, tmp_path: Path, optimiser: Optimiser
+) -> None:
+    recipe = replace(SHORT, optimiser=optimiser, learning_rate=1e25, warmup=0, clip_norm=0, weight_decay=0)
+    with pytest.raises(ModelError, match="diverged at step") as caught:
+        train(_request(scenes, tmp_path / "m.safetensors", recipe, save_every=100))
+    assert "learning rate" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_state_of_another_run_is_refused(scenes: Path, tmp_path: Path) -> None:
+    request = _request(scenes, tmp_path / "m.safetensors", replace(SHORT, steps=4))
+    train(request)
+    with pytest.raises(EdgewiseError, match="exists already"):
+        train(request)
+    (tmp_path / "m.state").write_bytes(b"half a state")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        train(request)
+    before = (tmp_path / "m.safetensors").read_bytes()
+    train(replace(request, restart=True))
+    assert (tmp_path / "m.safetensors").read_bytes() == before
+
+
+def test_a_changed_request_does_not_continue_an_old_run(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+
+    class Stopped(Exception):
+        pass
+
+    request = _request(scenes, out)
+    source_run = BatchSource.run
+
+    def stopping(self: BatchSource, start: int, end: int):  # type: ignore[no-untyped-def]
+        for step, batch in source_run(self, start, end):
+            if step == 3:
+                raise Stopped
+            yield step, batch
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(BatchSource, "run", stopping)
+        train(request)
+    with pytest.raises(ModelError, match=r"other settings.*recipe, seed"):
+        train(replace(request, seed=4, recipe=replace(SHORT, batch=3)))
+
+
+def test_other_classes_in_the_evaluation_set_are_refused(scenes: Path, tmp_path: Path) -> None:
+    content = json.loads((scenes / "instances.json").read_text())
+    content["categories"][0]["name"] = "somebody"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    (tmp_path / "images").symlink_to(scenes / "images")
+    with pytest.raises(DatasetError, match="other classes"):
+        train(_request(scenes, tmp_path / "m.safetensors", evaluation=tmp_path / "other.json"))
+
+
+def test_every_epoch_shows_every_image_once(scenes: Path) -> None:
+    source = BatchSource(CocoInstances.open(scenes), Stretch(size=(64, 64)), Augmentation(), 4, 7)
+    order = [index for step in range(6) for index in source.indices(step)]
+    epochs = [order[start : start + 6] for start in range(0, 24, 6)]
+    assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_batches_depend_on_the_step_alone(scenes: Path) -> None:
+    source = BatchSource(CocoInstances.open(scenes, keep=True), Stretch(size=(64, 64)), Augmentation(), 3, 7)
+    fresh = replace(source, dataset=CocoInstances.open(scenes))
+    for step, batch in source.run(2, 5):
+        again = fresh.at(step)
+        assert torch.equal(batch.frames, again.frames)
+        assert batch.frames.dtype == torch.uint8
+        for left, right in zip(batch.targets, again.targets, strict=True):
+            assert torch.equal(left.boxes, right.boxes)
+            assert torch.equal(left.masks, right.masks)
+
+
+def test_rates_follow_the_paper_and_the_cosine() -> None:
+    assert PAPER.rate(0) == pytest.approx(1e-4)
+    for step, rate in ((500, 1e-3), (279_999, 1e-3), (280_000, 1e-4), (600_000, 1e-5), (750_000, 1e-7)):
+        assert PAPER.rate(step) == pytest.approx(rate)
+    cosine = replace(TINY, schedule=Schedule.COSINE, learning_rate=1.0, warmup=10, steps=110)
+    rates = np.array([cosine.rate(step) for step in range(111)])
+    assert rates.argmax() == 10
+    assert (np.diff(rates[10:]) < 0).all()
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[110] == pytest.approx(0.0)
+
+
+def test_published_models_train_by_the_paper_and_the_tiny_one_by_its_own_recipe() -> None:
+    assert recipe_for("yolact-r50") == PAPER
+    assert recipe_for("yolact-tiny") == TINY
