@@ -1,0 +1,120 @@
+"""Layer types for weakly typed builders (TensorRT 8.x), taken from the typed ONNX files.
+
+A weakly typed builder may run any layer in any type that a flag allows. Pinning gives every layer the type
+that the strongly typed graph states. Layers that lead to a QuantizeLinear are left alone: they fuse into the
+INT8 kernel in front of it. Needs the onnx package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgewise.exporter.builder.weighted import onnx_name
+from edgewise.runtime.errors import BuildError
+from edgewise.runtime.manifest import KeptNode, Precision
+
+if TYPE_CHECKING:
+    import onnx
+
+HALF, FLOAT, INT8 = "HALF", "FLOAT", "INT8"
+Pins = dict[str, str]
+"""ONNX node name -> name of a `tensorrt.DataType`."""
+
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+_UNPINNED = ("CONSTANT", "SHAPE", "ASSERTION", "CAST", "IDENTITY", "QUANTIZE", "DEQUANTIZE", "FILL")
+
+
+def read_model(data: bytes) -> onnx.ModelProto:
+    """Parse an ONNX file.
+
+    Raises:
+        BuildError: The onnx package is not installed.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise BuildError(
+            "this TensorRT takes FP16 and INT8 from builder flags, for which the onnx package is needed",
+            hint="pip install onnx",
+        ) from None
+    return onnx.load_model_from_string(data)
+
+
+def pins_from_types(model: onnx.ModelProto) -> Pins:
+    """The type of every node of a typed graph that does not lead to a QuantizeLinear."""
+    import onnx
+
+    from edgewise.exporter.passes.graph_edit import element_types, producers
+
+    types = element_types(model)
+    makers = producers(model.graph.node)
+    fused = _upstream(model, "QuantizeLinear")
+    pins: Pins = {}
+    for node in model.graph.node:
+        quantised = any(
+            name in makers and makers[name].op_type == "DequantizeLinear" for name in node.input[:1]
+        )
+        if node.op_type in (*_QUANTISERS, "Cast", "Constant") or quantised or node.name in fused:
+            continue
+        made = {types.get(name) for name in node.output}
+        if onnx.TensorProto.FLOAT in made:
+            pins[node.name] = FLOAT
+        elif onnx.TensorProto.FLOAT16 in made:
+            pins[node.name] = HALF
+    return pins
+
+
+def pins_for_calibrator(model: onnx.ModelProto, kept: Sequence[KeptNode]) -> Pins:
+    """INT8 for weighted nodes, the manifest's type for kept ones, FLOAT for the decoding behind the last."""
+    from edgewise.exporter.passes.graph_edit import constants
+
+    fixed = constants(model)
+    wide = {node.node: HALF if node.precision is Precision.FP16 else FLOAT for node in kept}
+    weighted = {
+        node.name
+        for node in model.graph.node
+        if node.op_type in _WEIGHTED and (node.op_type != "MatMul" or node.input[1] in fixed)
+    }
+    before = _upstream(model, *_WEIGHTED, among=weighted)
+    pins = {
+        node.name: FLOAT
+        for node in model.graph.node
+        if node.name not in before and node.op_type not in ("Cast", "Constant")
+    }
+    return {**pins, **dict.fromkeys(weighted, INT8), **wide}
+
+
+def _upstream(model: onnx.ModelProto, *operators: str, among: Collection[str] | None = None) -> set[str]:
+    """Names of the nodes from which a way leads to one of the operators."""
+    needed: set[str] = set()
+    names: set[str] = set()
+    for node in reversed(model.graph.node):
+        leads = any(name in needed for name in node.output)
+        if leads:
+            names.add(node.name)
+        if leads or (node.op_type in operators and (among is None or node.name in among)):
+            needed.update(name for name in node.input if name)
+    return names
+
+
+def apply_pins(trt: Any, network: Any, pins: Pins, *, default: str | None) -> None:
+    """Set precision and output types of the layers of a weakly typed network.
+
+    Args:
+        default: For layers that no pin names (parts of an operator that the parser splits); None leaves them.
+    """
+    kinds, floats = trt.LayerType, (trt.DataType.FLOAT, trt.DataType.HALF)
+    unpinned = [getattr(kinds, name) for name in _UNPINNED if hasattr(kinds, name)]
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        name = pins.get(onnx_name(layer), default)
+        outputs = [layer.get_output(number) for number in range(layer.num_outputs)]
+        if name is None or layer.type in unpinned or not any(tensor.dtype in floats for tensor in outputs):
+            continue
+        dtype = getattr(trt.DataType, name)
+        layer.precision = dtype
+        for number, tensor in enumerate(outputs):
+            if name != INT8 and tensor.dtype in floats and not tensor.is_network_output:
+                layer.set_output_type(number, dtype)
