@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgewise.exporter.fp16 import Fp16Limits, choose_fp16, fp16_pass, weight_rounding_error
+from edgewise.exporter.numerics import relative_error, run_graph
+from edgewise.exporter.passes import PassRunner, expose
+from edgewise.exporter.passes.graph_edit import element_types
+from edgewise.runtime.errors import ExportError
+from edgewise.runtime.manifest import Precision
+
+X = np.random.default_rng(3).normal(size=(1, 3, 16, 16)).astype(np.float32)
+SAMPLES = [{"x": X}]
+
+
+def weight(out: int, into: int, size: int = 3) -> np.ndarray:
+    generator = np.random.default_rng(100 * out + into)
+    return (generator.normal(size=(out, into, size, size)) / np.sqrt(into * size * size)).astype(np.float32)
+
+
+def residual_network(**changes: np.ndarray) -> onnx.ModelProto:
+    """x*1.5 -> conv -> relu -> conv -> add(relu) -> relu -> [probe] -> conv -> transpose -> softmax -> y."""
+    tensors = {
+        "half": np.float32(1.5),
+        "w1": weight(8, 3),
+        "w2": weight(8, 8),
+        "w3": weight(4, 8),
+        "b3": np.array([0.3, -0.2, 0.1, 0.7], np.float32),
+        **changes,
+    }
+    pads = [1, 1, 1, 1]
+    nodes = [
+        helper.make_node("Mul", ["x", "half"], ["scaled"], name="scale"),
+        helper.make_node("Conv", ["scaled", "w1"], ["c1"], name="first", pads=pads),
+        helper.make_node("Relu", ["c1"], ["r1"], name="relu1"),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], name="second", pads=pads),
+        helper.make_node("Add", ["c2", "r1"], ["sum"], name="add"),
+        helper.make_node("Relu", ["sum"], ["features"], name="relu2"),
+        helper.make_node("Conv", ["features", "w3", "b3"], ["head"], name="third", pads=pads),
+        helper.make_node("Transpose", ["head"], ["turned"], name="turn", perm=(0, 2, 3, 1)),
+        helper.make_node("Softmax", ["turned"], ["y"], name="softmax", axis=-1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "edgewise",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, X.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 16, 16, 4))],
+        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def ranges_of(model: onnx.ModelProto, samples: list[dict[str, np.ndarray]]) -> dict[str, tuple[float, float]]:
+    types = element_types(model)
+    names = [
+        name for node in model.graph.node for name in node.output if types.get(name) == TensorProto.FLOAT
+    ]
+    values = run_graph(expose(model, names), samples)
+    return {
+        name: (
+            min(float(value[name].min()) for value in values),
+            max(float(value[name].max()) for value in values),
+        )
+        for name in names
+    }
+
+
+def casts(model: onnx.ModelProto) -> list[str]:
+    return [node.name for node in model.graph.node if node.op_type == "Cast"]
+
+
+def test_one_island_with_a_cast_at_each_border() -> None:
+    model = residual_network()
+    choice = choose_fp16(model, ranges_of(model, SAMPLES))
+    assert choice.narrow == {"first", "relu1", "second", "add", "relu2", "third", "turn"}
+    assert choice.kept == ()
+    runner = PassRunner(SAMPLES, ["y"])
+    half = runner.run(fp16_pass(choice, tolerance=5e-3), model).model
+    assert casts(half) == ["scaled_fp16/Cast", "turned/Cast"]
+    stored = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
+    assert stored.pop("half") == TensorProto.FLOAT
+    assert set(stored.values()) == {TensorProto.FLOAT16}
+    types = element_types(half)
+    assert types["sum"] == TensorProto.FLOAT16
+    assert types["turned"] == types["y"] == TensorProto.FLOAT
+    values, reference = (run_graph(each, SAMPLES)[0]["y"] for each in (half, model))
+    assert 0 < relative_error(values, reference) < 5e-3
+
+
+def test_a_large_activation_keeps_its_node_wide_and_says_so() -> None:
+    model = residual_network(w2=weight(8, 8) * 4000)
+    choice = choose_fp16(model, ranges_of(model, SAMPLES))
+    assert [node.node for node in choice.kept] == ["second", "third"]
+    assert choice.kept[0].precision is Precision.FP32
+    assert "the limit is 512" in choice.kept[0].reason
+    assert choice.narrow == {"first", "relu1"}
+    # The softmax of logits in the thousands turns a rounding into another winner: judge before it.
+    half = PassRunner(SAMPLES, ["turned"]).run(fp16_pass(choice, tolerance=5e-3), model).model
+    assert casts(half) == ["scaled_fp16/Cast", "r1/Cast"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "limits", "reason"),
+    [
+        ({"b3": np.array([0, 0, 0, 7e4], np.float32)}, Fp16Limits(largest_activation=1e6), "float16 ends at"),
+        ({"w3": weight(4, 8) * np.float32(1e-5)}, Fp16Limits(), "rounding its weights to float16 loses"),
+        ({}, Fp16Limits(deepest_sum=71), "each value sums 72 products"),
+    ],
+    ids=["overflow", "subnormal", "deep"],
+)
+def test_reasons_to_stay_wide(changes: dict[str, np.ndarray], limits: Fp16Limits, reason: str) -> None:
+    model = residual_network(**changes)
+    kept = choose_fp16(model, ranges_of(model, SAMPLES), limits=limits).kept
+    assert "third" in [node.node for node in kept]
+    assert any(reason in node.reason for node in kept if node.node == "third")
+
+
+def test_a_node_without_a_range_stays_wide() -> None:
+    model = residual_network()
+    ranges = ranges_of(model, SAMPLES)
+    del ranges["c2"]
+    kept = choose_fp16(model, ranges).kept
+    assert [node.node for node in kept] == ["second"]
+    assert "no range" in kept[0].reason
+
+
+def test_a_probe_keeps_its_name_and_type_for_its_readers() -> None:
+    model = residual_network()
+    choice = choose_fp16(model, ranges_of(model, SAMPLES), probes=["head"])
+    assert "turn" not in choice.narrow
+    half = PassRunner(SAMPLES, ["head"]).run(fp16_pass(choice, tolerance=5e-3), model).model
+    assert element_types(half)["head"] == TensorProto.FLOAT
+
+
+def test_only_the_named_nodes() -> None:
+    model = residual_network()
+    choice = choose_fp16(model, ranges_of(model, SAMPLES), only={"second"})
+    assert choice.narrow == {"second"}
+    half = PassRunner(SAMPLES, ["y"]).run(fp16_pass(choice, tolerance=5e-3), model).model
+    assert casts(half) == ["r1_fp16/Cast", "c2/Cast"]
+
+
+def test_a_final_sigmoid_stays_wide() -> None:
+    model = residual_network()
+    model.graph.node[8].CopyFrom(helper.make_node("Sigmoid", ["turned"], ["y"], name="scores"))
+    assert "scores" not in choose_fp16(model, ranges_of(model, SAMPLES)).narrow
+
+
+def test_nothing_to_narrow_changes_nothing() -> None:
+    model = residual_network()
+    choice = choose_fp16(model, {})
+    assert choice.narrow == frozenset()
+    assert not PassRunner(SAMPLES, ["y"]).run(fp16_pass(choice, tolerance=1e-3), model).changed
+
+
+def test_more_error_than_allowed_is_refused() -> None:
+    model = residual_network()
+    choice = choose_fp16(model, ranges_of(model, SAMPLES))
+    with pytest.raises(ExportError, match="'fp16' changed the numbers"):
+        PassRunner(SAMPLES, ["y"]).run(fp16_pass(choice, tolerance=1e-7), model)
+
+
+def test_weight_rounding_error_looks_at_single_channels() -> None:
+    strong = weight(4, 8)
+    assert weight_rounding_error(strong, 0) < 5e-4
+    weak = strong.copy()
+    weak[2] *= 3e-6
+    assert weight_rounding_error(weak, 0) < 5e-4  # a thousandth of the strongest hides it
+    weak = strong * np.float32(1e-5)
+    assert weight_rounding_error(weak, 0) > 5e-3
+    assert weight_rounding_error(np.zeros((2, 3), np.float32), 0) == 0.0
+
+
+def test_the_typed_graph_compiles_without_a_gpu() -> None:
+    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="the [rtx] extra is not installed")
+    model = residual_network()
+    choice = choose_fp16(model, ranges_of(model, SAMPLES))
+    half = PassRunner(SAMPLES, ["y"]).run(fp16_pass(choice, tolerance=5e-3), model).model
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse(half.SerializeToString()), parser.get_error(0)
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+    assert builder.build_serialized_network(network, config) is not None

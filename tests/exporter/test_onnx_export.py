@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from types import ModuleType
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgewise.exporter.export import CanonicalGraph
+from edgewise.exporter.numerics import first_difference, run_graph
+from edgewise.exporter.onnx_export import export_onnx, run_module
+from edgewise.runtime.errors import ExportError
+from edgewise.runtime.manifest import DType, Graph, TensorSpec
+
+Samples = list[dict[str, np.ndarray]]
+
+
+def graph_of(*outputs: tuple[str, DType, tuple[int, ...]]) -> Graph:
+    return Graph(
+        inputs=(TensorSpec(name="image", dtype=DType.UINT8, shape=(1, 8, 8, 3)),),
+        outputs=tuple(TensorSpec(name=name, dtype=dtype, shape=shape) for name, dtype, shape in outputs),
+    )
+
+
+PLAIN = graph_of(("values", DType.FLOAT32, (1, 3, 8, 8)))
+SAMPLE = {"image": np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3)}
+
+
+class Plain(nn.Module):
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return (image.float().permute(0, 3, 1, 2) / 255.0,)
+
+
+def test_names_types_and_shapes_are_the_manifests(
+    spots: ModuleType, spots_canonical: CanonicalGraph
+) -> None:
+    graph = spots.draft_manifest().graphs["main"]
+    exported = spots_canonical.exported
+    assert [value.name for value in exported.graph.input] == ["image"]
+    assert [value.name for value in exported.graph.output] == [
+        spec.name for spec in (*graph.outputs, *graph.probes)
+    ]
+    kinds = [value.type.tensor_type.elem_type for value in exported.graph.output]
+    assert kinds[2] == onnx.TensorProto.INT32
+    assert not exported.functions
+    assert {node.domain for node in exported.graph.node} <= {"", "ai.onnx"}
+
+
+def test_torch_and_onnx_agree(
+    spots: ModuleType, spots_canonical: CanonicalGraph, spot_samples: Samples
+) -> None:
+    graph = spots.draft_manifest().graphs["main"]
+    reference = run_module(spots.SpotFinder().eval(), graph, spot_samples[0])
+    values = run_graph(spots_canonical.exported, spot_samples)[0]
+    assert first_difference(values, reference, list(reference), 1e-5) is None
+
+
+def test_same_module_twice_gives_same_bytes(
+    spots: ModuleType, spots_canonical: CanonicalGraph, spot_samples: Samples
+) -> None:
+    again = export_onnx(spots.SpotFinder(), spots.draft_manifest().graphs["main"], spot_samples[:1])
+    assert again.SerializeToString(deterministic=True) == spots_canonical.exported.SerializeToString(
+        deterministic=True
+    )
+
+
+def test_no_local_path_survives(spots_canonical: CanonicalGraph) -> None:
+    data = spots_canonical.exported.SerializeToString()
+    for trace in (b'File "', b".py", b"stack_trace", b"pkg.torch", b"/home", b"site-packages"):
+        assert trace not in data
+
+
+def test_nodes_are_named_after_their_layer(spots_canonical: CanonicalGraph) -> None:
+    names = [node.name for node in spots_canonical.canonical.graph.node]
+    assert len(set(names)) == len(names)
+    assert {"colour/Conv", "blur/Conv"} <= set(names)
+
+
+def test_a_nan_weight_is_refused_by_name() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 3, 1))
+    with torch.no_grad():
+        module[0].weight[0, 0] = float("nan")
+    with pytest.raises(ExportError, match="1 of 9 values are NaN") as caught:
+        export_onnx(module, PLAIN, [SAMPLE])
+    assert caught.value.where == "0.weight"
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (graph_of(("values", DType.FLOAT32, (1, 3, 8, 9))), "declares float32"),
+        (graph_of(("values", DType.INT32, (1, 3, 8, 8))), "declares int32"),
+        (
+            graph_of(("values", DType.FLOAT32, (1, 3, 8, 8)), ("more", DType.FLOAT32, (1,))),
+            "returns 1 tensors, the manifest declares 2",
+        ),
+    ],
+)
+def test_outputs_that_do_not_fit_are_refused(graph: Graph, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        export_onnx(Plain(), graph, [SAMPLE])
+
+
+def test_a_sample_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ExportError, match="float32"):
+        export_onnx(Plain(), PLAIN, [{"image": SAMPLE["image"].astype(np.float32)}])
+    with pytest.raises(ExportError, match="no tensor 'image'"):
+        export_onnx(Plain(), PLAIN, [{"picture": SAMPLE["image"]}])
+    with pytest.raises(ExportError, match="at least one sample"):
+        export_onnx(Plain(), PLAIN, [])
+
+
+def test_nan_output_is_refused() -> None:
+    class Broken(nn.Module):
+        def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+            values = image.float().permute(0, 3, 1, 2)
+            return (values / (values - values),)
+
+    with pytest.raises(ExportError, match="NaN or infinity"):
+        export_onnx(Broken(), PLAIN, [SAMPLE])
+
+
+def test_data_dependent_control_flow_is_one_error() -> None:
+    class Branching(nn.Module):
+        def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+            values = image.float().permute(0, 3, 1, 2)
+            return (values if values.sum().item() > 5.0 else -values,)
+
+    with pytest.raises(ExportError, match=r"torch\.onnx cannot export"):
+        export_onnx(Branching(), PLAIN, [SAMPLE])
+
+
+def test_numbers_that_differ_name_the_first_tensor() -> None:
+    """A module whose answer depends on being traced: the comparison must catch it."""
+
+    class Unsteady(nn.Module):
+        def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+            values = image.float().permute(0, 3, 1, 2) / 255.0
+            return (values, values * (2.0 if torch.compiler.is_compiling() else 1.0))
+
+    graph = msgspec.structs.replace(
+        graph_of(("same", DType.FLOAT32, (1, 3, 8, 8)), ("unsteady", DType.FLOAT32, (1, 3, 8, 8)))
+    )
+    with pytest.raises(ExportError, match="relative error 1 exceeds") as caught:
+        export_onnx(Unsteady(), graph, [SAMPLE])
+    assert caught.value.where == "unsteady"
+
+
+def test_one_tensor_as_output_and_probe_twice() -> None:
+    """Returning one tensor under two names must not lose a name."""
+
+    class Twice(nn.Module):
+        def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+            values = image.float().permute(0, 3, 1, 2)
+            return values, values
+
+    graph = graph_of(("first", DType.FLOAT32, (1, 3, 8, 8)), ("second", DType.FLOAT32, (1, 3, 8, 8)))
+    model = export_onnx(Twice(), graph, [SAMPLE])
+    values = run_graph(model, [SAMPLE])[0]
+    np.testing.assert_array_equal(values["first"], values["second"])
