@@ -18,10 +18,11 @@ from faster_coco_eval import mask as coco_mask
 from numpy.typing import NDArray
 
 from edgewise.models.instance_targets import InstanceTargets
-from edgewise.runtime.errors import DatasetError
+from edgewise.runtime.errors import DatasetError, ResultError
 from edgewise.runtime.geometry import Geometry
 from edgewise.runtime.manifest import ClassLabel, Preprocess
 from edgewise.runtime.preprocess import preprocess
+from edgewise.runtime.rle import rle_counts
 
 Image = NDArray[np.uint8]
 INSTANCES_FILE, IMAGE_FOLDER = "instances.json", "images"
@@ -221,7 +222,10 @@ def decode_segmentation(
         if tuple(segmentation.size) != size:
             raise ValueError(f"it is made for {list(segmentation.size)}, the image is {list(size)}")
         counts = segmentation.counts
-        runs = _runs(counts) if isinstance(counts, str) else np.array(counts, np.int64)
+        try:
+            runs = rle_counts(counts) if isinstance(counts, str) else np.array(counts, np.int64)
+        except ResultError as error:
+            raise ValueError(error.what) from None
         if (runs < 0).any() or runs.sum() != height * width:
             raise ValueError(f"its runs cover {int(runs.sum())} of {height * width} pixels")
         values = np.arange(len(runs)) % 2 == 1
@@ -233,25 +237,6 @@ def decode_segmentation(
             raise ValueError(f"a polygon has {len(polygon)} coordinates")
     merged = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
     return np.asarray(coco_mask.decode(merged), np.bool_)
-
-
-def _runs(text: str) -> NDArray[np.int64]:
-    """Run lengths from COCO's text: base-32 digits from `0`, low digit first, differences from run i - 2."""
-    codes = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
-    if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        raise ValueError("its run-length text is not COCO's")
-    ends = np.flatnonzero((codes & 32) == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > 8:
-        raise ValueError("its run-length text is not COCO's")
-    places = np.arange(len(codes)) - np.repeat(starts, lengths)
-    runs = np.add.reduceat((codes & 31) << (5 * places), starts)
-    negative = (codes[ends] & 16) != 0
-    runs[negative] -= np.int64(1) << (5 * lengths[negative])
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return runs
 
 
 def to_network(example: Example, spec: Preprocess) -> tuple[Image, InstanceTargets]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from faster_coco_eval import mask as coco_mask
 from numpy.typing import NDArray
 
 from edgewise.models.scenes.scene import Scene, render_scene
@@ -21,6 +20,8 @@ from edgewise.models.scenes.vocabulary import KEYPOINT_NAMES, KEYPOINTS, LABELS,
 from edgewise.runtime.atomic import staged_folder, write_text
 from edgewise.runtime.errors import DatasetError
 from edgewise.runtime.manifest import ClassKind, ClassLabel
+from edgewise.runtime.masks import crop_dense
+from edgewise.runtime.rle import encode_rle
 
 INSTANCES_FILE = "instances.json"
 PANOPTIC_FILE = "panoptic.json"
@@ -122,17 +123,20 @@ def write_dataset(
 
 def instance_records(scene: Scene, image_id: int, first_id: int) -> Iterator[Record]:
     """COCO annotations of a scene's things; figures also carry `keypoints` and `num_keypoints`."""
-    for index, thing in enumerate(scene.things):
-        mask = (scene.owners == index).astype(np.uint8)
-        rle = coco_mask.encode(np.asfortranarray(mask))
+    height, width = scene.owners.shape
+    masks = crop_dense(scene.owners[None] == np.arange(len(scene.things))[:, None, None])
+    described = zip(
+        scene.things, encode_rle(masks), masks.places.tolist(), masks.areas().tolist(), strict=True
+    )
+    for number, (thing, counts, place, area) in enumerate(described):
         record: Record = {
-            "id": first_id + index,
+            "id": first_id + number,
             "image_id": image_id,
             "category_id": LABELS[thing.class_index].id,
-            "bbox": _bbox(mask),
-            "area": int(mask.sum()),
+            "bbox": place,
+            "area": area,
             "iscrowd": 0,
-            "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
+            "segmentation": {"size": [height, width], "counts": counts},
         }
         if thing.keypoints is not None:
             record["keypoints"] = thing.keypoints.ravel().tolist()

@@ -9,13 +9,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
 from edgewise.models.coco import CocoInstances, CocoRle, decode_segmentation, to_network
 from edgewise.models.scenes import LABELS, render_scene, write_dataset
 from edgewise.runtime.errors import DatasetError
 from edgewise.runtime.manifest import Letterbox, Stretch
-from hypothesis import given
-from hypothesis import strategies as st
-from pycocotools import mask as coco_mask
 
 SQUARE = [[2.0, 1.0, 8.0, 1.0, 8.0, 5.0, 2.0, 5.0]]
 
@@ -53,8 +54,7 @@ def _compressed(mask: np.ndarray[Any, Any]) -> CocoRle:
 
 def _uncompressed(mask: np.ndarray[Any, Any]) -> CocoRle:
     flat = np.concatenate([[0], mask.T.ravel().astype(np.int8), [-1]])
-    edges = np.flatnonzero(np.diff(flat)) if flat[1] == 0 else np.flatnonzero(np.diff(flat))
-    counts = np.diff(np.concatenate([[0], edges])).tolist()
+    counts = np.diff(np.concatenate([[0], np.flatnonzero(np.diff(flat))])).tolist()
     return CocoRle(mask.shape, counts)  # type: ignore[arg-type]
 
 
@@ -114,7 +114,12 @@ def test_a_folder_and_its_file_open_the_same_dataset(tmp_path: Path) -> None:
 def test_crowds_become_regions_without_a_class(tmp_path: Path) -> None:
     content = _minimal()
     content["annotations"].append(
-        {**content["annotations"][0], "id": 2, "iscrowd": 1, "segmentation": {"size": [12, 16], "counts": [192]}}
+        {
+            **content["annotations"][0],
+            "id": 2,
+            "iscrowd": 1,
+            "segmentation": {"size": [12, 16], "counts": [192]},
+        }
     )
     example = CocoInstances.open(_write(tmp_path, content)).example(0)
     assert len(example.boxes) == len(example.masks) == 1

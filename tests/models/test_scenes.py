@@ -10,11 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
 from edgewise.models.scenes import KEYPOINTS, LABELS, STUFF_LABELS, render_scene, write_dataset
 from edgewise.models.scenes.scene import LEAST_VISIBLE, MOST_THINGS, Scene
 from edgewise.runtime.errors import DatasetError, EdgewiseError
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 
 SERIES = [render_scene(11, index) for index in range(60)]
 SMALL = (96, 128)
@@ -68,7 +69,9 @@ def test_owners_and_stuff_name_what_exists() -> None:
         assert scene.image.shape == (256, 256, 3)
         assert set(np.unique(scene.owners)) <= set(range(-1, len(scene.things)))
         assert scene.stuff.max() < len(STUFF_LABELS)
-    assert {int(value) for scene in SERIES for value in np.unique(scene.stuff)} == set(range(len(STUFF_LABELS)))
+    assert {int(value) for scene in SERIES for value in np.unique(scene.stuff)} == set(
+        range(len(STUFF_LABELS))
+    )
 
 
 def test_visible_keypoints_lie_on_their_figure_and_hidden_ones_are_marked() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from edgewise.models import registry
 from edgewise.models.augment import Augmentation
 from edgewise.models.batches import BatchSource
@@ -61,7 +62,11 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(scenes: Path, tmp_path: P
     whole = train(_request(scenes, tmp_path / "whole.safetensors"))
     out = tmp_path / "killed.safetensors"
     child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD.format(tests=str(Path(__file__).parent), data=str(scenes), out=str(out))]
+        [
+            sys.executable,
+            "-c",
+            _CHILD.format(tests=str(Path(__file__).parent), data=str(scenes), out=str(out)),
+        ]
     )
     state = tmp_path / "killed.state"
     deadline = time.monotonic() + 60
@@ -81,7 +86,9 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(scenes: Path, tmp_path: P
         assert torch.equal(expected[name], resumed[name]), name
     assert not torch.equal(usable["fpn.lat_layers.0.weight"], resumed["fpn.lat_layers.0.weight"])
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {f"{stem}{suffix}" for stem in ("whole", "killed") for suffix in (".safetensors", ".history.json")}
+    assert left == {
+        f"{stem}{suffix}" for stem in ("whole", "killed") for suffix in (".safetensors", ".history.json")
+    }
     assert json.loads((tmp_path / "whole.history.json").read_text()) == json.loads(
         (tmp_path / "killed.history.json").read_text()
     )
@@ -89,7 +96,9 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(scenes: Path, tmp_path: P
 
 def test_the_checkpoint_says_what_it_is(scenes: Path, tmp_path: Path) -> None:
     recipe = replace(SHORT, steps=2)
-    out = train(_request(scenes, tmp_path / "m.safetensors", recipe, command="edgewise train yolact-tiny ..."))
+    out = train(
+        _request(scenes, tmp_path / "m.safetensors", recipe, command="edgewise train yolact-tiny ...")
+    )
     loaded = load_model(out)
     assert loaded.meta.labels == LABELS
     assert loaded.meta.training_command == "edgewise train yolact-tiny ..."
@@ -146,9 +155,10 @@ def test_a_changed_request_does_not_continue_an_old_run(scenes: Path, tmp_path: 
                 raise Stopped
             yield step, batch
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BatchSource, "run", stopping)
-        train(request)
+        with pytest.raises(Stopped):
+            train(request)
     with pytest.raises(ModelError, match=r"other settings.*recipe, seed"):
         train(replace(request, seed=4, recipe=replace(SHORT, batch=3)))
 
