@@ -96,7 +96,8 @@ def _greedy(scores: Tensor, boxes: Tensor, config: DecodingConfig) -> Detections
     keep, fixed = greedy_nms(rows(boxes, priors), classes, valid, config.iou_threshold, config.greedy_rounds)
     slots = min(config.slots, pair_count)
     best, slot = (ranked * keep.to(ranked.dtype)).topk(slots, dim=-1)
-    everything = (pairs > config.score_threshold).to(torch.float32).sum(dim=-1) <= pair_count
+    # Either no pair is left out, or the last one taken is already below the threshold.
+    everything = ~valid[..., -1] | (pair_count == prior_count * class_count)
     settled = fixed & (everything | (best[..., slots - 1] > 0.0))
     priors, classes = (rows(value[..., None], slot)[..., 0] for value in (priors, classes))
     return _filled(rows(boxes, priors), best, classes, priors, settled, config.slots)
