@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.text import Text
 
 from edgewise.runtime.errors import EdgewiseError, ParityError, SourceError
+from edgewise.runtime.interruption import deferred_interrupt
 from edgewise.runtime.manifest import Precision, Target
 
 if TYPE_CHECKING:
@@ -172,8 +173,9 @@ def _run_frames(
             task = progress.add_task(session.manifest.name, total=count)
             for frame, result in stream:
                 kept = result if threshold is None else result[result.scores >= threshold]
-                for sink in sinks:
-                    sink.write(frame, kept)
+                with deferred_interrupt():
+                    for sink in sinks:
+                        sink.write(frame, kept)
                 for index in result.classes[result.scores >= shown].tolist():
                     counts[result.labels[index].name] += 1
                 last, done = result, done + 1
@@ -188,13 +190,14 @@ def _run_frames(
         stopped = error
     finally:
         stream.close()
-    for sink in sinks:
-        sink.close()
     interrupted = isinstance(stopped, KeyboardInterrupt)
     partial = stopped is not None and not (live and interrupted)
-    if folder is not None:
-        for path in folder.publish(partial=partial):
-            console.print(Text(f"wrote {path}"), soft_wrap=True)
+    with deferred_interrupt():
+        for sink in sinks:
+            sink.close()
+        published = folder.publish(partial=partial) if folder is not None else []
+    for path in published:
+        console.print(Text(f"wrote {path}"), soft_wrap=True)
     if done == 1 and last is not None:
         console.print(result_table(last, shown))
     else:

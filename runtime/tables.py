@@ -40,15 +40,15 @@ def _identity(bundle: Bundle) -> Table:
     names = [label.name for label in manifest.classes]
     shown = ", ".join(names[:SHOWN_CLASSES])
     more = f", and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
-    table.add_row("written by", f"{manifest.writer}, format {manifest.format}")
-    table.add_row("definition", manifest.provenance.definition)
-    table.add_row("checkpoint", manifest.provenance.checkpoint_sha256 or "not recorded")
+    _row(table, "written by", f"{manifest.writer}, format {manifest.format}")
+    _row(table, "definition", manifest.provenance.definition)
+    _row(table, "checkpoint", manifest.provenance.checkpoint_sha256 or "not recorded")
     if manifest.provenance.training_command:
-        table.add_row("trained by", manifest.provenance.training_command)
+        _row(table, "trained by", manifest.provenance.training_command)
     for step in manifest.provenance.steps:
-        table.add_row(step.step, f"{step.tool} {step.detail}".strip())
-    table.add_row("licence", manifest.licence or "not stated")
-    table.add_row(f"{len(names)} classes", shown + more if names else "none")
+        _row(table, step.step, f"{step.tool} {step.detail}".strip())
+    _row(table, "licence", manifest.licence or "not stated")
+    _row(table, f"{len(names)} classes", shown + more if names else "none")
     return table
 
 
@@ -56,7 +56,7 @@ def _graph(name: str, graph: Graph) -> Table:
     table = _table(f"graph {name}", "", "tensor", "meaning")
     for role, specs in (("input", graph.inputs), ("output", graph.outputs), ("probe", graph.probes)):
         for spec in specs:
-            table.add_row(role, describe(spec), spec.meaning)
+            _row(table, role, describe(spec), spec.meaning)
     return table
 
 
@@ -68,10 +68,10 @@ def _decoding(manifest: Manifest) -> Table:
         ("schedule", manifest.schedule),
         ("calibration", manifest.calibration),
     ):
-        table.add_row(title, "none" if part is None else _fields(part))
+        _row(table, title, "none" if part is None else _fields(part))
     for state in manifest.state:
-        table.add_row(f"state {state.name}", f"{state.source} -> {', '.join(state.sinks)}")
-    table.add_row("goldens", str(len(manifest.goldens)))
+        _row(table, f"state {state.name}", f"{state.source} -> {', '.join(state.sinks)}")
+    _row(table, "goldens", str(len(manifest.goldens)))
     return table
 
 
@@ -90,7 +90,7 @@ def _files(bundle: Bundle) -> Table:
             users.setdefault(file.path, []).append(use)
     for entry in bundle.manifest.files:
         uses = "\n".join(users.get(entry.path, []))
-        table.add_row(entry.path, f"{entry.size / 1e6:.2f} MB", entry.sha256[:12], uses)
+        _row(table, entry.path, f"{entry.size / 1e6:.2f} MB", entry.sha256[:12], uses)
     return table
 
 
@@ -105,7 +105,8 @@ def _budgets(manifest: Manifest) -> Table:
         "metric drop",
     )
     for budget in manifest.budgets:
-        table.add_row(
+        _row(
+            table,
             budget.precision.value,
             f"<= {budget.tensor_relative_error:g}",
             f">= {budget.matched_fraction:g}",
@@ -125,7 +126,8 @@ def _precisions(manifest: Manifest) -> Table:
             + ", ".join(f"{count} {width}" for width, count in sorted(one.layers.items()))
             for one in record.realised
         ]
-        table.add_row(
+        _row(
+            table,
             f"{record.precision.value}: {record.asked}",
             ", ".join(f"{count} in {width}" for width, count in sorted(kept.items())) or "none",
             "\n".join(realised) or "not built",
@@ -140,7 +142,7 @@ def selftest_table(report: SelfTestReport) -> Table:
     for check in report.checks:
         verdict = Text("pass", "green") if check.passed else Text("FAIL", "bold red")
         sign = ">=" if check.at_least else "<="
-        table.add_row(verdict, check.subject, check.quantity, f"{check.value:.3g}", f"{sign} {check.limit:g}")
+        _row(table, verdict, check.subject, check.quantity, f"{check.value:.3g}", f"{sign} {check.limit:g}")
     return table
 
 
@@ -148,7 +150,8 @@ def timing_table(title: str, times: Sequence[StageTimes]) -> Table:
     """Percentiles and rate of each stage."""
     table = _table(title, "stage", "p50", "p95", "rate")
     for stage in times:
-        table.add_row(
+        _row(
+            table,
             stage.stage,
             f"{stage.percentile(50):.2f} ms",
             f"{stage.percentile(95):.2f} ms",
@@ -163,7 +166,7 @@ def doctor_table(findings: Iterable[Finding]) -> Table:
     for finding in findings:
         bad = Text("missing", "bold red") if finding.needed else Text("-", "yellow")
         mark = Text("ok", "green") if finding.good else bad
-        table.add_row(mark, finding.subject, finding.state, finding.advice)
+        _row(table, mark, finding.subject, finding.state, finding.advice)
     return table
 
 
@@ -176,7 +179,7 @@ def result_table(result: Instances, threshold: float) -> Table:
     for index, area in enumerate(shown.masks.areas().tolist()):
         box = ", ".join(f"{value:.1f}" for value in shown.boxes[index].tolist())
         label = shown.labels[int(shown.classes[index])].name
-        table.add_row(label, f"{float(shown.scores[index]):.3f}", box, str(area))
+        _row(table, label, f"{float(shown.scores[index]):.3f}", box, str(area))
     return table
 
 
@@ -184,19 +187,24 @@ def count_table(counts: Counter[str], frames: int) -> Table:
     """How often each class was seen."""
     table = _table(f"{frames} frames", "class", "instances")
     for name, count in counts.most_common():
-        table.add_row(name, str(count))
+        _row(table, name, str(count))
     return table
 
 
+def _row(table: Table, *cells: str | Text) -> None:
+    """Add a row whose strings are shown as they are: `[export]` in a file's name is no markup."""
+    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
+
+
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="dim")
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
 
 
 def _facts(title: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     return table

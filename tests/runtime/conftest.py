@@ -1,0 +1,186 @@
+"""Tiny hand-built models in real bundles: the engine, the hashes and the decoding are all the real ones."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edgewise.runtime.manifest import (
+    Budget,
+    ClassLabel,
+    DType,
+    FileEntry,
+    Golden,
+    Graph,
+    GraphFile,
+    Manifest,
+    Precision,
+    PrototypeInstances,
+    Provenance,
+    Stretch,
+    Target,
+    Task,
+    TensorSpec,
+    encode,
+)
+from edgewise.runtime.postprocess import postprocess
+from edgewise.runtime.preprocess import preprocess
+
+SIZE = (32, 48)
+SLOTS = 2
+
+IMAGE = TensorSpec(name="image", dtype=DType.UINT8, shape=(1, *SIZE, 3))
+OUTPUTS = (
+    TensorSpec(name="boxes", dtype=DType.FLOAT32, shape=(1, SLOTS, 4)),
+    TensorSpec(name="scores", dtype=DType.FLOAT32, shape=(1, SLOTS), value_range=(0.0, 1.0)),
+    TensorSpec(name="classes", dtype=DType.INT32, shape=(1, SLOTS)),
+    TensorSpec(name="masks", dtype=DType.FLOAT32, shape=(1, SLOTS, 8, 12), value_range=(0.0, 1.0)),
+)
+LABELS = (ClassLabel(id=3, name="bright"), ClassLabel(id=7, name="dim"))
+
+
+def _constant(name: str, values: object, dtype: type[np.generic]) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array(values, dtype), name)
+
+
+def _serialise(nodes: list, inputs: list, outputs: list, constants: list) -> bytes:
+    graph = helper.make_graph(nodes, "hand-built", inputs, outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def detector(*, score_scale: float = 1.0, nan: bool = False, mask_scale: float = 1.0) -> bytes:
+    """Two slots whose scores are the image's mean brightness and half of it; the mask is the image, 4x smaller.
+
+    `score_scale` and `mask_scale` make a model that answers wrongly; `nan` one that answers NaN.
+    """
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "all_axes"], ["mean"], keepdims=0),
+        helper.make_node("Div", ["mean", "white"], ["brightness"]),
+        helper.make_node("Mul", ["brightness", "shares"], ["one_and_half"]),
+        helper.make_node("Unsqueeze", ["one_and_half", "first"], ["scores"]),
+        helper.make_node("ReduceMean", ["float", "channel_axis"], ["grey"], keepdims=0),
+        helper.make_node("Div", ["grey", "mask_white"], ["grey_unit"]),
+        helper.make_node("Unsqueeze", ["grey_unit", "first"], ["grey_map"]),
+        helper.make_node("AveragePool", ["grey_map"], ["small"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Concat", ["small", "small"], ["masks"], axis=1),
+        helper.make_node("Identity", ["fixed_boxes"], ["boxes"]),
+        helper.make_node("Identity", ["fixed_classes"], ["classes"]),
+    ]
+    shares = [score_scale, score_scale * (float("nan") if nan else 0.5)]
+    constants = [
+        _constant("all_axes", [0, 1, 2, 3], np.int64),
+        _constant("channel_axis", [3], np.int64),
+        _constant("first", [0], np.int64),
+        _constant("white", 255.0, np.float32),
+        _constant("mask_white", 255.0 / mask_scale, np.float32),
+        _constant("shares", shares, np.float32),
+        _constant("fixed_boxes", [[[4, 4, 24, 28], [26, 2, 46, 30]]], np.float32),
+        _constant("fixed_classes", [[0, 1]], np.int32),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, SLOTS, 4]),
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, SLOTS]),
+        helper.make_tensor_value_info("classes", TensorProto.INT32, [1, SLOTS]),
+        helper.make_tensor_value_info("masks", TensorProto.FLOAT, [1, SLOTS, 8, 12]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, *SIZE, 3])
+    return _serialise(nodes, [image], outputs, constants)
+
+
+def entry(path: str, data: bytes) -> FileEntry:
+    return FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def write_files(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
+    """Write a bundle folder whose manifest lists exactly `files`."""
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    listed = tuple(entry(path, data) for path, data in files.items())
+    (folder / "manifest.json").write_bytes(encode(msgspec.structs.replace(manifest, files=listed)))
+    return folder
+
+
+def budget(precision: Precision) -> Budget:
+    return Budget(
+        precision=precision,
+        tensor_relative_error=1e-4,
+        tensor_cosine=0.9999,
+        matched_fraction=1.0,
+        mask_iou=0.99,
+        score_difference=1e-3,
+        metric_drop=1e-3,
+    )
+
+
+def bright_frame(value: int = 200, size: tuple[int, int] = (64, 96)) -> np.ndarray:
+    """A frame with a bright left half, so that masks have an edge; uint8 BGR."""
+    frame = np.full((*size, 3), value, np.uint8)
+    frame[:, size[1] * 3 // 4 :] = value // 3
+    return frame
+
+
+def detector_manifest(models: Mapping[Precision, str]) -> Manifest:
+    files = tuple(
+        GraphFile(target=Target.ONNXRUNTIME, precision=precision, path=path)
+        for precision, path in models.items()
+    )
+    return Manifest(
+        writer="edgewise tests",
+        name="hand-built",
+        task=Task.INSTANCES,
+        classes=LABELS,
+        provenance=Provenance(definition="tests.detector"),
+        graphs={"main": Graph(inputs=(IMAGE,), outputs=OUTPUTS, files=files)},
+        preprocess=Stretch(size=SIZE),
+        postprocess=PrototypeInstances(display_threshold=0.3),
+        budgets=tuple(budget(precision) for precision in models),
+    )
+
+
+def build_bundle(folder: Path, *, models: Mapping[Precision, bytes] | None = None) -> Path:
+    """A bundle whose goldens (a bright and a black frame) come from the unspoilt detector."""
+    chosen = dict(models) if models is not None else {Precision.FP32: detector()}
+    paths = {precision: f"models/{precision.value}.onnx" for precision in chosen}
+    manifest = detector_manifest(paths)
+    files = {paths[precision]: data for precision, data in chosen.items()}
+    truth = OnnxRuntimeEngine(detector(), inputs=(IMAGE,), outputs=OUTPUTS, where="truth", threads=1)
+    goldens = []
+    for number, frame in enumerate((bright_frame(), np.zeros((40, 40, 3), np.uint8))):
+        tensor, geometry = preprocess(manifest.preprocess, frame)
+        outputs = truth.run({"image": tensor})
+        buffer = io.BytesIO()
+        np.savez(buffer, **outputs)
+        stem = f"goldens/{number:03d}"
+        golden = Golden(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json")
+        files[golden.image] = cv2.imencode(".png", frame)[1].tobytes()
+        files[golden.tensors] = buffer.getvalue()
+        files[golden.result] = msgspec.json.encode(postprocess(manifest, outputs, geometry).to_coco(number))
+        goldens.append(golden)
+    return write_files(folder, msgspec.structs.replace(manifest, goldens=tuple(goldens)), files)
+
+
+@pytest.fixture
+def bundle_folder(tmp_path: Path) -> Path:
+    return build_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> Callable[..., Path]:
+    def make(**options: object) -> Path:
+        return build_bundle(tmp_path / "made", **options)  # type: ignore[arg-type]
+
+    return make
