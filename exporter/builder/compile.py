@@ -193,7 +193,9 @@ def _configure(trt: Any, builder: Any, network: Any, config: Any, job: CompileJo
         keep_alive.append(calibrator)
     if job.timing_cache is not None:
         known = job.timing_cache.read_bytes() if job.timing_cache.exists() else b""
-        config.set_timing_cache(config.create_timing_cache(known), False)
+        cache = config.create_timing_cache(known) or config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
+        keep_alive.append(cache)
     return keep_alive
 
 
@@ -224,7 +226,8 @@ def _read_layers(
     if job.compute_capabilities:
         layers = tuple(layer for message in log.layer_lists for layer in layers_from_log(message))
     else:
-        engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+        runtime = trt.Runtime(logger)  # must outlive the engine
+        engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise BuildError(f"the new engine does not load: {log.reason()}", where=job.where)
         inspector = engine.create_engine_inspector()

@@ -20,6 +20,8 @@ from edgewise.exporter.model_files import name_model_files
 from edgewise.runtime import manifest as contract
 from edgewise.runtime.bundle import Bundle
 from edgewise.runtime.engine_cache import EngineCache
+from edgewise.runtime.engines import open_engine
+from edgewise.runtime.engines.tensorrt_api import import_tensorrt
 from edgewise.runtime.errors import BackendError, BuildError, EdgewiseError, MissingExtraError
 from edgewise.runtime.manifest import DType, KeptNode, Precision, PrecisionRecord, Target, TensorSpec
 
@@ -154,7 +156,7 @@ def make_bundle(
     lowered = {
         (target, precision): model.SerializeToString(deterministic=True)
         for precision, model in models.items()
-        for target in (Target.TENSORRT, Target.TENSORRT_RTX)
+        for target in Target
     }
     named = name_model_files("main", lowered)
     manifest = contract.Manifest(
@@ -423,6 +425,45 @@ def test_error_in_the_progress_callback_comes_out(bundle: Bundle, own_cache: Pat
     with pytest.raises(RuntimeError):
         build(bundle, Precision.FP32, progress=fail)
     assert not own_cache.exists()
+
+
+@pytest.mark.parametrize("target", [Target.TENSORRT, Target.TENSORRT_RTX])
+def test_opening_says_what_is_missing_first(bundle: Bundle, target: Target) -> None:
+    """No TensorRT, then no pycuda, then no GPU, then no engine: one of them is missing in every test run."""
+    with pytest.raises(EdgewiseError) as caught:
+        open_engine(bundle, backend=target, precision=Precision.FP16)
+    assert any(word in str(caught.value) for word in ("extra", "pycuda", "CUDA device", "engine is built"))
+    assert caught.value.hint
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [(Precision.FP32, 1e-4), (Precision.FP16, 1e-2), (Precision.INT8, 5e-2)]
+)
+@pytest.mark.parametrize("target", [Target.TENSORRT, Target.TENSORRT_RTX])
+def test_engine_agrees_with_onnxruntime(
+    bundle: Bundle, target: Target, precision: Precision, tolerance: float
+) -> None:
+    """Build here, run here. `tolerance`: largest relative difference of the scores."""
+    try:
+        import_tensorrt(target, verb="run")
+    except MissingExtraError as error:
+        pytest.skip(error.what)
+    with pytest.raises(BackendError, match=r"no .* engine is built"):
+        open_engine(bundle, backend=target, precision=precision)
+    build_engine(bundle, target, precision)
+    engine = open_engine(bundle, backend=target, precision=precision)
+    reference = open_engine(bundle, backend=Target.ONNXRUNTIME, precision=precision)
+    image = {"image": np.random.default_rng(1).integers(0, 256, IMAGE.shape, dtype=np.uint8)}
+    wanted, first, second = reference.run(image), engine.run(image), engine.run(image)
+    for name in SPECS:
+        np.testing.assert_array_equal(first[name], second[name])
+    largest = float(np.abs(wanted["scores"]).max())
+    assert float(np.abs(first["scores"] - wanted["scores"]).max()) <= tolerance * largest
+    engine.close()
+    engine.close()
+    with pytest.raises(BackendError, match="closed"):
+        engine.run(image)
 
 
 def _installed(module: str) -> bool:

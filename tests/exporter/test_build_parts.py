@@ -1,0 +1,373 @@
+"""The builder's pure parts: what is asked of each TensorRT, and how its answers are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgewise.exporter.builder.calibrator import cache_for, version_number
+from edgewise.exporter.builder.check import check_realised
+from edgewise.exporter.builder.pins import apply_pins, pins_for_calibrator, pins_from_types
+from edgewise.exporter.builder.realised import (
+    EngineLayer,
+    count_types,
+    layers_from_inspector,
+    layers_from_log,
+    node_type,
+)
+from edgewise.exporter.builder.recipe import Features, Int8Source, Recipe, choose_recipe
+from edgewise.exporter.builder.weighted import WeightedNode
+from edgewise.runtime.errors import BuildError
+from edgewise.runtime.manifest import KeptNode, Precision
+
+RTX = "rtx-1.7.1.116"
+NAMES: dict[str, list[str]] = json.loads(Path(__file__).with_name("tensorrt_names.json").read_text())
+"""Name in TensorRT's Python module -> the versions of the real wheels that have it."""
+
+
+def names_of(version: str) -> Any:
+    """The names of one version as nested namespaces, as `hasattr` sees them."""
+    root: dict[str, Any] = {}
+    for name, versions in NAMES.items():
+        if version in versions:
+            owner, _, member = name.rpartition(".")
+            root.setdefault(owner or member, {}).update({member: member} if owner else {})
+    return SimpleNamespace(**{owner: SimpleNamespace(**members) for owner, members in root.items()})
+
+
+# ---------------------------------------------------------------- versions and recipes
+
+
+def test_recorded_names_are_those_of_the_installed_wheel() -> None:
+    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="the [rtx] extra is not installed")
+    for name, versions in NAMES.items():
+        owner, _, member = name.rpartition(".")
+        holder = getattr(trt, owner, None) if owner else trt
+        assert hasattr(holder, member) is (RTX in versions), name
+
+
+@pytest.mark.parametrize(
+    ("version", "strong", "weak", "calibrators", "cross"),
+    [
+        ("8.6.1", False, True, True, False),
+        ("10.3.0", True, True, True, False),
+        ("11.4.0.106", True, False, False, False),
+        (RTX, True, False, False, True),
+    ],
+)
+def test_features_are_detected(
+    version: str, strong: bool, weak: bool, calibrators: bool, cross: bool
+) -> None:
+    features = Features.of(names_of(version))
+    assert features == Features(
+        strong_typing=strong,
+        explicit_batch_flag=weak,
+        weak_precision=weak,
+        calibrators=calibrators,
+        cross_compilation=cross,
+    )
+
+
+@pytest.mark.parametrize("version", ["8.6.1", "10.3.0", "11.4.0.106", RTX])
+@pytest.mark.parametrize("precision", list(Precision))
+def test_recipes_use_flags_that_the_version_has(version: str, precision: Precision) -> None:
+    recipe = choose_recipe(Features.of(names_of(version)), precision, Int8Source.GRAPH)
+    for flag in recipe.network_flags:
+        assert version in NAMES[f"NetworkDefinitionCreationFlag.{flag}"]
+    for flag in (*recipe.set_flags, *recipe.clear_flags):
+        assert version in NAMES[f"BuilderFlag.{flag}"]
+    if version != "8.6.1":
+        assert recipe.source is precision
+        assert recipe.network_flags == ("STRONGLY_TYPED",)
+        assert not recipe.set_flags
+
+
+def test_weak_typing_compiles_the_fp32_file_with_the_fp16_flag() -> None:
+    recipe = choose_recipe(Features.of(names_of("8.6.1")), Precision.FP16, Int8Source.GRAPH)
+    assert recipe == Recipe(
+        source=Precision.FP32,
+        network_flags=("EXPLICIT_BATCH",),
+        set_flags=("FP16", "OBEY_PRECISION_CONSTRAINTS"),
+        pin_layers=True,
+    )
+    assert recipe.flags() == ("EXPLICIT_BATCH", "FP16", "OBEY_PRECISION_CONSTRAINTS")
+
+
+@pytest.mark.parametrize("version", ["8.6.1", "10.3.0"])
+def test_calibrator_path_is_weakly_typed(version: str) -> None:
+    recipe = choose_recipe(Features.of(names_of(version)), Precision.INT8, Int8Source.CALIBRATION_CACHE)
+    assert recipe.calibration_cache
+    assert recipe.source is Precision.FP32
+    assert recipe.network_flags == ("EXPLICIT_BATCH",)
+
+
+@pytest.mark.parametrize("version", ["11.4.0.106", RTX])
+def test_calibrator_path_is_refused_where_there_are_none(version: str) -> None:
+    with pytest.raises(BuildError, match="no INT8 calibrators"):
+        choose_recipe(Features.of(names_of(version)), Precision.INT8, Int8Source.CALIBRATION_CACHE)
+
+
+def test_fp32_clears_tf32_and_the_key_says_so() -> None:
+    recipe = choose_recipe(Features.of(names_of(RTX)), Precision.FP32, Int8Source.GRAPH)
+    assert recipe.flags() == ("-TF32", "STRONGLY_TYPED")
+
+
+# ---------------------------------------------------------------- calibration cache
+
+
+@pytest.mark.parametrize(
+    ("version", "number"), [("8.6.1", 8601), ("8.6.1.6", 8601), ("10.3.0", 100300), ("10.16.2", 101602)]
+)
+def test_version_numbers(version: str, number: int) -> None:
+    assert version_number(version) == number
+
+
+def test_cache_gets_the_header_of_the_builder() -> None:
+    cache = b"TRT-8601-EntropyCalibration2\nimage: 3c010a14\nconv: 1/out: 3f800000\n"
+    assert cache_for(cache, "10.3.0") == (
+        b"TRT-100300-EntropyCalibration2\nimage: 3c010a14\nconv: 1/out: 3f800000\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "cache",
+    [b"", b"\xff\xfe", b"TRT-8601-MinMaxCalibration\nx: 3f800000\n", b"TRT-8601-EntropyCalibration2\n",
+     b"TRT-8601-EntropyCalibration2\nx: 1.5\n"],
+)  # fmt: skip
+def test_other_files_are_no_calibration_cache(cache: bytes) -> None:
+    with pytest.raises(BuildError):
+        cache_for(cache, "8.6.1")
+
+
+# ---------------------------------------------------------------- layer lists
+
+INSPECTED_10 = {
+    "Name": "conv1_myl0_1",
+    "LayerType": "correlation",
+    "Inputs": [{"Name": "x", "Dimensions": [1, 4, 8, 8], "Datatype": "Int8"}],
+    "Constants": [
+        {"Name": "w", "Dimensions": [32, 4, 3, 3], "Datatype": "Int8"},
+        {"Name": "scale", "Dimensions": [1, 32, 1, 1], "Datatype": "Float"},
+    ],
+    "Outputs": [{"Name": "y", "Dimensions": [1, 32, 8, 8], "Datatype": "Half"}],
+    "Metadata": "[ONNX Layer: conv1]\u001e[ONNX Layer: q1]\u001f[ONNX Layer: relu1]",
+}
+INSPECTED_86 = {
+    "Name": "conv1 + relu1",
+    "LayerType": "CaskConvolution",
+    "Inputs": [{"Name": "x", "Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}],
+    "Outputs": [
+        {"Name": "y", "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format."}
+    ],
+    "Weights": {"Type": "Half", "Count": 1152},
+    "Bias": {"Type": "Float", "Count": 32},
+}
+
+
+def test_inspector_of_new_and_old_tensorrt() -> None:
+    new, old = layers_from_inspector(json.dumps({"Layers": [INSPECTED_10, INSPECTED_86], "Bindings": []}))
+    assert new == EngineLayer(
+        "conv1_myl0_1", "correlation", ("conv1", "q1", "relu1"), ("int8",), ("fp16",), "int8"
+    )
+    assert old == EngineLayer(
+        "conv1 + relu1", "caskconvolution", ("conv1", "relu1"), ("fp16",), ("int8",), "fp16"
+    )
+    assert (new.computes_in, old.computes_in) == ("int8", "fp16")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"Layers": ["conv1 + relu1"]}', json.dumps({"Layers": [{**INSPECTED_86, "Inputs": [{}]}]})],
+)
+def test_layer_list_that_cannot_be_read_is_an_error(text: str) -> None:
+    with pytest.raises(BuildError, match="cannot be checked"):
+        layers_from_inspector(text)
+
+
+def log_line(kind: str, inputs: str, constants: str, outputs: str, metadata: str) -> str:
+    def tensors(types: str) -> str:
+        entries = [
+            f"{{ Name: t{i}, Dimensions: [{size}], Strides: [1], StrideOrder: [0], Datatype: {name}, "
+            "Format: (Linear) Row major linear format }"
+            for i, (name, size) in enumerate(part.split("/") for part in types.split())
+        ]
+        return f" {', '.join(entries)}" if entries else ""
+
+    return (
+        f"Name: a_{kind}, LayerType: {kind}, Inputs: [{tensors(inputs)}], Constants: [{tensors(constants)}], "
+        f"Outputs: [{tensors(outputs)}], TacticName: x, StreamId: 0, Metadata: {metadata}"
+    )
+
+
+def test_builder_log_is_read_and_counted() -> None:
+    message = "\n".join(
+        [
+            "Layers:",
+            log_line(
+                "kgen", "UInt8/3,8,8 Half/1", "Half/1", "Half/4,8,8", "[ONNX Layer: cast][ONNX Layer: c]"
+            ),
+            log_line(
+                "correlation", "Half/4,8,8", "Float/1 Half/8,4,3,3 Float/8", "Float/8,8,8", "[ONNX Layer: c]"
+            ),
+            log_line("signal", "", "", "", ""),
+            log_line("kgen", "Int64/10", "", "Int32/10", ""),
+            "",
+            "I/O Tensors:",
+            " Name: image, IOMode: Input",
+        ]
+    )
+    layers = layers_from_log(message)
+    assert [layer.computes_in for layer in layers] == ["fp16", "fp16", "integer"]
+    assert count_types(layers) == {"fp16": 2, "integer": 1}
+    assert node_type("c", layers) == "fp16"
+    assert node_type("elsewhere", layers) is None
+
+
+def test_unknown_line_or_type_in_the_log_is_an_error() -> None:
+    for line in ("Name: something new", log_line("kgen", "Int3/4", "", "Float/4", "")):
+        with pytest.raises(BuildError, match="cannot be checked"):
+            layers_from_log(f"Layers:\n{line}\n")
+
+
+# ---------------------------------------------------------------- the promise
+
+
+def layer(node: str, computes: str, kind: str = "correlation") -> EngineLayer:
+    return EngineLayer(node, kind, (node,), (computes,), (computes,), computes)
+
+
+def test_weights_wider_than_activations_are_the_type_computed_in() -> None:
+    assert EngineLayer("x", "correlation", (), ("int8",), ("int8",), "fp16").computes_in == "fp16"
+    assert EngineLayer("x", "correlation", (), ("fp16",), ("fp16",), "int8").computes_in == "fp16"
+
+
+def test_node_that_is_in_no_layer_is_a_problem() -> None:
+    with pytest.raises(BuildError, match="b is in no layer"):
+        check_realised(
+            Precision.FP32,
+            [WeightedNode("a", False), WeightedNode("b", False)],
+            [],
+            [layer("a", "fp32")],
+            where="m",
+        )
+
+
+def test_precision_of_a_network_without_weights_cannot_be_checked() -> None:
+    check_realised(Precision.FP32, [], [], [], where="m")
+    with pytest.raises(BuildError, match="no layer with weights"):
+        check_realised(Precision.INT8, [], [], [], where="m")
+
+
+def test_kept_node_may_be_wider_but_not_narrower() -> None:
+    kept = [KeptNode(node="a", precision=Precision.FP16, reason="sensitive")]
+    nodes = [WeightedNode("a", False)]
+    for computes in ("fp16", "fp32"):
+        check_realised(Precision.INT8, nodes, kept, [layer("a", computes)], where="m")
+    with pytest.raises(BuildError, match="a was kept in fp16 and computes in int8"):
+        check_realised(Precision.INT8, nodes, kept, [layer("a", "int8")], where="m")
+
+
+def test_calibrator_path_asks_the_engine_only() -> None:
+    nodes = [WeightedNode("a", False)]
+    check_realised(Precision.INT8, nodes, [], [layer("a", "int8")], quantised_in_graph=False, where="m")
+    with pytest.raises(BuildError, match="neither quantised"):
+        check_realised(Precision.INT8, nodes, [], [layer("a", "int8")], where="m")
+
+
+# ---------------------------------------------------------------- pins for weak typing
+
+
+def chain(quantised: bool, half: bool) -> onnx.ModelProto:
+    """first -> relu -> second -> softmax, `second` quantised or both convolutions in float16."""
+    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    weight = np.ones((4, 4, 1, 1), np.float16 if half else np.float32)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["xk"], name="in", to=kind),
+        helper.make_node("Conv", ["xk", "w"], ["c1"], name="first"),
+        helper.make_node("Relu", ["c1"], ["r"], name="relu"),
+    ]
+    if quantised:
+        nodes += [
+            helper.make_node("QuantizeLinear", ["r", "s", "z"], ["q"], name="Q"),
+            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["dq"], name="DQ"),
+        ]
+    nodes += [
+        helper.make_node("Conv", ["dq" if quantised else "r", "w"], ["c2"], name="second"),
+        helper.make_node("Cast", ["c2"], ["f"], name="out", to=TensorProto.FLOAT),
+        helper.make_node("Softmax", ["f"], ["y"], name="softmax"),
+    ]
+    tensors = {"w": weight, "s": np.float32(0.1), "z": np.int8(0)}
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 4, 2, 2))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 4, 2, 2))],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_pins_follow_the_types_of_the_typed_graph() -> None:
+    assert pins_from_types(chain(quantised=False, half=True)) == {
+        "first": "HALF",
+        "relu": "HALF",
+        "second": "HALF",
+        "softmax": "FLOAT",
+    }
+
+
+def test_what_fuses_into_an_int8_kernel_is_not_pinned() -> None:
+    assert pins_from_types(chain(quantised=True, half=False)) == {"softmax": "FLOAT"}
+
+
+def test_calibrator_pins_weighted_nodes_kept_nodes_and_the_decoding() -> None:
+    kept = [KeptNode(node="first", precision=Precision.FP16, reason="sensitive")]
+    assert pins_for_calibrator(chain(quantised=False, half=False), kept) == {
+        "first": "HALF",
+        "second": "INT8",
+        "softmax": "FLOAT",
+    }
+
+
+class PinnableLayer:
+    """Stands for an `ILayer` of TensorRT 8.6: no wheel that installs here has pinnable layers."""
+
+    def __init__(self, name: str, kind: str, dtype: str, *, output: bool = False) -> None:
+        self.name, self.type, self.metadata, self.num_outputs = name, kind, f"[ONNX Layer: {name}]", 1
+        self.precision: str | None = None
+        self.output_types: dict[int, str] = {}
+        self._tensor = SimpleNamespace(dtype=dtype, is_network_output=output)
+
+    def get_output(self, index: int) -> Any:
+        assert index == 0
+        return self._tensor
+
+    def set_output_type(self, index: int, dtype: str) -> None:
+        self.output_types[index] = dtype
+
+
+def test_pins_are_set_on_float_layers_only() -> None:
+    layers = [
+        PinnableLayer("conv", "CONVOLUTION", "FLOAT"),
+        PinnableLayer("quantised", "CONVOLUTION", "FLOAT"),
+        PinnableLayer("weights", "CONSTANT", "FLOAT"),
+        PinnableLayer("topk", "ACTIVATION", "INT32"),
+        PinnableLayer("part of softmax", "ACTIVATION", "FLOAT"),
+        PinnableLayer("last", "ACTIVATION", "FLOAT", output=True),
+    ]
+    trt = SimpleNamespace(
+        LayerType=SimpleNamespace(CONVOLUTION="CONVOLUTION", CONSTANT="CONSTANT", ACTIVATION="ACTIVATION"),
+        DataType=SimpleNamespace(FLOAT="FLOAT", HALF="HALF", INT8="INT8", INT32="INT32"),
+    )
+    network = SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
+    pins = {"conv": "HALF", "quantised": "INT8", "weights": "HALF", "topk": "HALF", "last": "FLOAT"}
+    apply_pins(trt, network, pins, default="FLOAT")
+    assert [entry.precision for entry in layers] == ["HALF", "INT8", None, None, "FLOAT", "FLOAT"]
+    assert [entry.output_types for entry in layers] == [{0: "HALF"}, {}, {}, {}, {0: "FLOAT"}, {}]
