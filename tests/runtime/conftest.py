@@ -27,6 +27,8 @@ from edgewise.runtime.manifest import (
     Precision,
     PrototypeInstances,
     Provenance,
+    Schedule,
+    StateTensor,
     Stretch,
     Target,
     Task,
@@ -182,5 +184,88 @@ def bundle_folder(tmp_path: Path) -> Path:
 def make_bundle(tmp_path: Path) -> Callable[..., Path]:
     def make(**options: object) -> Path:
         return build_bundle(tmp_path / "made", **options)  # type: ignore[arg-type]
+
+    return make
+
+
+MEMORY = TensorSpec(name="memory", dtype=DType.FLOAT32, shape=(1, 1))
+
+
+def video_graph(*, key: bool) -> bytes:
+    """Both slots' scores are the memory: what key frames left, an exponential mean of their brightness.
+
+    The key graph reads the memory, moves it half way to the image's brightness, and gives it out; the other
+    graph only reads it.
+    """
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Div", ["mean", "white"], ["brightness"]),
+        helper.make_node("Add", ["memory", "brightness"], ["sum"]),
+        helper.make_node("Mul", ["sum", "half"], ["mixed"]),
+        helper.make_node("Identity", ["mixed" if key else "memory"], ["seen"]),
+        helper.make_node("Expand", ["seen", "slots"], ["scores"]),
+        helper.make_node("Identity", ["fixed_boxes"], ["boxes"]),
+        helper.make_node("Identity", ["fixed_classes"], ["classes"]),
+        helper.make_node("Identity", ["fixed_masks"], ["masks"]),
+    ]
+    constants = [
+        _constant("axes", [0, 1, 2, 3], np.int64),
+        _constant("white", 255.0, np.float32),
+        _constant("half", 0.5, np.float32),
+        _constant("slots", [1, SLOTS], np.int64),
+        _constant("fixed_boxes", [[[4, 4, 24, 28], [26, 2, 46, 30]]], np.float32),
+        _constant("fixed_classes", [[0, 1]], np.int32),
+        _constant("fixed_masks", np.ones((1, SLOTS, 8, 12)), np.float32),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("image", TensorProto.UINT8, [1, *SIZE, 3]),
+        helper.make_tensor_value_info("memory", TensorProto.FLOAT, [1, 1]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, SLOTS, 4]),
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, SLOTS]),
+        helper.make_tensor_value_info("classes", TensorProto.INT32, [1, SLOTS]),
+        helper.make_tensor_value_info("masks", TensorProto.FLOAT, [1, SLOTS, 8, 12]),
+    ]
+    if key:
+        nodes.append(helper.make_node("Identity", ["mixed"], ["next_memory"]))
+        outputs.append(helper.make_tensor_value_info("next_memory", TensorProto.FLOAT, [1, 1]))
+    return _serialise(nodes, inputs, outputs, constants)
+
+
+def build_video_bundle(folder: Path, schedule: Schedule, *, initial_value: float = 0.0) -> Path:
+    """A bundle of two graphs with state between frames."""
+    files = {"models/key.onnx": video_graph(key=True), "models/nonkey.onnx": video_graph(key=False)}
+    next_memory = msgspec.structs.replace(MEMORY, name="next_memory")
+    graphs = {
+        name: Graph(
+            inputs=(IMAGE, MEMORY),
+            outputs=(*OUTPUTS, next_memory) if name == "key" else OUTPUTS,
+            files=(
+                GraphFile(
+                    target=Target.ONNXRUNTIME, precision=Precision.FP32, path=f"models/{name}.onnx"
+                ),
+            ),
+        )
+        for name in ("key", "nonkey")
+    }
+    state = StateTensor(
+        name="memory",
+        spec=MEMORY,
+        source="key.next_memory",
+        sinks=("key.memory", "nonkey.memory"),
+        initial_value=initial_value,
+    )
+    manifest = msgspec.structs.replace(
+        detector_manifest({}), graphs=graphs, state=(state,), schedule=schedule
+    )
+    return write_files(folder, manifest, files)
+
+
+@pytest.fixture
+def make_video_bundle(tmp_path: Path) -> Callable[..., Path]:
+    def make(schedule: Schedule, **options: float) -> Path:
+        return build_video_bundle(tmp_path / "video", schedule, **options)
 
     return make

@@ -1,0 +1,126 @@
+"""ONNX Runtime opens exactly what the manifest says, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.engines import open_engine
+from edgewise.runtime.engines.base import check_not_nan, numpy_dtype
+from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edgewise.runtime.errors import BackendError
+from edgewise.runtime.manifest import DType, TensorSpec
+
+
+@pytest.fixture
+def engine(bundle_folder: Path) -> OnnxRuntimeEngine:
+    opened = open_engine(Bundle.open(bundle_folder), threads=1)
+    assert isinstance(opened, OnnxRuntimeEngine)
+    return opened
+
+
+def image(value: int = 255) -> np.ndarray:
+    return np.full((1, 32, 48, 3), value, np.uint8)
+
+
+def test_runs_the_graph(engine: OnnxRuntimeEngine) -> None:
+    outputs = engine.run({"image": image(102)})
+    assert list(outputs) == ["boxes", "scores", "classes", "masks"]
+    np.testing.assert_allclose(outputs["scores"], [[0.4, 0.2]], rtol=1e-6)
+    assert outputs["classes"].dtype == np.int32
+
+
+def test_outputs_outlive_the_next_run(engine: OnnxRuntimeEngine) -> None:
+    first = engine.run({"image": image(255)})
+    before = {name: tensor.copy() for name, tensor in first.items()}
+    for _ in range(3):
+        engine.run({"image": image(0)})
+    for name, tensor in first.items():
+        np.testing.assert_array_equal(tensor, before[name])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "missing"),
+        ({"image": image(), "more": image()}, "unknown"),
+        ({"image": image().astype(np.float32)}, "float32"),
+        ({"image": image()[:, :-1]}, "31"),
+    ],
+)
+def test_inputs_that_do_not_fit(engine: OnnxRuntimeEngine, inputs: dict, message: str) -> None:
+    with pytest.raises(BackendError, match=message):
+        engine.run(inputs)
+
+
+def test_a_closed_engine_says_so(engine: OnnxRuntimeEngine) -> None:
+    engine.close()
+    engine.close()
+    with pytest.raises(BackendError, match="closed"):
+        engine.run({"image": image()})
+
+
+def changed(spec: TensorSpec, **fields: object) -> TensorSpec:
+    return msgspec.structs.replace(spec, **fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda specs: [changed(specs[0], name="other"), *specs[1:]], "undeclared"),
+        (lambda specs: [changed(specs[0], shape=(1, 3, 4)), *specs[1:]], r"\[1, 2, 4\] in the model"),
+        (lambda specs: [changed(specs[0], dtype=DType.FLOAT16), *specs[1:]], "float16"),
+        (lambda specs: list(specs[:-1]), "masks"),
+    ],
+)
+def test_a_model_that_is_not_what_the_manifest_declares(
+    bundle_folder: Path, change: Callable, message: str
+) -> None:
+    bundle = Bundle.open(bundle_folder)
+    graph = bundle.graph("main")
+    with pytest.raises(BackendError, match=message):
+        OnnxRuntimeEngine(
+            bundle.read("models/fp32.onnx"),
+            inputs=graph.inputs,
+            outputs=change(graph.outputs),
+            where="model",
+        )
+
+
+def test_bytes_that_are_no_model(bundle_folder: Path) -> None:
+    graph = Bundle.open(bundle_folder).graph("main")
+    with pytest.raises(BackendError, match="cannot open the model"):
+        OnnxRuntimeEngine(b"not a model", inputs=graph.inputs, outputs=graph.outputs, where="junk")
+
+
+def test_cuda_is_never_replaced_by_the_cpu(bundle_folder: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    with pytest.raises(BackendError, match="no CUDAExecutionProvider"):
+        open_engine(Bundle.open(bundle_folder), provider="cuda")
+
+
+def test_unknown_options(bundle_folder: Path) -> None:
+    with pytest.raises(BackendError, match="no provider is called"):
+        open_engine(Bundle.open(bundle_folder), provider="tpu")
+    with pytest.raises(BackendError, match="threads"):
+        open_engine(Bundle.open(bundle_folder), threads=0)
+
+
+def test_nan_is_found_and_infinity_is_not_nan() -> None:
+    tensors = {"fine": np.array([np.inf, -np.inf, 1.0], np.float32), "count": np.array([1], np.int32)}
+    check_not_nan(tensors, where="here")
+    for dtype in (np.float32, np.float16):
+        with pytest.raises(BackendError, match="'bad' holds NaN"):
+            check_not_nan(tensors | {"bad": np.array([1.0, np.nan], dtype)}, where="here")
+
+
+def test_every_dtype_of_the_manifest_has_a_numpy_dtype() -> None:
+    assert [numpy_dtype(dtype).name for dtype in DType] == [dtype.value for dtype in DType]

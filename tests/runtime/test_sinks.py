@@ -1,0 +1,179 @@
+"""Files that appear together, whole, and under names that say how the run ended."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edgewise.runtime.errors import EdgewiseError, ResultError
+from edgewise.runtime.manifest import ClassLabel
+from edgewise.runtime.masks import crop_dense
+from edgewise.runtime.results import Instances
+from edgewise.runtime.sinks import CocoResults, OutputFolder, OverlayImages, OverlayVideo
+from edgewise.runtime.sources import Frame
+
+SIZE = (48, 64)
+
+
+def frame(index: int, name: str = "", size: tuple[int, int] = SIZE) -> Frame:
+    image = np.full((*size, 3), 90, np.uint8)
+    return Frame(index, name or f"f{index}.png", image, index / 10, index + 100)
+
+
+def result(count: int = 1, size: tuple[int, int] = SIZE) -> Instances:
+    masks = np.zeros((count, *size), np.bool_)
+    masks[:, 10:30, 20:50] = True
+    return Instances(
+        boxes=np.tile(np.array([20, 10, 50, 30], np.float32), (count, 1)),
+        scores=np.full(count, 0.9, np.float32),
+        classes=np.zeros(count, np.int32),
+        masks=crop_dense(masks),
+        labels=(ClassLabel(id=5, name="thing"),),
+        frame_size=size,
+    )
+
+
+def test_results_are_coco_json_and_list_every_frame(tmp_path: Path) -> None:
+    sink = CocoResults(tmp_path / "results.json", tmp_path / "images.json")
+    for index, count in enumerate((2, 0, 1)):
+        sink.write(frame(index), result(count))
+    sink.close()
+    sink.close()
+    results = json.loads((tmp_path / "results.json").read_text())
+    images = json.loads((tmp_path / "images.json").read_text())
+    assert [record["image_id"] for record in results] == [100, 100, 102]
+    assert results[0]["category_id"] == 5
+    assert results[0]["segmentation"]["size"] == list(SIZE)
+    assert [image["id"] for image in images] == [100, 101, 102]
+    assert images[1] == {
+        "id": 101,
+        "file_name": "f1.png",
+        "height": 48,
+        "width": 64,
+        "timestamp": 0.1,
+    }
+
+
+def test_no_frame_at_all_is_an_empty_list(tmp_path: Path) -> None:
+    CocoResults(tmp_path / "r.json", tmp_path / "i.json").close()
+    assert json.loads((tmp_path / "r.json").read_text()) == []
+
+
+def test_overlay_images_keep_their_names_apart(tmp_path: Path) -> None:
+    sink = OverlayImages(tmp_path / "overlay", threshold=0.5)
+    for index, name in enumerate(("a.png", "a.jpg", "b.png")):
+        sink.write(frame(index, name), result())
+    sink.close()
+    assert sorted(path.name for path in (tmp_path / "overlay").iterdir()) == [
+        "a.jpg",
+        "a.jpg.jpg",
+        "b.jpg",
+    ]
+    drawn = cv2.imread(str(tmp_path / "overlay" / "b.jpg"))
+    assert drawn is not None
+    assert np.abs(drawn.astype(int) - 90).max() > 40
+
+
+def test_the_threshold_hides_what_scores_less(tmp_path: Path) -> None:
+    OverlayImages(tmp_path / "overlay", threshold=0.95).write(frame(0), result())
+    drawn = cv2.imread(str(tmp_path / "overlay" / "f0.jpg"))
+    assert drawn is not None
+    assert np.abs(drawn.astype(int) - 90).max() < 5
+
+
+def test_an_overlay_video_holds_every_frame(tmp_path: Path) -> None:
+    sink = OverlayVideo(tmp_path / "overlay.mp4", threshold=0.5, fps=12.5)
+    for index in range(7):
+        sink.write(frame(index), result())
+    sink.close()
+    sink.close()
+    capture = cv2.VideoCapture(str(tmp_path / "overlay.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12.5)
+    assert sum(capture.read()[0] for _ in range(9)) == 7
+
+
+def test_a_video_cannot_change_its_size(tmp_path: Path) -> None:
+    sink = OverlayVideo(tmp_path / "overlay.mp4", threshold=0.5, fps=None)
+    sink.write(frame(0), result())
+    with pytest.raises(ResultError, match="32x16, the video 64x48"):
+        sink.write(frame(1, size=(16, 32)), result(0, (16, 32)))
+
+
+def test_a_video_that_lost_its_end_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "overlay.mp4"
+    sink = OverlayVideo(path, threshold=0.5, fps=10)
+    for index in range(5):
+        sink.write(frame(index), result())
+    # What a full disk does: the writer goes on into a file that does not keep what it gets.
+    path.unlink()
+    path.write_bytes(b"")
+    with pytest.raises(ResultError, match="0 of 5 frames"):
+        sink.close()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+def write_all(folder: OutputFolder) -> None:
+    folder.path("results.json").write_text("[]")
+    folder.path("overlay").mkdir()
+    (folder.path("overlay") / "a.jpg").write_bytes(b"a")
+
+
+NAMES = ["results.json", "overlay"]
+
+
+def test_nothing_is_visible_before_it_is_published(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path / "out", NAMES)
+    write_all(folder)
+    assert [name for name in os.listdir(tmp_path / "out") if not name.startswith(".")] == []
+    assert folder.publish() == [tmp_path / "out" / "results.json", tmp_path / "out" / "overlay"]
+    assert names(tmp_path / "out") == ["a.jpg", "overlay", "results.json"]
+
+
+def test_a_partial_run_says_so(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path / "out", NAMES)
+    write_all(folder)
+    folder.publish(partial=True)
+    assert names(tmp_path / "out") == ["a.jpg", "overlay.partial", "results.partial.json"]
+
+
+def test_a_failed_run_leaves_nothing(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path / "out", NAMES)
+    write_all(folder)
+    folder.discard()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_run_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    folder = OutputFolder(tmp_path / "out", NAMES)
+    write_all(folder)
+    folder.discard()
+    assert names(tmp_path / "out") == ["mine.txt"]
+
+
+def test_earlier_results_are_replaced_only_when_asked(tmp_path: Path) -> None:
+    (tmp_path / "overlay").mkdir(parents=True)
+    (tmp_path / "overlay" / "old.jpg").write_bytes(b"old")
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(EdgewiseError, match="already holds overlay"):
+        OutputFolder(tmp_path, NAMES)
+    assert names(tmp_path) == ["mine.txt", "old.jpg", "overlay"]
+    folder = OutputFolder(tmp_path, NAMES, replace=True)
+    write_all(folder)
+    folder.publish()
+    assert names(tmp_path) == ["a.jpg", "mine.txt", "overlay", "results.json"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(EdgewiseError, match="cannot be written"):
+        OutputFolder(tmp_path / "file", NAMES)
