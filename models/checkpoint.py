@@ -123,13 +123,20 @@ def load_model(path: Path) -> LoadedModel:
     """Build the model that a checkpoint describes, with its weights, in eval mode.
 
     Raises:
-        CheckpointError: As `load_checkpoint`; or the tensors do not fit the model that the metadata names.
+        CheckpointError: As `load_checkpoint`; or the tensors or labels do not fit the model that the metadata
+            names.
     """
     meta, tensors = load_checkpoint(path)
     try:
         entry = meta.entry()
     except ModelError as error:
         raise CheckpointError(error.what, where=str(path), hint=error.hint) from None
+    if len(meta.labels) != entry.class_count:
+        raise CheckpointError(
+            f"{len(meta.labels)} labels for the {entry.class_count} classes of the checkpoint's model",
+            where=str(path),
+            hint=_RETRAIN,
+        )
     module = entry.build()
     load_whole_state(module, tensors, str(path))
     return LoadedModel(entry, module.eval(), meta, sha256_of(path))
@@ -144,9 +151,9 @@ def load_whole_state(module: nn.Module, tensors: dict[str, Tensor], where: str) 
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     problems = map_state(Layout("edgewise"), tensors, wanted).problems
     if problems:
+        lines = "\n    ".join(problems)
         raise CheckpointError(
-            f"the weights do not fit the model, {len(problems)} differences:\n    " + "\n    ".join(problems),
-            +"\n    ".join(problems),
+            f"the weights do not fit the model, {len(problems)} differences:\n    {lines}",
             where=where,
             hint=_RETRAIN,
         )

@@ -28,6 +28,7 @@ class Family:
 
     name: str
     config_type: type[msgspec.Struct]
+    class_count: Callable[[Any], int]
     build: Callable[[Any], nn.Module]
     loss: Callable[[Any, nn.Module, Tensor, Sequence[Any]], dict[str, Tensor]]
     normalise: Callable[[Any, Tensor], Tensor]
@@ -46,7 +47,7 @@ class ModelEntry:
     config: Any
 
     def with_config(self, **changes: Any) -> ModelEntry:
-        """The same entry with fields of the config replaced, e.g. `class_count=6`.
+        """The same entry with fields of the config replaced, e.g. `class_count=6`; a nested struct whole.
 
         Raises:
             ModelError: A field that the config does not have, or a value of the wrong type.
@@ -65,6 +66,11 @@ class ModelEntry:
             return replace(self, config=msgspec.convert(config, self.family.config_type))
         except msgspec.ValidationError as error:
             raise ModelError(f"not a config of {self.name}: {error}") from None
+
+    @property
+    def class_count(self) -> int:
+        """How many labels the model needs."""
+        return self.family.class_count(self.config)
 
     def build(self) -> nn.Module:
         """The training definition with fresh weights drawn from torch's global generator."""
@@ -108,6 +114,7 @@ def _fields(config: msgspec.Struct) -> dict[str, Any]:
 YOLACT = Family(
     name="yolact",
     config_type=yolact_configs.YolactConfig,
+    class_count=yolact.class_count,
     build=yolact.build,
     loss=yolact.loss,
     normalise=yolact.normalise,

@@ -89,9 +89,9 @@ def convert_checkpoint(
     """
     module, report = import_checkpoint(file, entry)
     chosen = report.labels if labels is None else labels
-    if len(chosen) != entry.config.class_count:
+    if len(chosen) != entry.class_count:
         raise CheckpointError(
-            f"{len(chosen)} labels for the {entry.config.class_count} classes of {entry.name}",
+            f"{len(chosen)} labels for the {entry.class_count} classes of {entry.name}",
             where=str(file),
             hint="give the labels that the checkpoint was trained on",
         )
@@ -161,18 +161,20 @@ def _shapes(entry: registry.ModelEntry) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
+def _fits(entry: registry.ModelEntry, published: Mapping[str, Tensor]) -> bool:
+    wanted = _shapes(entry)
+    return any(not map_state(layout, published, wanted).problems for layout in entry.layouts)
+
+
 def _misfit(
     file: Path, entry: registry.ModelEntry, layout: str, mapped: Mapped, published: Mapping[str, Tensor]
 ) -> CheckpointError:
     lines = "\n    ".join(mapped.problems)
-    fits = [
-        other.name
-        for other in map(registry.find, registry.names())
-        if any(not map_state(candidate, published, _shapes(other)).problems for candidate in other.layouts)
-    ]
+    others = (registry.find(name) for name in registry.names())
+    fitting = next((other.name for other in others if _fits(other, published)), None)
     hint = "choose the model that the checkpoint was trained as, with its number of classes"
-    if fits:
-        hint = f"it is a checkpoint of {fits[0]}: pass --model {fits[0]}"
+    if fitting is not None:
+        hint = f"it is a checkpoint of {fitting}: pass --model {fitting}"
     return CheckpointError(
         f"the checkpoint does not fit {entry.name} in the layout {layout!r}; nothing was loaded; "
         f"{len(mapped.problems)} differences:\n    {lines}",

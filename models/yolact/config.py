@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from edgewise.models.layers.darknet import DarkNetConfig
 from edgewise.models.layers.resnet import ResNetConfig
+
+Count = Annotated[int, Meta(ge=1)]
+Index = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0.0)]
+NonNegative = Annotated[float, Meta(ge=0.0)]
+Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+TopCount = Annotated[int, Meta(ge=1, le=3840)]
+"""A number of candidates; TensorRT's TopK takes no more."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -17,9 +27,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class AnchorConfig(Config, frozen=True):
     """Priors of every cell: for each scale, for each ratio w/h, of the level."""
 
-    scales: tuple[tuple[float, ...], ...] = ((24,), (48,), (96,), (192,), (384,))
+    scales: tuple[tuple[Positive, ...], ...] = ((24,), (48,), (96,), (192,), (384,))
     """Network pixels, one tuple a prediction level, all of one length."""
-    ratios: tuple[float, ...] = (1.0, 0.5, 2.0)
+    ratios: tuple[Positive, ...] = (1.0, 0.5, 2.0)
     square: bool = True
     """The published COCO models take h = w = scale * sqrt(ratio), a slip that is now part of them."""
 
@@ -27,26 +37,26 @@ class AnchorConfig(Config, frozen=True):
 class PrototypeConfig(Config, frozen=True):
     """3x3 convolutions before and after one bilinear doubling, then a 1x1 to `count` prototypes."""
 
-    level: int = 0
+    level: Index = 0
     """Which pyramid level feeds it."""
-    before: tuple[int, ...] = (256, 256, 256)
-    after: tuple[int, ...] = (256,)
-    count: int = 32
+    before: tuple[Count, ...] = (256, 256, 256)
+    after: tuple[Count, ...] = (256,)
+    count: Count = 32
 
 
 class MatchingConfig(Config, frozen=True):
-    positive_iou: float = 0.5
-    negative_iou: float = 0.4
-    crowd_coverage: float = 0.7
+    positive_iou: Fraction = 0.5
+    negative_iou: Fraction = 0.4
+    crowd_coverage: Fraction = 0.7
 
 
 class LossConfig(Config, frozen=True):
-    box_weight: float = 1.5
-    class_weight: float = 1.0
-    mask_weight: float = 6.125
-    semantic_weight: float = 1.0
-    negatives_per_positive: int = 3
-    mask_positives_limit: int = 100
+    box_weight: NonNegative = 1.5
+    class_weight: NonNegative = 1.0
+    mask_weight: NonNegative = 6.125
+    semantic_weight: NonNegative = 1.0
+    negatives_per_positive: Count = 3
+    mask_positives_limit: Count = 100
 
 
 class Suppression(enum.Enum):
@@ -60,42 +70,54 @@ class Suppression(enum.Enum):
 
 class DecodingConfig(Config, frozen=True):
     suppression: Suppression = Suppression.FAST
-    score_threshold: float = 0.05
+    score_threshold: Fraction = 0.05
     """A prior takes part when its best foreground probability is above."""
-    iou_threshold: float = 0.5
-    candidates: int = 200
+    iou_threshold: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.5
+    candidates: TopCount = 200
     """Best-scored priors per class (over all classes: cross-class) that enter the suppression."""
-    slots: int = 100
-    greedy_candidates: int = 1000
+    slots: TopCount = 100
+    greedy_candidates: TopCount = 1000
     """Greedy: best (prior, class) pairs that enter the suppression."""
-    greedy_rounds: int = 24
+    greedy_rounds: Annotated[int, Meta(ge=2)] = 24
     """Rounds of the fixed-point iteration; a longer chain of suppression gives settled = 0."""
 
 
 class YolactConfig(Config, frozen=True):
     """One YOLACT. The defaults are the published ResNet-50 at 550x550 on COCO."""
 
-    input_size: tuple[int, int] = (550, 550)
+    input_size: tuple[Count, Count] = (550, 550)
     """Height, width."""
-    class_count: int = 80
+    class_count: Count = 80
     backbone: ResNetConfig | DarkNetConfig = msgspec.field(default_factory=ResNetConfig)
-    backbone_stages: tuple[int, ...] = (1, 2, 3)
+    backbone_stages: tuple[Index, ...] = (1, 2, 3)
     """Which stage outputs enter the pyramid, finest first."""
-    pyramid_channels: int = 256
-    pyramid_downsamples: int = 2
-    prediction_levels: tuple[int, ...] = (0, 1, 2, 3, 4)
-    head_convolutions: int = 1
+    pyramid_channels: Count = 256
+    pyramid_downsamples: Index = 2
+    prediction_levels: tuple[Index, ...] = (0, 1, 2, 3, 4)
+    head_convolutions: Index = 1
     anchors: AnchorConfig = AnchorConfig()
     prototypes: PrototypeConfig = PrototypeConfig()
     mean: tuple[float, float, float] = (123.68, 116.78, 103.94)
     """RGB, 0..255, subtracted first."""
-    std: tuple[float, float, float] = (58.40, 57.12, 57.38)
+    std: tuple[Positive, Positive, Positive] = (58.40, 57.12, 57.38)
     """RGB, 0..255, divided by."""
     matching: MatchingConfig = MatchingConfig()
     losses: LossConfig = LossConfig()
     decoding: DecodingConfig = DecodingConfig()
     freeze_batch_norm: bool = False
     """Keep batch normalisation at its stored statistics in training (batches under 6 images)."""
+
+    def __post_init__(self) -> None:
+        levels = len(self.backbone_stages) + self.pyramid_downsamples
+        lengths = {len(scales) for scales in self.anchors.scales}
+        if not self.backbone_stages or max(self.backbone_stages) >= len(self.backbone.stage_channels):
+            raise ValueError(f"backbone_stages {self.backbone_stages} names a stage that is not there")
+        if not self.prediction_levels or max(*self.prediction_levels, self.prototypes.level) >= levels:
+            raise ValueError(f"prediction_levels and prototypes.level must be below {levels}")
+        if len(self.anchors.scales) != len(self.prediction_levels) or len(lengths) != 1 or lengths == {0}:
+            raise ValueError(f"anchors.scales needs {len(self.prediction_levels)} tuples of one length")
+        if not self.anchors.ratios:
+            raise ValueError("anchors.ratios is empty")
 
     @property
     def anchors_per_cell(self) -> int:

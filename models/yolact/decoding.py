@@ -81,8 +81,8 @@ def _greedy(scores: Tensor, boxes: Tensor, config: DecodingConfig) -> Detections
 
     The best `greedy_candidates` pairs of all classes enter one matrix. They come from as many best priors:
     a pair of any other prior scores no more than the best pair of each of those. Settled says that the rounds
-    reached the fixed point and that the pairs left out cannot matter: they score below all survivors found,
-    so they matter only where slots stay empty although there are more pairs.
+    reached the fixed point and that pairs left out cannot matter: the last pair taken is below the threshold,
+    and so are all behind it, or better survivors fill every slot.
     """
     _, prior_count, class_count = scores.shape
     width = min(config.greedy_candidates, prior_count)
@@ -96,11 +96,13 @@ def _greedy(scores: Tensor, boxes: Tensor, config: DecodingConfig) -> Detections
     keep, fixed = greedy_nms(rows(boxes, priors), classes, valid, config.iou_threshold, config.greedy_rounds)
     slots = min(config.slots, pair_count)
     best, slot = (ranked * keep.to(ranked.dtype)).topk(slots, dim=-1)
-    # Either no pair is left out, or the last one taken is already below the threshold.
-    everything = ~valid[..., -1] | (pair_count == prior_count * class_count)
-    settled = fixed & (everything | (best[..., slots - 1] > 0.0))
+    if pair_count < prior_count * class_count:
+        complete = ~valid[..., -1]
+        if config.slots <= pair_count:
+            complete = complete | (best[..., -1] > 0.0)
+        fixed = fixed & complete
     priors, classes = (rows(value[..., None], slot)[..., 0] for value in (priors, classes))
-    return _filled(rows(boxes, priors), best, classes, priors, settled, config.slots)
+    return _filled(rows(boxes, priors), best, classes, priors, fixed, config.slots)
 
 
 def rows(values: Tensor, index: Tensor) -> Tensor:

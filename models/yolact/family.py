@@ -27,6 +27,11 @@ from edgewise.runtime.manifest import (
 )
 
 
+def class_count(config: YolactConfig) -> int:
+    """How many labels the model needs; the background is not one."""
+    return config.class_count
+
+
 def build(config: YolactConfig) -> Yolact:
     """The training definition with fresh weights drawn from torch's global generator."""
     return Yolact(config)

@@ -159,13 +159,22 @@ def test_decoding_is_the_papers(suppression, seed, count, candidates, slots, sha
 
 
 def test_greedy_decoding_says_when_pairs_were_left_out():
-    conf, boxes = random_predictions(0, 80, 3, 6.0)
-    config = with_decoding(suppression=Suppression.GREEDY, greedy_rounds=90, greedy_candidates=10)
-    assert not bool(decode_detections(conf, boxes, config).settled[0]), (
-        "slots stay empty, pairs were left out"
-    )
-    config = msgspec.structs.replace(config, slots=1)
-    assert bool(decode_detections(conf, boxes, config).settled[0]), "the best one needs no others"
+    # Twenty boxes far apart, one confident class each: all twenty survive.
+    corner = torch.arange(20, dtype=torch.float32)[:, None] * 50
+    boxes = torch.cat((corner, corner, corner + 20, corner + 20), dim=1)[None]
+    conf = torch.tensor([0.0, 5.0, -5.0]).repeat(1, 20, 1) - torch.arange(20)[None, :, None] * 1e-3
+    conf[..., 0] = 0.0
+
+    def settled(candidates: int, slots: int) -> bool:
+        config = with_decoding(suppression=Suppression.GREEDY, greedy_candidates=candidates, slots=slots)
+        found = decode_detections(conf, boxes, config)
+        assert int((found.scores > 0).sum()) == min(candidates, slots, 20)
+        return bool(found.settled[0])
+
+    assert not settled(candidates=10, slots=100), "ten more are above the threshold and were never looked at"
+    assert settled(candidates=10, slots=8), "eight better ones fill the slots"
+    assert settled(candidates=21, slots=100), "the last pair taken is below the threshold"
+    assert settled(candidates=1000, slots=100), "every pair was taken"
 
 
 # ---------------------------------------------------------------- masks
