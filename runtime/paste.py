@@ -32,7 +32,8 @@ _STEPS = 1 << 22
 """Positions between two mask cells."""
 _MARGIN = 2.0**-20
 _SLAB = 64
-"""Frame columns that are resampled at a time, so that few weights of a product are zeros."""
+"""Columns of a crop that are resampled at a time: few weights of a product are zeros then, and the product
+is small enough for a BLAS to keep it on one core."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,13 +131,13 @@ def _check_masks(masks: Probabilities) -> None:
 
 def _cells_above(masks: Probabilities, threshold: float) -> IntArray:
     """int64 [n, 4], first x, first y, last x, last y of the cells above the threshold; last < first: none."""
-    above = (masks > threshold).view(np.uint8)
-    rectangles = np.array([cv2.boundingRect(mask) for mask in above], np.int64).reshape(-1, 4)
+    found = [cv2.boundingRect((mask > threshold).view(np.uint8)) for mask in masks]
+    rectangles = np.array(found, np.int64).reshape(-1, 4)
     rectangles[:, 2:] += rectangles[:, :2] - 1
     return rectangles
 
 
-def _taps(positions: NDArray[np.float64], cells: int) -> Taps:
+def _taps(positions: NDArray[np.floating], cells: int) -> Taps:
     steps = np.rint(positions * _STEPS).astype(np.int64)
     lower = steps >> 22
     weight = (steps & (_STEPS - 1)) / _STEPS
@@ -202,11 +203,13 @@ def _resample(
     widths, heights = np.where(empty, 0, span_x.length), np.where(empty, 0, span_y.length)
     places = np.stack([span_x.start, span_y.start, widths, heights], axis=1)
     areas = widths * heights
-    # Above threshold + margin is surely set; above threshold - margin is possibly set.
-    surely, possibly = np.empty(int(areas.sum()), np.bool_), np.empty(int(areas.sum()), np.bool_)
+    surely = np.empty(int(areas.sum()), np.bool_)
+    # Reused for every crop, so that it stays in the processor's cache.
+    possibly = np.empty(int(areas.max(initial=0)), np.bool_)
+    values = np.empty(len(possibly), np.float32)
     high, low = np.float32(threshold + _MARGIN), np.float32(threshold - _MARGIN)
-    values = np.empty(_SLAB * int(heights.max(initial=0)), np.float32)
     lower_x, lower_y = taps_x.lower, taps_y.lower
+    doubtful: list[IntArray] = []
     done = 0
     rows = zip(
         masks, widths.tolist(), heights.tolist(), span_x.tap.tolist(), span_y.tap.tolist(), strict=True
@@ -214,25 +217,29 @@ def _resample(
     for mask, w, h, x, y in rows:
         if not w:
             continue
-        top = max(int(lower_y[y]), 0)
-        bottom = int(lower_y[y + h - 1]) + 2
-        tall = mask.T[:, top:bottom] @ taps_y.matrix[y : y + h, top:bottom].T
+        top, bottom = max(int(lower_y[y]), 0), int(lower_y[y + h - 1]) + 2
+        first, last = max(int(lower_x[x]), 0), int(lower_x[x + w - 1]) + 2
+        tall = mask[top:bottom, first:last].T @ taps_y.matrix[y : y + h, top:bottom].T
+        pixels = w * h
+        crop = values[:pixels].reshape(w, h)
         for slab in range(0, w, _SLAB):
-            columns = min(_SLAB, w - slab)
+            end = min(slab + _SLAB, w)
             left = max(int(lower_x[x + slab]), 0)
-            right = int(lower_x[x + slab + columns - 1]) + 2
-            pixels = columns * h
-            weights = taps_x.matrix[x + slab : x + slab + columns, left:right]
-            np.matmul(weights, tall[left:right], out=values[:pixels].reshape(columns, h))
-            np.greater(values[:pixels], high, out=surely[done : done + pixels])
-            np.greater(values[:pixels], low, out=possibly[done : done + pixels])
-            done += pixels
-    doubtful = np.flatnonzero(surely != possibly)
-    if doubtful.size:
-        owner = np.searchsorted(np.cumsum(areas), doubtful, side="right")
-        column, row = np.divmod(doubtful - (np.cumsum(areas) - areas)[owner], heights[owner])
+            right = int(lower_x[x + end - 1]) + 2
+            weights = taps_x.matrix[x + slab : x + end, left:right]
+            np.matmul(weights, tall[left - first : right - first], out=crop[slab:end])
+        sure, possible = surely[done : done + pixels], possibly[:pixels]
+        np.greater(values[:pixels], high, out=sure)
+        np.greater(values[:pixels], low, out=possible)
+        if np.count_nonzero(sure) != np.count_nonzero(possible):
+            doubtful.append(np.flatnonzero(sure != possible) + done)
+        done += pixels
+    if doubtful:
+        pixel = np.concatenate(doubtful)
+        owner = np.searchsorted(np.cumsum(areas), pixel, side="right")
+        column, row = np.divmod(pixel - (np.cumsum(areas) - areas)[owner], heights[owner])
         at = (span_x.tap[owner] + column, span_y.tap[owner] + row)
-        surely[doubtful] = _defined(masks, owner, taps, at) > threshold
+        surely[pixel] = _defined(masks, owner, taps, at) > threshold
     return MaskCrops(surely, places, frame_size)
 
 

@@ -7,6 +7,7 @@ returns the geometry that it really applied, rounded sizes and padding included.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -134,8 +135,12 @@ def _pad(spec: Letterbox | ShortestEdge, frame: Frame, canvas: Frame, inner: Siz
     both = spec.pad_side is PadSide.BOTH
     top, left = (spare_h // 2, spare_w // 2) if both else (0, 0)
     bottom, right = top + inner[0], left + inner[1]
-    for border in (canvas[:top], canvas[bottom:], canvas[top:bottom, :left], canvas[top:bottom, right:]):
-        border[...] = spec.pad_value
+    # Whole lines of bytes are copied about ten times faster than pixels of three.
+    lines = canvas.reshape(len(canvas), -1)
+    line = np.tile(np.array(spec.pad_value, np.uint8), canvas.shape[1])
+    lines[:top] = lines[bottom:] = line
+    lines[top:bottom, : 3 * left] = line[: 3 * left]
+    lines[top:bottom, 3 * right :] = line[3 * right :]
     return _resize_into(spec, frame, canvas[top:bottom, left:right], (top, left))
 
 
@@ -145,7 +150,7 @@ def _resize_into(
     """Resize to the whole of `inner`, a part of the input whose first pixel is `corner`."""
     (height, width), (inner_h, inner_w) = frame.shape[:2], inner.shape[:2]
     if spec.pixel_rule is PixelRule.ALIGN_CORNERS:
-        resized = _resize_aligned(frame, (inner_h, inner_w), spec.interpolation)
+        resized: NDArray[Any] = _resize_aligned(frame, (inner_h, inner_w), spec.interpolation)
     else:
         resized = cv2.resize(frame, (inner_w, inner_h), dst=inner, interpolation=_RESIZE[spec.interpolation])
     _store(resized, inner, spec.colour)
@@ -182,13 +187,13 @@ def _resize_aligned(frame: Frame, size: Size, interpolation: Interpolation) -> F
     return np.rint(_lerp(tall.swapaxes(0, 1), columns).swapaxes(0, 1)).astype(np.uint8)
 
 
-def _aligned_positions(source: int, target: int) -> NDArray[np.float64]:
+def _aligned_positions(source: int, target: int) -> NDArray[np.floating]:
     scale, offset = _axis_map(source, target, PixelRule.ALIGN_CORNERS)
     positions = (np.arange(target) + 0.5 - offset) / scale - 0.5
     return np.clip(positions, 0, source - 1)
 
 
-def _lerp(values: NDArray[np.float32], positions: NDArray[np.float64]) -> NDArray[np.float32]:
+def _lerp(values: NDArray[np.floating], positions: NDArray[np.floating]) -> NDArray[np.floating]:
     """Values at fractional `positions` of the first axis."""
     before = np.floor(positions).astype(np.intp)
     after = np.minimum(before + 1, len(values) - 1)
@@ -251,7 +256,7 @@ def _as_is(spec: AsIs, frame: Frame, canvas: Frame) -> Geometry:
     return scaling(frame.shape[:2], spec.size, (1.0, 1.0), (0.0, 0.0))
 
 
-def _store(pixels: Frame, canvas: Frame, colour: ColourOrder) -> None:
+def _store(pixels: NDArray[Any], canvas: Frame, colour: ColourOrder) -> None:
     """Put BGR `pixels`, which may already lie in `canvas`, there in the graph's colour order."""
     if colour is ColourOrder.RGB:
         canvas[...] = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)

@@ -15,8 +15,8 @@ from edgewise.runtime.errors import ResultError
 from edgewise.runtime.geometry import Size
 from edgewise.runtime.masks import IntArray, MaskCrops
 
-_GROUPS = 13
-"""Five-bit groups that hold any int64."""
+_GROUPS = 12
+"""Most five-bit groups of one count; 60 bits are more than any frame has pixels."""
 
 
 def encode_rle(masks: MaskCrops) -> list[str]:
@@ -56,10 +56,10 @@ def rle_counts(counts: str) -> IntArray:
     starts = np.concatenate([[0], ends[:-1] + 1])
     group = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
     if int(group.max()) >= _GROUPS:
-        raise ResultError("an RLE string holds a count of more than 64 bits")
+        raise ResultError("an RLE string holds a count of more than 60 bits")
     values = np.add.reduceat((codes & 31) << (5 * group), starts)
     negative = codes[ends] & 16 != 0
-    values -= np.where(negative, 1 << np.minimum(5 * (group[ends] + 1), 62), 0)
+    values -= np.where(negative, 1 << (5 * (group[ends] + 1)), 0)
     # Counts from the fourth on are differences to the count two before: two interleaved running sums.
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])

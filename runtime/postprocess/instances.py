@@ -95,11 +95,17 @@ def _instances(
         boxes=inside[seen],
         scores=slots.scores[order],
         classes=slots.classes[order].astype(np.int32),
-        masks=paste(slots.masks[order], boxes[seen]),
+        masks=paste(_rows(slots.masks, order), boxes[seen]),
         labels=labels,
         frame_size=geometry.source_size,
         display_threshold=spec.display_threshold,
     )
+
+
+def _rows(masks: NDArray[np.float32], order: IntArray) -> NDArray[np.float32]:
+    # Graphs give their slots in descending order, so the leading slots are the usual case; no copy then.
+    leading = np.array_equal(order, np.arange(len(order)))
+    return masks[: len(order)] if leading else masks[order]
 
 
 def _read(spec: PrototypeInstances | PastedInstances, outputs: Outputs, classes: int) -> _Slots:
