@@ -53,12 +53,14 @@ class SpotFinder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.colour = nn.Conv2d(3, 3, kernel_size=1)
-        self.blur = nn.Conv2d(3, 3, kernel_size=8, stride=STRIDE, padding=2, groups=3, bias=False)
+        self.blur = nn.Conv2d(3, 3, kernel_size=32, stride=STRIDE, padding=14, groups=3, bias=False)
         with torch.no_grad():
             # How much one channel stands out from the mean of the other two.
             self.colour.weight.copy_((1.5 * torch.eye(3) - 0.5)[:, :, None, None])
             self.colour.bias.fill_(-0.25)
-            self.blur.weight.fill_(1.0 / 64.0)
+            # A pyramid: a spot as large as the window or smaller has one peak.
+            slope = 1.0 - (torch.arange(32) - 15.5).abs() / 16.0
+            self.blur.weight.copy_((slope[:, None] * slope / slope.sum() ** 2).expand(3, 1, 32, 32))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         pixels = image.float().permute(0, 3, 1, 2) / 255.0

@@ -160,9 +160,7 @@ def test_lowering_the_opset_keeps_every_bit(model: onnx.ModelProto) -> None:
     result = runner.run(lower_opset(), model)
     assert opset_of(result.model) == 17
     assert result.model.ir_version == 8
-    np.testing.assert_array_equal(
-        run_graph(result.model, SAMPLES)[0]["y"], run_graph(model, SAMPLES)[0]["y"]
-    )
+    np.testing.assert_array_equal(run_graph(result.model, SAMPLES)[0]["y"], run_graph(model, SAMPLES)[0]["y"])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,167 @@
+"""How much of a precision's budget a graph uses up, on frames that it was not calibrated on.
+
+The figures and limits are those that the self test and `edgewise parity` judge by: probes, decoded results, and
+with an annotated dataset the task's metric. FP32 is the reference. 1 means that one limit is just reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgewise.exporter.numerics import GraphRunner, Tensors
+from edgewise.exporter.passes import expose
+from edgewise.runtime.geometry import Geometry
+from edgewise.runtime.manifest import Budget, Graph, Manifest, Precision
+from edgewise.runtime.matching import Detections, display_threshold, margin_of, match, pooled
+from edgewise.runtime.postprocess import postprocess
+from edgewise.runtime.results import Instances
+from edgewise.runtime.selftest import Check, budget_checks, tensor_checks
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One frame as the graph's input, and the way back."""
+
+    inputs: Tensors
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What FP32 gave for a sample."""
+
+    tensors: Mapping[str, np.ndarray]
+    detections: Detections
+
+
+class Agreement:
+    """Judges graphs of one bundle against its FP32 graph by the budget of one precision.
+
+    Args:
+        manifest: Postprocessing and budgets.
+        graph: Names of outputs and probes.
+        fp32: The reference; outputs only.
+        precision: Whose budget.
+        samples: Frames outside of the calibration set; at least one.
+        task: Measures the task's metric too; None leaves that level to `edgewise parity`.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        graph: Graph,
+        fp32: onnx.ModelProto,
+        precision: Precision,
+        samples: Sequence[Sample],
+        task: TaskMetric | None = None,
+    ) -> None:
+        self._manifest = manifest
+        self._graph = graph
+        self._budget = manifest.budget(precision)
+        self._samples = samples
+        self._task = task
+        runner = GraphRunner(self._exposed(fp32))
+        self._reference = [self._run(runner, sample) for sample in samples]
+        self._metric = task.measure(manifest, runner) if task is not None else 0.0
+
+    def checks(self, model: onnx.ModelProto) -> list[Check]:
+        """Every figure beside its limit.
+
+        Raises:
+            ExportError: ONNX Runtime refuses the graph, or it makes no tensor of a probe's name.
+            ResultError: Its outputs cannot be decoded.
+        """
+        runner = GraphRunner(self._exposed(model))
+        threshold = display_threshold(self._manifest.postprocess)
+        margin = margin_of(self._budget)
+        compared = self._graph.probes or self._graph.outputs
+        checks: list[Check] = []
+        matchings = []
+        for number, (sample, wanted) in enumerate(zip(self._samples, self._reference, strict=True)):
+            found = self._run(runner, sample)
+            checks += tensor_checks(f"sample {number}", compared, wanted.tensors, found.tensors, self._budget)
+            matchings.append(match(wanted.detections, found.detections, threshold=threshold, margin=margin))
+        checks += budget_checks("all samples", pooled(matchings), self._budget)
+        if self._task is not None:
+            drop = self._metric - self._task.measure(self._manifest, runner)
+            checks.append(Check(self._task.name, "drop", drop, self._budget.metric_drop))
+        return checks
+
+    def budget_used(self, model: onnx.ModelProto) -> float:
+        """The share of its limit that the worst figure uses; more than 1 breaks the budget."""
+        return max(share_of_limit(check) for check in self.checks(model))
+
+    def _exposed(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        return expose(model, [spec.name for spec in self._graph.probes])
+
+    def _run(self, runner: GraphRunner, sample: Sample) -> Reference:
+        tensors = runner.run(sample.inputs)
+        outputs = {spec.name: tensors[spec.name] for spec in self._graph.outputs}
+        result = postprocess(self._manifest, outputs, sample.geometry)
+        return Reference(tensors, Detections.of_instances(result))
+
+
+def share_of_limit(check: Check) -> float:
+    """Distance from perfect agreement over the distance that is allowed; NaN counts as infinite."""
+    value, limit = (1.0 - check.value, 1.0 - check.limit) if check.at_least else (check.value, check.limit)
+    if np.isnan(value):
+        return float("inf")
+    if value <= 0.0:
+        return 0.0
+    return value / limit if limit > 0.0 else float("inf")
+
+
+@dataclass(frozen=True)
+class TaskMetric:
+    """Mask AP on a COCO dataset, through the runtime's own pre- and postprocessing.
+
+    Attributes:
+        annotations: The COCO file.
+        frames: Image id and path of every picture.
+    """
+
+    annotations: Path
+    frames: Sequence[tuple[int, Path]]
+    name: str = "mask AP"
+
+    @classmethod
+    def of_dataset(cls, path: Path) -> TaskMetric:
+        """A folder with `instances.json` and `images/`, or a COCO file with `images/` beside it.
+
+        Raises:
+            DatasetError: The dataset is missing or empty.
+        """
+        from edgewise.models.coco import CocoInstances
+
+        dataset = CocoInstances.open(path)
+        return cls(
+            dataset.json, tuple((image.id, dataset.folder / image.file_name) for image in dataset.images)
+        )
+
+    def measure(self, manifest: Manifest, runner: GraphRunner) -> float:
+        """AP at IoU .50:.95."""
+        from edgewise.models.evaluation import mask_ap
+
+        graph = next(iter(manifest.graphs.values()))
+        records: list[dict[str, Any]] = []
+        for image_id, result in self._results(manifest, graph, runner):
+            records += result.to_coco(image_id=image_id)
+        ids = [image_id for image_id, _ in self.frames]
+        return mask_ap(self.annotations, records, image_ids=ids).ap
+
+    def _results(
+        self, manifest: Manifest, graph: Graph, runner: GraphRunner
+    ) -> Iterable[tuple[int, Instances]]:
+        from edgewise.exporter.goldens import network_input, read_frames
+
+        for image_id, path in self.frames:
+            inputs, geometry = network_input(manifest.preprocess, graph, read_frames([path])[0])
+            yield image_id, postprocess(manifest, runner.run(inputs), geometry)

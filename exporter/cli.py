@@ -1,0 +1,378 @@
+"""The command `edgewise`: the device's verbs, and those of the workstation.
+
+Nothing heavy is imported before a verb needs it; a verb whose packages are missing says which extra to
+install.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from edgewise.runtime.cli import app as device_app
+from edgewise.runtime.cli import main_of
+from edgewise.runtime.errors import ExportError, MissingExtraError, ParityError
+from edgewise.runtime.manifest import CalibrationMethod, Precision, Target
+
+if TYPE_CHECKING:
+    from edgewise.exporter.quantise import CalibrationRequest
+    from edgewise.runtime.bundle import Bundle
+
+EXTRAS = {
+    **dict.fromkeys(
+        ("torch", "onnx", "onnxscript", "onnxsim", "safetensors", "faster_coco_eval", "jinja2", "matplotlib"),
+        "export",
+    ),
+    "tensorrt": "tensorrt",
+    "pycuda": "tensorrt",
+    "tensorrt_rtx_bindings": "rtx",
+}
+"""Top-level module -> the extra that brings it."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="From PyTorch training definitions to FP16/INT8 engines, with parity proven at every step.",
+)
+app.registered_commands.extend(device_app.registered_commands)
+console = Console()
+
+BundleArgument = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="Folder that `edgewise export` wrote.")
+]
+CountOption = Annotated[int, typer.Option(min=1, help="Number of calibration images.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Chooses the calibration images.")]
+MethodOption = Annotated[CalibrationMethod, typer.Option(help="How ranges are chosen.")]
+ValidationOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="COCO dataset to hold INT8 to its mask AP budget; without it, the decoded results on held-out "
+        "calibration images are held to FP32's."
+    ),
+]
+ForceOption = Annotated[bool, typer.Option(help="Replace what is there.")]
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors of `edgewise train`.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The bundle's folder.")],
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images or COCO json; with it the bundle gets FP16 and INT8 too."),
+    ] = None,
+    count: CountOption = 64,
+    seed: SeedOption = 0,
+    method: MethodOption = CalibrationMethod.ENTROPY,
+    validation: ValidationOption = None,
+    target: Annotated[
+        list[Target] | None, typer.Option(help="May be repeated; every target if left out.")
+    ] = None,
+    golden: Annotated[
+        list[Path] | None, typer.Option(help="A picture for the self test; may be repeated.")
+    ] = None,
+    device_only: Annotated[bool, typer.Option(help="Leave out what only a workstation reads.")] = False,
+    force: ForceOption = False,
+) -> None:
+    """Export a checkpoint as a bundle: ONNX, simplified, checked, and with --calibration in FP16 and INT8."""
+    with _needs("export"):
+        from edgewise.exporter.export import ExportOptions, export_checkpoint
+
+        request = None
+        if calibration is not None:
+            request = _calibration_request(calibration, count, seed, method, validation)
+        elif validation is not None:
+            raise ExportError(
+                "--validation judges INT8: it needs --calibration", hint="give --calibration IMAGES"
+            )
+        with _steps() as step:
+            options = ExportOptions(
+                replace=force,
+                device_only=device_only,
+                targets=tuple(dict.fromkeys(target)) if target else tuple(Target),
+                images=tuple(golden or ()),
+                calibration=request,
+                progress=step,
+            )
+            bundle = export_checkpoint(checkpoint, output, options)
+    _say_written(bundle)
+
+
+@app.command()
+def calibrate(
+    bundle: BundleArgument,
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images or COCO json.")],
+    count: CountOption = 64,
+    seed: SeedOption = 0,
+    method: MethodOption = CalibrationMethod.ENTROPY,
+    validation: ValidationOption = None,
+) -> None:
+    """Calibrate a bundle and add its FP16 and INT8 files, in place of those it has."""
+    with _needs("calibrate"):
+        from edgewise.exporter.quantise import calibrate_bundle
+        from edgewise.runtime.bundle import Bundle
+
+        opened = Bundle.open(bundle)
+        request = _calibration_request(images, count, seed, method, validation)
+        with _steps() as step:
+            done = calibrate_bundle(opened, request, progress=step)
+    _say_written(done)
+
+
+@app.command()
+def build(
+    bundle: BundleArgument,
+    target: Annotated[Target, typer.Option(help="tensorrt or tensorrt-rtx.")],
+    precision: Annotated[Precision, typer.Option(help="One that the bundle holds for the target.")],
+    compute_capability: Annotated[
+        str,
+        typer.Option(help="GPUs to build for, e.g. sm86,sm89 (TensorRT-RTX); this machine's if left out."),
+    ] = "",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the engine; the user's cache if left out."),
+    ] = None,
+    workspace: Annotated[int | None, typer.Option(min=1, help="Builder's scratch memory in MiB.")] = None,
+    force: Annotated[bool, typer.Option(help="Build even where the engine is in the cache.")] = False,
+) -> None:
+    """Build an engine and check that it computes in the precision that was asked for."""
+    with _needs("build"):
+        from edgewise.exporter.build import BuildOptions, build_engine, with_realised
+        from edgewise.runtime.bundle import Bundle
+
+        opened = Bundle.open(bundle)
+        with _steps() as step:
+            options = BuildOptions(
+                compute_capabilities=tuple(
+                    name.strip() for name in compute_capability.split(",") if name.strip()
+                ),
+                output=output,
+                workspace_mib=workspace,
+                force=force,
+                progress=step,
+            )
+            record = build_engine(opened, target, precision, options)
+            with_realised(opened, record)
+    layers = ", ".join(f"{number} {kind}" for kind, number in record.realised.layers.items())
+    _say(f"{record.realised.tool} for {record.realised.device}: {record.size / 1e6:.1f} MB, layers: {layers}")
+
+
+@app.command()
+def parity(
+    bundle: BundleArgument,
+    dataset: Annotated[Path, typer.Option(help="Folder with instances.json and images/, or a COCO json.")],
+    images: Annotated[Path | None, typer.Option(help="Image folder, if not beside the json.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many images.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the report; BUNDLE.parity if left out.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Where torch's numbers come from, if not from the bundle.")
+    ] = None,
+    without_torch: Annotated[
+        bool, typer.Option(help="Compare with the canonical ONNX model instead.")
+    ] = False,
+    backend: Annotated[
+        list[Target] | None, typer.Option(help="May be repeated; every target that runs here if left out.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of one operator.")] = None,
+) -> None:
+    """Compare every stage with the training definition; exit with 1 where a budget is broken."""
+    with _needs("parity"):
+        from edgewise.exporter.parity import ParityRequest, run_parity
+
+        request = ParityRequest(
+            bundle=bundle,
+            dataset=dataset,
+            images=images,
+            limit=limit,
+            output=output,
+            checkpoint=checkpoint,
+            without_torch=without_torch,
+            backends=tuple(backend) if backend else None,
+            threads=threads,
+        )
+        report = run_parity(request, console=console)
+    if not report.passed:
+        raise ParityError(
+            "a parity budget is broken",
+            where=str(request.report_folder / "parity.html"),
+            hint="the table above marks the stage and the figure",
+        )
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name in the registry, e.g. yolact-tiny.")],
+    data: Annotated[Path, typer.Option(help="Folder with instances.json and images/, or a COCO json.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors checkpoint.")],
+    images: Annotated[Path | None, typer.Option(help="Image folder, if not beside the json.")] = None,
+    evaluation: Annotated[Path | None, typer.Option(help="Dataset to measure mask AP on.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps; the recipe's if left out.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images a step; the recipe's if left out.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 500,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; CUDA where there is one if left out.")
+    ] = None,
+    restart: Annotated[bool, typer.Option(help="Forget an interrupted run.")] = False,
+) -> None:
+    """Train a model; running the same command again after a kill goes on where it stopped."""
+    with _needs("train"):
+        from dataclasses import replace
+
+        from edgewise.models import registry
+        from edgewise.models.recipes import recipe_for
+        from edgewise.models.training import TrainingRequest
+        from edgewise.models.training import train as run_training
+
+        changes = {name: value for name, value in (("steps", steps), ("batch", batch)) if value is not None}
+        request = TrainingRequest(
+            entry=registry.find(model),
+            data=data,
+            out=output,
+            images=images,
+            recipe=replace(recipe_for(model), **changes),
+            seed=seed,
+            evaluation=evaluation,
+            save_every=save_every,
+            threads=threads,
+            device=device,
+            restart=restart,
+            command=shlex.join(["edgewise", *sys.argv[1:]]),
+            progress=True,
+        )
+        path = run_training(request)
+    _say(f"wrote {path}")
+
+
+@app.command()
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A published .pth or .safetensors.")],
+    model: Annotated[str, typer.Option(help="Name in the registry, e.g. yolact-r50.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors checkpoint to write.")],
+    force: ForceOption = False,
+) -> None:
+    """Bring a published checkpoint in; keys that do not fit are listed, nothing loads in part."""
+    with _needs("import-checkpoint"):
+        from edgewise.models import registry
+        from edgewise.models.upstream import convert_checkpoint
+        from edgewise.runtime.atomic import refuse_existing
+
+        entry = registry.find(model)
+        refuse_existing(output, replace=force)
+        report = convert_checkpoint(file, entry, output)
+    _say(f"{report.layout}: {report.tensors} tensors, {report.parameters / 1e6:.2f} M parameters")
+    for name in report.dropped:
+        _say(f"left behind: {name}")
+    _say(f"wrote {output}")
+
+
+@app.command()
+def scenes(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the dataset goes.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Series; different seeds share no scene.")] = 0,
+    size: Annotated[int, typer.Option(min=64, max=4096, help="Side in pixels.")] = 256,
+    force: ForceOption = False,
+) -> None:
+    """Write synthetic scenes as COCO instance, panoptic and keypoint datasets."""
+    with _needs("scenes"):
+        from edgewise.models.scenes.dataset import write_dataset
+
+        path = write_dataset(folder, count, seed, size, replace=force, progress=True)
+    _say(f"wrote {count} scenes to {path}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything.")] = Path(
+        "demo-output"
+    ),
+    force: ForceOption = False,
+) -> None:
+    """The whole way once: scenes, export, calibration, engines, self test, overlays, parity report."""
+    with _needs("demo"):
+        from edgewise.exporter.demo import run_demo
+
+        with _steps() as step:
+            summary = run_demo(output, replace=force, progress=step)
+    console.print(summary)
+
+
+# ---------------------------------------------------------------- shared by the verbs
+
+
+def _calibration_request(
+    images: Path, count: int, seed: int, method: CalibrationMethod, validation: Path | None
+) -> CalibrationRequest:
+    from edgewise.exporter.quantise import CalibrationRequest
+
+    return CalibrationRequest(images=images, count=count, seed=seed, method=method, validation=validation)
+
+
+@contextmanager
+def _needs(verb: str) -> Iterator[None]:
+    """Turn the absence of an optional package into one line that names the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in EXTRAS:
+            raise
+        raise MissingExtraError(verb, EXTRAS[missing], module=missing) from None
+
+
+@contextmanager
+def _steps() -> Iterator[Callable[[str], None]]:
+    """Give a function that announces the next step; each finished step stays as a line with its seconds."""
+    errors = Console(stderr=True)
+    current: list[tuple[str, float]] = []
+
+    def finish() -> None:
+        if current:
+            name, begun = current.pop()
+            errors.print(Text(f"{time.perf_counter() - begun:6.1f} s  {name}"), soft_wrap=True)
+
+    with errors.status("starting") as status:
+
+        def announce(name: str) -> None:
+            finish()
+            current.append((name, time.perf_counter()))
+            status.update(name)
+
+        yield announce
+        finish()
+
+
+def _say(text: str) -> None:
+    console.print(Text(text), soft_wrap=True)
+
+
+def _say_written(bundle: Bundle) -> None:
+    held = sorted({f"{file.target.value} {file.precision.value}" for graph in bundle.manifest.graphs.values()
+                   for file in graph.files})  # fmt: skip
+    megabytes = sum(entry.size for entry in bundle.manifest.files) / 1e6
+    _say(f"wrote {bundle.path} ({megabytes:.1f} MB): {', '.join(held)}")
+    for record in bundle.manifest.precisions:
+        if record.kept:
+            _say(
+                f"{record.precision.value}: {len(record.kept)} nodes stay wider (`edgewise inspect` says why)"
+            )
+
+
+main = main_of(app)

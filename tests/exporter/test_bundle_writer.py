@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edgewise.exporter import bundle_writer
+from edgewise.exporter.bundle_writer import place, update_bundle, write_bundle
+from edgewise.exporter.model_files import name_model_files
+from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.errors import EdgewiseError, ExportError, ManifestError
+from edgewise.runtime.manifest import GraphFile, Manifest, Precision, Target
+
+
+@pytest.fixture
+def bundle(spots_bundle: Bundle, tmp_path: Path) -> Bundle:
+    """A copy that a test may change."""
+    folder = tmp_path / "copy.bundle"
+    shutil.copytree(spots_bundle.path, folder)
+    return Bundle.open(folder)
+
+
+def with_file(manifest: Manifest, path: str) -> Manifest:
+    graph = manifest.graphs["main"]
+    others = tuple(file for file in graph.files if file.precision is not Precision.INT8)
+    entry = GraphFile(target=Target.TENSORRT, precision=Precision.INT8, path=path)
+    changed = msgspec.structs.replace(graph, files=(*others, entry))
+    return msgspec.structs.replace(manifest, graphs={"main": changed})
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_file_is_listed_with_its_hash(spots_bundle: Bundle) -> None:
+    spots_bundle.verify()
+    listed = {entry.path for entry in spots_bundle.manifest.files}
+    assert files_of(spots_bundle.path) == {*listed, "manifest.json"}
+
+
+def test_an_existing_folder_is_not_touched(spots_bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("mine")
+    with pytest.raises(EdgewiseError, match="exists already"):
+        write_bundle(tmp_path / "precious", spots_bundle.manifest, {})
+    with pytest.raises(ExportError, match="is no bundle, so --force does not replace it"):
+        write_bundle(tmp_path / "precious", spots_bundle.manifest, {}, replace=True)
+    assert (tmp_path / "precious" / "file").read_text() == "mine"
+
+
+def test_a_missing_file_leaves_nothing(spots_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="used but not listed"):
+        write_bundle(tmp_path / "new.bundle", spots_bundle.manifest, {"models/canonical.onnx": b"x"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_update_adds_a_file_and_removes_the_one_it_replaces(bundle: Bundle) -> None:
+    path = place(bundle, "models/tensorrt.int8.onnx", b"first")
+    assert path == "models/tensorrt.int8.onnx"
+    first = update_bundle(bundle, with_file(bundle.manifest, path), {path: b"first"})
+    first.verify()
+    again = place(first, "models/tensorrt.int8.onnx", b"second")
+    assert again != path
+    second = update_bundle(first, with_file(first.manifest, again), {again: b"second"})
+    second.verify()
+    assert second.read(again) == b"second"
+    assert path not in files_of(bundle.path)
+    assert "source/exported.onnx" in files_of(bundle.path)
+
+
+def test_the_same_bytes_keep_their_name(bundle: Bundle) -> None:
+    path = place(bundle, "models/tensorrt.int8.onnx", b"first")
+    first = update_bundle(bundle, with_file(bundle.manifest, path), {path: b"first"})
+    assert place(first, "models/tensorrt.int8.onnx", b"first") == path
+
+
+def test_a_file_in_use_is_never_overwritten(bundle: Bundle) -> None:
+    with pytest.raises(ExportError, match="in use by the present manifest"):
+        update_bundle(bundle, bundle.manifest, {"models/canonical.onnx": b"other"})
+    Bundle.open(bundle.path).verify()
+
+
+def test_a_failed_update_leaves_the_old_bundle(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files_of(bundle.path)
+
+    def fail(manifest: Manifest) -> bytes:
+        raise ManifestError("no")
+
+    monkeypatch.setattr(bundle_writer, "encode", fail)
+    with pytest.raises(ManifestError):
+        update_bundle(bundle, with_file(bundle.manifest, "models/new.onnx"), {"models/new.onnx": b"new"})
+    assert files_of(bundle.path) == before
+    Bundle.open(bundle.path).verify()
+
+
+KILLED = """
+import sys
+import time
+from pathlib import Path
+from edgewise.exporter import bundle_writer
+from edgewise.runtime.bundle import Bundle
+bundle = Bundle.open(sys.argv[1])
+def wait(manifest):
+    print("reached", flush=True)
+    time.sleep(60)
+bundle_writer.encode = wait
+if sys.argv[2] == "update":
+    bundle_writer.update_bundle(bundle, bundle.manifest, {"models/new.onnx": b"new"})
+    sys.exit("not reached")
+bundle_writer.write_bundle(Path(sys.argv[3]), bundle.manifest, {"models/canonical.onnx": b"x"})
+"""
+
+
+@pytest.mark.parametrize("what", ["update", "write"])
+def test_a_kill_before_the_manifest_leaves_the_old_state(bundle: Bundle, tmp_path: Path, what: str) -> None:
+    destination = tmp_path / "killed.bundle"
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(bundle.path), what, str(destination)], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"reached\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=10)
+    assert not destination.exists()
+    Bundle.open(bundle.path).verify()
+    path = place(bundle, "models/tensorrt.int8.onnx", b"later")
+    update_bundle(bundle, with_file(bundle.manifest, path), {path: b"later"}).verify()
+    assert files_of(bundle.path) == {*(entry.path for entry in Bundle.open(bundle.path).manifest.files),
+                                     "manifest.json"}  # fmt: skip
+
+
+def test_equal_bytes_are_stored_once() -> None:
+    lowered = {
+        **{(target, Precision.FP32): b"same" for target in Target},
+        (Target.ONNXRUNTIME, Precision.INT8): b"unsigned",
+        (Target.TENSORRT, Precision.INT8): b"signed",
+        (Target.TENSORRT_RTX, Precision.INT8): b"signed",
+    }
+    named = name_model_files("main", lowered)
+    assert dict(named.files) == {
+        "models/fp32.onnx": b"same",
+        "models/onnxruntime.int8.onnx": b"unsigned",
+        "models/tensorrt.int8.onnx": b"signed",
+    }
+    assert len(named.entries) == 6
+    assert {e.path for e in named.entries if e.target is Target.TENSORRT_RTX} == {
+        "models/fp32.onnx",
+        "models/tensorrt.int8.onnx",
+    }
+    assert set(name_model_files("key", lowered).files) >= {"models/key.fp32.onnx"}
+
+
+def test_a_bundle_is_replaced_whole(bundle: Bundle) -> None:
+    names = [entry.path for entry in bundle.manifest.files]
+    contents = {name: bundle.read(name) for name in names}
+    (bundle.path / "stray").write_text("left over")
+    before = os.stat(bundle.path).st_ino
+    write_bundle(bundle.path, bundle.manifest, contents, replace=True).verify()
+    assert os.stat(bundle.path).st_ino != before
+    assert "stray" not in files_of(bundle.path)
+    assert [path.name for path in bundle.path.parent.iterdir()] == [bundle.path.name]

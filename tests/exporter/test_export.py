@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from edgewise.exporter.export import ExportOptions, export_bundle, export_checkpoint
+from edgewise.exporter.goldens import GOLDEN_COUNT, drawn_frame, golden_frames
+from edgewise.models import registry
+from edgewise.models.checkpoint import CheckpointMeta, save_checkpoint
+from edgewise.models.scenes import LABELS
+from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.errors import CheckpointError, EdgewiseError, ExportError, ManifestError, SourceError
+from edgewise.runtime.manifest import Manifest, Precision, Target
+from edgewise.runtime.selftest import selftest
+from edgewise.runtime.session import Session
+
+
+@pytest.fixture(scope="module")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """YOLACT-tiny with seeded weights."""
+    entry = registry.find("yolact-tiny").with_config(class_count=len(LABELS))
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_checkpoint(path, entry.build(), CheckpointMeta.of(entry, tuple(LABELS), training_command="none"))
+    return path
+
+
+def test_the_bundle_proves_itself(spots_bundle: Bundle) -> None:
+    report = selftest(spots_bundle)
+    assert report.passed, report.failures
+    assert len(spots_bundle.manifest.goldens) == GOLDEN_COUNT
+    records = [json.loads(spots_bundle.read(golden.result)) for golden in spots_bundle.manifest.goldens]
+    assert any(records), "some golden shows instances"
+    assert records[-1] == [], "the plain one shows none"
+
+
+def test_every_target_shares_one_fp32_file(spots_bundle: Bundle) -> None:
+    paths = {spots_bundle.graph_entry("main", target, Precision.FP32).path for target in Target}
+    assert paths == {"models/fp32.onnx"}
+    assert [step.step for step in spots_bundle.manifest.provenance.steps] == [
+        "export",
+        "simplify",
+        "opset-17",
+        "demote-probes",
+    ]
+    assert spots_bundle.manifest.provenance.tools["torch"] == torch.__version__
+    assert spots_bundle.manifest.writer.startswith("edgewise ")
+
+
+def test_no_file_of_a_bundle_names_a_local_path(spots_bundle: Bundle) -> None:
+    for entry in spots_bundle.manifest.files:
+        data = (spots_bundle.path / entry.path).read_bytes()
+        for trace in (b"/home/", b"/tmp/", b"site-packages", b'File "', str(Path.cwd()).encode()):
+            assert trace not in data, entry.path
+
+
+def test_the_same_export_gives_the_same_bytes(
+    spots: ModuleType, spots_bundle: Bundle, tmp_path: Path
+) -> None:
+    again = export_bundle({"main": spots.SpotFinder()}, spots.draft_manifest(), tmp_path / "again.bundle")
+    assert again.manifest == spots_bundle.manifest
+
+
+def test_device_only_leaves_the_source_out(spots: ModuleType, tmp_path: Path) -> None:
+    options = ExportOptions(device_only=True, targets=(Target.ONNXRUNTIME,))
+    bundle = export_bundle({"main": spots.SpotFinder()}, spots.draft_manifest(), tmp_path / "b", options)
+    assert not [entry.path for entry in bundle.manifest.files if entry.path.startswith("source/")]
+    assert [file.target for file in bundle.graph("main").files] == [Target.ONNXRUNTIME]
+
+
+def test_golden_pictures_are_the_users(spots: ModuleType, tmp_path: Path) -> None:
+    picture = drawn_frame((90, 120), np.random.default_rng(1))
+    cv2.imwrite(str(tmp_path / "mine.png"), picture)
+    options = ExportOptions(images=(tmp_path / "mine.png",))
+    bundle = export_bundle({"main": spots.SpotFinder()}, spots.draft_manifest(), tmp_path / "b", options)
+    stored = cv2.imdecode(np.frombuffer(bundle.read(bundle.manifest.goldens[0].image), np.uint8), 1)
+    np.testing.assert_array_equal(stored, picture)
+    with np.load(bundle.path / bundle.manifest.goldens[0].tensors) as tensors:
+        assert set(tensors.files) == {"boxes", "scores", "classes", "masks", "heat"}
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [({}, "modules are given for \\[\\]"), ({"key": nn.Identity()}, "the manifest declares \\['main'\\]")],
+)
+def test_modules_and_graphs_must_agree(
+    spots: ModuleType, modules: dict[str, nn.Module], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        export_bundle(modules, spots.draft_manifest(), tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_inputs_leave_nothing(spots: ModuleType, tmp_path: Path) -> None:
+    broken = spots.SpotFinder()
+    with torch.no_grad():
+        broken.blur.weight[0] = float("inf")
+    draft: Manifest = spots.draft_manifest()
+    incoherent = msgspec.structs.replace(
+        draft, postprocess=msgspec.structs.replace(draft.postprocess, masks="nowhere")
+    )
+    (tmp_path / "text.png").write_text("no picture")
+    before = sorted(tmp_path.iterdir())
+    destination = tmp_path / "b"
+    with pytest.raises(ExportError, match="NaN or infinite"):
+        export_bundle({"main": broken}, draft, destination)
+    with pytest.raises(ManifestError, match="'nowhere'"):
+        export_bundle({"main": spots.SpotFinder()}, incoherent, destination)
+    for name, message in (("text.png", "cannot be decoded"), ("none.png", "no such image")):
+        with pytest.raises(SourceError, match=message):
+            export_bundle(
+                {"main": spots.SpotFinder()},
+                draft,
+                destination,
+                ExportOptions(images=(tmp_path / name,)),
+            )
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_existing_destination_stops_before_any_work(spots: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine").write_text("x")
+
+    class Unreachable(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("ran")
+
+    with pytest.raises(EdgewiseError, match="exists already"):
+        export_bundle({"main": Unreachable()}, spots.draft_manifest(), tmp_path / "b")
+
+
+def test_golden_frames_differ_from_the_network_size() -> None:
+    from edgewise.runtime.manifest import AsIs, Stretch
+
+    frames = golden_frames(Stretch(size=(64, 64)))
+    assert len(frames) == GOLDEN_COUNT
+    assert all(frame.shape != (64, 64, 3) for frame in frames)
+    assert frames[-1].std() == 0
+    assert {frame.shape for frame in golden_frames(AsIs(size=(32, 48)))} == {(32, 48, 3)}
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_the_registry(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    bundle = export_checkpoint(tiny_checkpoint, tmp_path / "tiny.bundle")
+    provenance = bundle.manifest.provenance
+    assert provenance.definition == "registry:yolact-tiny"
+    assert provenance.checkpoint_sha256 == hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest()
+    assert bundle.read("source/checkpoint.safetensors") == tiny_checkpoint.read_bytes()
+    canonical = onnx.load_model_from_string(bundle.read("models/canonical.onnx"))
+    assert {entry.version for entry in canonical.opset_import} == {17}
+    assert selftest(bundle).passed
+    with Session.open(bundle) as session:
+        session(drawn_frame((120, 200), np.random.default_rng(0)))
+
+
+def test_a_broken_checkpoint_is_one_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(tiny_checkpoint.read_bytes()[:-100])
+    for path, message in ((cut, "not a safetensors file"), (tmp_path / "none", "no such checkpoint")):
+        with pytest.raises(CheckpointError, match=message):
+            export_checkpoint(path, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
