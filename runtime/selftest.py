@@ -167,7 +167,7 @@ def _rerun(bundle: Bundle, session: Session, golden: Golden, budget: Budget) -> 
     ]
     inferred = session.infer(prepared)
     checks += _range_checks(golden.image, graph.outputs, inferred.outputs)
-    checks += _tensor_level(golden.image, graph, manifest.postprocess, stored, inferred.outputs, budget)
+    checks += tensor_level(golden.image, graph, manifest.postprocess, stored, inferred.outputs, budget)
     matching = match(
         expected,
         Detections.of_instances(session.finish(inferred)),
@@ -178,7 +178,7 @@ def _rerun(bundle: Bundle, session: Session, golden: Golden, budget: Budget) -> 
     return checks, matching
 
 
-def _tensor_level(
+def tensor_level(
     subject: str,
     graph: Graph,
     decoding: object,
@@ -186,6 +186,13 @@ def _tensor_level(
     outputs: Mapping[str, Tensor],
     budget: Budget,
 ) -> list[Check]:
+    """The tensor level of one golden, as the module's text says.
+
+    Args:
+        decoding: The manifest's postprocessing; one with a `scores` output decodes slots.
+        stored: Outputs and probes of the training definition.
+        outputs: What the engine gave.
+    """
     scores = getattr(decoding, "scores", None)
     checks: list[Check] = []
     if isinstance(scores, str):

@@ -63,7 +63,7 @@ def _serialise(nodes: list, inputs: list, outputs: list, constants: list) -> byt
 
 
 def detector(*, score_scale: float = 1.0, nan: bool = False, mask_scale: float = 1.0) -> bytes:
-    """Two slots whose scores are the image's mean brightness and half of it; the mask is the image, 4x smaller.
+    """Two slots whose scores are the image's mean brightness and half of it; masks are the image, 4x smaller.
 
     `score_scale` and `mask_scale` make a model that answers wrongly; `nan` one that answers NaN.
     """
@@ -243,9 +243,7 @@ def build_video_bundle(folder: Path, schedule: Schedule, *, initial_value: float
             inputs=(IMAGE, MEMORY),
             outputs=(*OUTPUTS, next_memory) if name == "key" else OUTPUTS,
             files=(
-                GraphFile(
-                    target=Target.ONNXRUNTIME, precision=Precision.FP32, path=f"models/{name}.onnx"
-                ),
+                GraphFile(target=Target.ONNXRUNTIME, precision=Precision.FP32, path=f"models/{name}.onnx"),
             ),
         )
         for name in ("key", "nonkey")
