@@ -1,0 +1,278 @@
+"""Preprocessing: the pixels lie where the returned geometry says, and wrong frames are refused.
+
+The reference samples the frame in float64 at `geometry.to_source` of every network pixel centre, bilinear with
+the frame's edge repeated.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgewise.runtime.errors import ManifestError, SourceError
+from edgewise.runtime.manifest_kinds import (
+    AffineCrop,
+    AsIs,
+    ColourOrder,
+    Interpolation,
+    Letterbox,
+    PadSide,
+    PixelRule,
+    ShortestEdge,
+    Stretch,
+)
+from edgewise.runtime.preprocess import letterbox_size, preprocess, shortest_edge_size
+
+lengths = st.integers(1, 70)
+sizes = st.tuples(lengths, lengths)
+rules = st.sampled_from(PixelRule)
+
+
+def noise(size, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def smooth(size):
+    y, x = np.mgrid[: size[0], : size[1]]
+    waves = [np.sin(x / 19 + 1), np.cos(y / 23), np.sin((x + y) / 31)]
+    return np.stack([127 + 120 * wave for wave in waves], axis=2).astype(np.uint8)
+
+
+def centres(size):
+    x, y = np.meshgrid(np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5)
+    return np.stack([x, y], axis=2)
+
+
+def sample(frame, points):
+    height, width = frame.shape[:2]
+    x = np.clip(points[..., 0] - 0.5, 0, width - 1)
+    y = np.clip(points[..., 1] - 0.5, 0, height - 1)
+    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+    tx, ty = (x - left)[..., None], (y - top)[..., None]
+    pixels = frame.astype(np.float64)
+    above = pixels[top, left] * (1 - tx) + pixels[top, right] * tx
+    below = pixels[bottom, left] * (1 - tx) + pixels[bottom, right] * tx
+    return above * (1 - ty) + below * ty
+
+
+def inside(points, size, slack=0.0):
+    x, y = points[..., 0], points[..., 1]
+    return (x > -slack) & (y > -slack) & (x < size[1] + slack) & (y < size[0] + slack)
+
+
+@given(sizes, sizes, rules)
+@settings(deadline=None)
+def test_stretch_samples_where_its_geometry_says(source, target, rule):
+    frame = noise(source)
+    tensor, geometry = preprocess(Stretch(size=target, pixel_rule=rule), frame)
+    assert (geometry.source_size, geometry.network_size) == (source, target)
+    assert tensor.shape == (1, *target, 3)
+    assert np.abs(tensor[0] - sample(frame, geometry.to_source(centres(target)))).max() <= 1
+
+
+@given(sizes, sizes, rules, st.sampled_from(PadSide), st.sampled_from(ColourOrder))
+@settings(deadline=None)
+def test_letterbox_samples_where_its_geometry_says(source, target, rule, side, colour):
+    frame = noise(source)
+    spec = Letterbox(size=target, pixel_rule=rule, pad_side=side, pad_value=(1, 2, 3), colour=colour)
+    tensor, geometry = preprocess(spec, frame)
+    _check_padded(spec, frame, tensor, geometry, letterbox_size(source, target))
+
+
+@given(sizes, st.integers(1, 40), st.integers(0, 40), rules, st.sampled_from(PadSide))
+@settings(deadline=None)
+def test_shortest_edge_samples_where_its_geometry_says(source, shortest, more, rule, side):
+    frame = noise(source)
+    spec = ShortestEdge(
+        shortest=shortest, longest=shortest + more, size=(81, 82), pixel_rule=rule, pad_side=side
+    )
+    tensor, geometry = preprocess(spec, frame)
+    inner = shortest_edge_size(source, shortest, shortest + more)
+    assert max(inner) <= shortest + more
+    _check_padded(spec, frame, tensor, geometry, inner)
+
+
+def _check_padded(spec, frame, tensor, geometry, inner):
+    points = geometry.to_source(centres(spec.size))
+    expected = sample(frame, points)
+    if spec.colour is ColourOrder.RGB:
+        expected = expected[..., ::-1]
+    spare = spec.size[0] - inner[0], spec.size[1] - inner[1]
+    top, left = (spare[0] // 2, spare[1] // 2) if spec.pad_side is PadSide.BOTH else (0, 0)
+    content = np.zeros(spec.size, bool)
+    content[top : top + inner[0], left : left + inner[1]] = True
+    assert np.abs(tensor[0] - expected)[content].max() <= 1
+    assert (tensor[0][~content] == spec.pad_value).all()
+    # The picture's own extent maps to its content and nothing else (a sharper rule than the pixels show).
+    if spec.pixel_rule is PixelRule.HALF_PIXEL:
+        assert (inside(points, frame.shape[:2]) == content).all()
+        corners = geometry.to_network(np.array([[0, 0], frame.shape[1::-1]]))
+        np.testing.assert_allclose(corners, [[left, top], [left + inner[1], top + inner[0]]], atol=1e-9)
+
+
+@given(
+    st.tuples(st.floats(-20, 90), st.floats(-20, 90), st.floats(4, 80), st.floats(4, 80)),
+    st.tuples(st.integers(2, 60), st.integers(2, 60)),
+    st.floats(1, 2),
+    rules,
+)
+@settings(deadline=None)
+def test_a_crop_samples_where_its_geometry_says(place, target, padding, rule):
+    x, y, w, h = place
+    frame = smooth((90, 120))
+    spec = AffineCrop(size=target, padding=padding, pixel_rule=rule, pad_value=(9, 9, 9))
+    tensor, geometry = preprocess(spec, frame, box=(x, y, x + w, y + h))
+    points = geometry.to_source(centres(target))
+    # OpenCV blends the border's colour in within half a pixel of the edge, and OpenCV 4 rounds positions.
+    well_inside, well_outside = inside(points, (90, 120), -1), ~inside(points, (90, 120), 1)
+    difference = np.abs(tensor[0] - sample(frame, points))[well_inside]
+    assert difference.max(initial=0) <= 2
+    assert (tensor[0][well_outside] == 9).all()
+    centre = geometry.to_network(np.array([x + w / 2, y + h / 2]))
+    np.testing.assert_allclose(centre, [target[1] / 2, target[0] / 2], atol=1e-6)
+    if rule is PixelRule.HALF_PIXEL:
+        corners = geometry.to_network(np.array([[x, y], [x + w, y + h]]))
+        assert inside(corners, target, 1e-6).all()
+        extents = (corners[1] - corners[0]) * padding / [target[1], target[0]]
+        np.testing.assert_allclose(extents.max(), 1, atol=1e-6)
+
+
+def test_a_crop_around_the_whole_frame_is_a_stretch():
+    frame = smooth((60, 80))
+    for rule in PixelRule:
+        crop, crop_geometry = preprocess(
+            AffineCrop(size=(30, 40), padding=1.0, pixel_rule=rule), frame, box=(0, 0, 80, 60)
+        )
+        stretch, stretch_geometry = preprocess(Stretch(size=(30, 40), pixel_rule=rule), frame)
+        np.testing.assert_allclose(crop_geometry.matrix, stretch_geometry.matrix, atol=1e-12)
+        assert np.abs(crop.astype(int) - stretch)[:, 1:-1, 1:-1].max() <= 2
+
+
+def test_as_is_copies_and_swaps():
+    frame = noise((5, 7))
+    same, geometry = preprocess(AsIs(size=(5, 7)), frame)
+    np.testing.assert_array_equal(same[0], frame)
+    assert not np.shares_memory(same, frame)
+    np.testing.assert_array_equal(geometry.matrix, np.eye(2, 3))
+    swapped, _ = preprocess(AsIs(size=(5, 7), colour=ColourOrder.RGB), frame)
+    np.testing.assert_array_equal(swapped[0], frame[..., ::-1])
+
+
+def test_colour_order():
+    frame = noise((20, 30))
+    bgr, _ = preprocess(Stretch(size=(10, 9)), frame)
+    rgb, _ = preprocess(Stretch(size=(10, 9), colour=ColourOrder.RGB), frame)
+    np.testing.assert_array_equal(rgb, bgr[..., ::-1])
+    spec = AffineCrop(size=(8, 8), colour=ColourOrder.RGB, pad_value=(1, 2, 3))
+    outside, _ = preprocess(spec, frame, box=(-90, -90, -60, -60))
+    assert (outside == (1, 2, 3)).all()
+
+
+def test_nearest_takes_the_pixel_under_the_centre():
+    frame = noise((9, 9))
+    tensor, _ = preprocess(Stretch(size=(3, 3), interpolation=Interpolation.NEAREST), frame)
+    np.testing.assert_array_equal(tensor[0], frame[1::3, 1::3])
+    aligned = Stretch(size=(5, 5), interpolation=Interpolation.NEAREST, pixel_rule=PixelRule.ALIGN_CORNERS)
+    tensor, _ = preprocess(aligned, frame)
+    np.testing.assert_array_equal(tensor[0], frame[::2, ::2])
+
+
+def test_area_averages():
+    frame = noise((4, 4))
+    tensor, _ = preprocess(Stretch(size=(2, 2), interpolation=Interpolation.AREA), frame)
+    expected = frame.reshape(2, 2, 2, 2, 3).mean(axis=(1, 3))
+    assert np.abs(tensor[0] - expected).max() <= 0.5
+
+
+@pytest.mark.parametrize("interpolation", Interpolation)
+def test_a_flat_frame_stays_flat(interpolation):
+    frame = np.full((31, 17, 3), 200, np.uint8)
+    tensor, _ = preprocess(Stretch(size=(12, 40), interpolation=interpolation), frame)
+    assert (tensor == 200).all()
+
+
+def test_the_buffer_is_reused():
+    frame = noise((40, 50))
+    for spec in (
+        Stretch(size=(16, 24), colour=ColourOrder.RGB),
+        Letterbox(size=(16, 24)),
+        ShortestEdge(shortest=10, longest=20, size=(16, 24)),
+        AffineCrop(size=(16, 24)),
+    ):
+        fresh, _ = preprocess(spec, frame, box=(3, 4, 30, 20))
+        buffer = np.full((1, 16, 24, 3), 77, np.uint8)
+        again, _ = preprocess(spec, frame, box=(3, 4, 30, 20), out=buffer)
+        assert again is buffer
+        np.testing.assert_array_equal(fresh, buffer)
+
+
+def test_views_of_frames_are_taken():
+    frame = noise((40, 60))
+    mirrored, _ = preprocess(Stretch(size=(16, 24)), frame[:, ::-1])
+    copied, _ = preprocess(Stretch(size=(16, 24)), frame[:, ::-1].copy())
+    np.testing.assert_array_equal(mirrored, copied)
+
+
+def test_within_one_step_of_the_float_path():
+    frame = noise((108, 192))
+    tensor, _ = preprocess(Stretch(size=(55, 55)), frame)
+    float_path = cv2.resize(frame.astype(np.float32), (55, 55), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(tensor[0] - float_path).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 1), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 0, 3), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+    ],
+)
+def test_wrong_frames_are_refused(frame):
+    with pytest.raises(SourceError):
+        preprocess(Stretch(size=(4, 4)), frame)
+
+
+@pytest.mark.parametrize(
+    "box", [None, (5.0, 5.0, 5.0, 9.0), (5.0, 5.0, 9.0, 4.0), (0.0, 0.0, float("nan"), 5.0)]
+)
+def test_a_crop_needs_a_box(box):
+    with pytest.raises(SourceError, match="box"):
+        preprocess(AffineCrop(size=(8, 8)), noise((20, 20)), box=box)
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        np.zeros((4, 4, 3), np.uint8),
+        np.zeros((1, 4, 5, 3), np.uint8),
+        np.zeros((1, 4, 4, 3), np.float32),
+        np.zeros((1, 4, 8, 3), np.uint8)[:, :, ::2],
+    ],
+)
+def test_wrong_buffers_are_refused(out):
+    with pytest.raises(SourceError, match="buffer"):
+        preprocess(Stretch(size=(4, 4)), noise((20, 20)), out=out)
+
+
+def test_frames_that_do_not_fit_are_refused():
+    with pytest.raises(SourceError, match="exactly"):
+        preprocess(AsIs(size=(8, 8)), noise((8, 9)))
+    with pytest.raises(SourceError, match="more than"):
+        preprocess(ShortestEdge(shortest=10, longest=30, size=(10, 30)), noise((60, 20)))
+
+
+def test_impossible_interpolations_are_refused():
+    aligned = Stretch(size=(4, 4), interpolation=Interpolation.AREA, pixel_rule=PixelRule.ALIGN_CORNERS)
+    with pytest.raises(ManifestError, match="aligned corners"):
+        preprocess(aligned, noise((9, 9)))
+    with pytest.raises(ManifestError, match="affine crop"):
+        preprocess(AffineCrop(size=(4, 4), interpolation=Interpolation.AREA), noise((9, 9)), box=(0, 0, 4, 4))
