@@ -1,7 +1,8 @@
 """How much of a precision's budget a graph uses up, on frames that it was not calibrated on.
 
-The figures and limits are those that the self test and `edgewise parity` judge by: probes, decoded results, and
-with an annotated dataset the task's metric. FP32 is the reference. 1 means that one limit is just reached.
+The figures and limits are those that the self test and `edgewise parity` judge by: probes, decoded results,
+and with an annotated dataset the task's metric. FP32 is the reference. 1 means that one limit is just
+reached.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from edgewise.exporter.numerics import GraphRunner, Tensors
 from edgewise.exporter.passes import expose
 from edgewise.runtime.geometry import Geometry
-from edgewise.runtime.manifest import Budget, Graph, Manifest, Precision
+from edgewise.runtime.manifest import Graph, Manifest, Precision
 from edgewise.runtime.matching import Detections, display_threshold, margin_of, match, pooled
 from edgewise.runtime.postprocess import postprocess
 from edgewise.runtime.results import Instances
