@@ -42,7 +42,7 @@ _POINTWISE = ("kgen", "reformat", "pointwise", "pointwisev2", "scale", "noop", "
 
 _SYNCHRONISATION = ("signal", "wait")
 
-_NODE = re.compile(r"\[ONNX Layer: (.+?)\](?=\[ONNX Layer: |[\x1e\x1f\s]|$)")
+_ORIGIN = "[ONNX Layer: "
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,23 @@ class EngineLayer:
     Attributes:
         name: The engine's name of it.
         kind: Its type, in lower case (`correlation`, `caskconvolution`, `kgen`, ...).
-        nodes: ONNX nodes that went into it.
+        metadata: `[ONNX Layer: <node>]` for every ONNX node that went into it.
         inputs, outputs: Types of its tensors, `fp32`, `fp16`, `int8`, ..., or `integer`.
         weights: Type of its weights; None where it has none.
     """
 
     name: str
     kind: str
-    nodes: tuple[str, ...]
+    metadata: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     weights: str | None = None
+
+    def holds(self, node: str) -> bool:
+        """Whether an ONNX node went into it; layers without metadata are named `node + node`."""
+        if _ORIGIN in self.metadata:
+            return f"{_ORIGIN}{node}]" in self.metadata
+        return node in re.split(r" \+ |\|\|", self.name)
 
     @property
     def computes_in(self) -> str:
@@ -89,7 +95,7 @@ def count_types(layers: Sequence[EngineLayer]) -> dict[str, int]:
 
 def node_type(node: str, layers: Sequence[EngineLayer]) -> str | None:
     """The type in which an ONNX node is computed; None where no layer names it."""
-    named = [layer for layer in layers if node in layer.nodes]
+    named = [layer for layer in layers if layer.holds(node)]
     heavy = [layer for layer in named if layer.kind not in _POINTWISE]
     if heavy:
         return widest(layer.computes_in for layer in heavy)
@@ -130,7 +136,7 @@ def layers_from_log(message: str) -> tuple[EngineLayer, ...]:
             EngineLayer(
                 name=match["name"],
                 kind=match["kind"].lower(),
-                nodes=_nodes(match["metadata"]),
+                metadata=match["metadata"],
                 inputs=_log_types(match["inputs"]),
                 outputs=_log_types(match["outputs"]),
                 weights=max(constants, key=lambda constant: constant[0])[1] if has_weights else None,
@@ -155,12 +161,11 @@ def layers_from_inspector(text: str) -> tuple[EngineLayer, ...]:
             raise _unreadable(str(entry))
         if entry["LayerType"].lower() in _SYNCHRONISATION:
             continue
-        nodes = _nodes(entry.get("Metadata", ""))
         layers.append(
             EngineLayer(
                 name=entry["Name"],
                 kind=entry["LayerType"].lower(),
-                nodes=nodes or tuple(re.split(r" \+ |\|\|", entry["Name"])),
+                metadata=entry.get("Metadata", ""),
                 inputs=tuple(_inspector_type(tensor) for tensor in entry.get("Inputs", ())),
                 outputs=tuple(_inspector_type(tensor) for tensor in entry.get("Outputs", ())),
                 weights=_inspector_weights(entry),
@@ -200,10 +205,6 @@ def _type(name: str) -> str:
         return _TYPES[name.lower()]
     except KeyError:
         raise _unreadable(name) from None
-
-
-def _nodes(metadata: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_NODE.findall(metadata)))
 
 
 def _unreadable(text: str) -> BuildError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -173,13 +174,29 @@ INSPECTED_86 = {
 
 def test_inspector_of_new_and_old_tensorrt() -> None:
     new, old = layers_from_inspector(json.dumps({"Layers": [INSPECTED_10, INSPECTED_86], "Bindings": []}))
-    assert new == EngineLayer(
-        "conv1_myl0_1", "correlation", ("conv1", "q1", "relu1"), ("int8",), ("fp16",), "int8"
-    )
-    assert old == EngineLayer(
-        "conv1 + relu1", "caskconvolution", ("conv1", "relu1"), ("fp16",), ("int8",), "fp16"
+    assert (new.kind, new.inputs, new.outputs, new.weights) == ("correlation", ("int8",), ("fp16",), "int8")
+    assert (old.kind, old.inputs, old.outputs, old.weights) == (
+        "caskconvolution",
+        ("fp16",),
+        ("int8",),
+        "fp16",
     )
     assert (new.computes_in, old.computes_in) == ("int8", "fp16")
+    for found in (new, old):
+        assert found.holds("conv1")
+        assert found.holds("relu1")
+        assert not found.holds("conv")
+        assert not found.holds("conv11")
+
+
+def test_node_is_found_behind_any_suffix_of_the_metadata() -> None:
+    """TensorRT-RTX marks a convolution that became a matrix product so."""
+    turned = layer("lateral", "fp16", "gemm")
+    turned = dataclasses.replace(
+        turned, metadata="[ONNX Layer: lateral][ONNX Layer: a[0]]__gemm_from_conv1x1"
+    )
+    assert turned.holds("lateral")
+    assert turned.holds("a[0]")
 
 
 @pytest.mark.parametrize(
@@ -240,12 +257,12 @@ def test_unknown_line_or_type_in_the_log_is_an_error() -> None:
 
 
 def layer(node: str, computes: str, kind: str = "correlation") -> EngineLayer:
-    return EngineLayer(node, kind, (node,), (computes,), (computes,), computes)
+    return EngineLayer(node, kind, f"[ONNX Layer: {node}]", (computes,), (computes,), computes)
 
 
 def test_weights_wider_than_activations_are_the_type_computed_in() -> None:
-    assert EngineLayer("x", "correlation", (), ("int8",), ("int8",), "fp16").computes_in == "fp16"
-    assert EngineLayer("x", "correlation", (), ("fp16",), ("fp16",), "int8").computes_in == "fp16"
+    assert EngineLayer("x", "correlation", "", ("int8",), ("int8",), "fp16").computes_in == "fp16"
+    assert EngineLayer("x", "correlation", "", ("fp16",), ("fp16",), "int8").computes_in == "fp16"
 
 
 def test_node_that_is_in_no_layer_is_a_problem() -> None:
