@@ -27,7 +27,9 @@ def test_points_come_back(scale_x, scale_y, offset_x, offset_y, angle, corners):
 
 def test_half_the_size_halves_coordinates():
     geometry = scaling((100, 200), (50, 100), (0.5, 0.5), (0.0, 4.0))
-    np.testing.assert_array_equal(geometry.to_network(np.array([[[0, 0], [200, 100]]])), [[[0, 4], [100, 54]]])
+    np.testing.assert_array_equal(
+        geometry.to_network(np.array([[[0, 0], [200, 100]]])), [[[0, 4], [100, 54]]]
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,9 @@ def test_a_map_without_inverse_is_refused(matrix):
         Geometry((4, 4), (4, 4), matrix)
 
 
-@pytest.mark.parametrize("linear", [[[0, 1], [-1, 0]], [[1, 0.1], [0, 1]], [[-1, 0], [0, 1]], [[1, 0], [0, -1]]])
+@pytest.mark.parametrize(
+    "linear", [[[0, 1], [-1, 0]], [[1, 0.1], [0, 1]], [[-1, 0], [0, 1]], [[1, 0], [0, -1]]]
+)
 def test_only_upright_maps_have_axes(linear):
     matrix = np.concatenate([np.array(linear, np.float64), np.zeros((2, 1))], axis=1)
     with pytest.raises(ResultError):

@@ -1,0 +1,236 @@
+"""Crops: their arithmetic, and pasting against a resampling of the whole frame.
+
+`full_frame` writes the definition of `edgewise.runtime.paste` down once more, for every pixel of the frame: the
+same float64 expression in the same order, positions rounded to 2**-22 of a cell, zeros outside the mask. Pasted
+crops must equal it exactly. That the definition itself is the usual resampling is checked against OpenCV and
+against torch's grid_sample, whose float32 arithmetic differs in the last digits.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from edgewise.runtime.errors import ResultError
+from edgewise.runtime.geometry import Geometry, scaling
+from edgewise.runtime.manifest_kinds import AffineCrop, Letterbox
+from edgewise.runtime.masks import MaskCrops, crop_dense, mask_iou, no_masks
+from edgewise.runtime.paste import paste_box_masks, paste_prototype_masks
+from edgewise.runtime.preprocess import preprocess
+
+lengths = st.integers(1, 50)
+sizes = st.tuples(lengths, lengths)
+# Ties are wanted: few distinct values, of which one is the threshold.
+values = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]) | st.floats(0, 1, width=32)
+mask_stacks = hnp.arrays(
+    np.float32, st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(1, 9)), elements=values
+)
+thresholds = st.sampled_from([0.5, 0.3, 0.0])
+coordinates = st.floats(-60, 110) | st.integers(-60, 110)
+
+
+def taps(positions):
+    steps = np.rint(positions * 2**22).astype(np.int64)
+    return steps >> 22, (steps & (2**22 - 1)) / 2**22
+
+
+def full_frame_values(mask, positions_x, positions_y):
+    (x, tx), (y, ty) = taps(positions_x), taps(positions_y)
+    height, width = mask.shape
+    padded = np.pad(mask.astype(np.float64), 2)
+
+    def cell(row, column):
+        return padded[np.ix_(np.clip(row, -2, height + 1) + 2, np.clip(column, -2, width + 1) + 2)]
+
+    upper = (1 - tx) * cell(y, x) + tx * cell(y, x + 1)
+    below = (1 - tx) * cell(y + 1, x) + tx * cell(y + 1, x + 1)
+    return (1 - ty)[:, None] * upper + ty[:, None] * below
+
+
+def whole_input_positions(cells, scale, offset, source, network):
+    """Positions of all frame pixels on one axis, and which of them the network saw."""
+    seen = (np.arange(source) + 0.5) * scale + offset
+    return np.clip(seen * (cells / network) - 0.5, 0, cells - 1), (seen >= 0) & (seen < network)
+
+
+def prototype_reference(mask, geometry, threshold):
+    (scale_x, _, offset_x), (_, scale_y, offset_y) = geometry.matrix
+    (height, width), (net_h, net_w) = geometry.source_size, geometry.network_size
+    x, seen_x = whole_input_positions(mask.shape[1], scale_x, offset_x, width, net_w)
+    y, seen_y = whole_input_positions(mask.shape[0], scale_y, offset_y, height, net_h)
+    return (full_frame_values(mask, x, y) > threshold) & seen_x & seen_y[:, None]
+
+
+def box_reference(mask, box, frame_size, threshold):
+    x1, y1, x2, y2 = np.asarray(box, np.float64)
+    if x2 <= x1 or y2 <= y1:
+        return np.zeros(frame_size, bool)
+    x = (np.arange(frame_size[1]) + 0.5 - x1) / ((x2 - x1) / mask.shape[1]) - 0.5
+    y = (np.arange(frame_size[0]) + 0.5 - y1) / ((y2 - y1) / mask.shape[0]) - 0.5
+    return full_frame_values(mask, np.clip(x, -2, 99), np.clip(y, -2, 99)) > threshold
+
+
+def stretch(source, network):
+    return scaling(source, network, (network[1] / source[1], network[0] / source[0]), (0.0, 0.0))
+
+
+@given(mask_stacks, sizes, sizes, thresholds)
+@settings(deadline=None, max_examples=150)
+def test_prototype_masks_equal_the_full_frame(masks, source, network, threshold):
+    geometry = stretch(source, network)
+    crops = paste_prototype_masks(masks, geometry, threshold)
+    assert crops.frame_size == source
+    for mask, dense in zip(masks, crops.dense(), strict=True):
+        np.testing.assert_array_equal(dense, prototype_reference(mask, geometry, threshold))
+
+
+@given(mask_stacks, sizes, sizes, st.booleans(), st.tuples(st.floats(-9, 40), st.floats(-9, 40)))
+@settings(deadline=None, max_examples=80)
+def test_prototype_masks_equal_the_full_frame_through_padding_and_crops(masks, source, network, pad, corner):
+    frame = np.zeros((*source, 3), np.uint8)
+    if pad:
+        _, geometry = preprocess(Letterbox(size=network), frame)
+    else:
+        box = (*corner, corner[0] + 13.7, corner[1] + 9.2)
+        _, geometry = preprocess(AffineCrop(size=network), frame, box=box)
+    crops = paste_prototype_masks(masks, geometry, 0.5)
+    for mask, dense in zip(masks, crops.dense(), strict=True):
+        np.testing.assert_array_equal(dense, prototype_reference(mask, geometry, 0.5))
+
+
+@given(mask_stacks, st.lists(st.tuples(*[coordinates] * 4), min_size=3, max_size=3), sizes, thresholds)
+@settings(deadline=None, max_examples=200)
+def test_box_masks_equal_the_full_frame(masks, boxes, frame_size, threshold):
+    boxes = np.array(boxes, np.float64)[: len(masks)]
+    crops = paste_box_masks(masks, boxes, frame_size, threshold)
+    for mask, box, dense in zip(masks, boxes, crops.dense(), strict=True):
+        np.testing.assert_array_equal(dense, box_reference(mask, box, frame_size, threshold))
+
+
+@pytest.mark.parametrize("cells", [28, 138])
+def test_sizes_of_use_equal_the_full_frame(cells):
+    rng = np.random.default_rng(cells)
+    masks = rng.random((6, cells, cells), dtype=np.float32)
+    frame_size = (270, 480)
+    corners = rng.uniform(-60, 400, (6, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(5, 190, (6, 2))], axis=1).astype(np.float32)
+    boxed = paste_box_masks(masks, boxes, frame_size, 0.5).dense()
+    geometry = stretch(frame_size, (550, 550))
+    whole = paste_prototype_masks(masks, geometry, 0.5).dense()
+    for index, mask in enumerate(masks):
+        np.testing.assert_array_equal(boxed[index], box_reference(mask, boxes[index], frame_size, 0.5))
+        np.testing.assert_array_equal(whole[index], prototype_reference(mask, geometry, 0.5))
+
+
+def test_the_definition_is_opencvs_bilinear_resize():
+    mask = np.random.default_rng(0).random((23, 31), dtype=np.float32)
+    positions = [whole_input_positions(n, m / s, 0.0, s, m)[0] for n, m, s in ((31, 550, 400), (23, 550, 97))]
+    ours = full_frame_values(mask, *positions)
+    np.testing.assert_allclose(ours, cv2.resize(mask, (400, 97)), atol=2e-5)
+
+
+def test_the_definition_is_torchs_grid_sample():
+    import torch
+
+    mask = np.random.default_rng(0).random((28, 28), dtype=np.float32)
+    x1, y1, x2, y2 = box = (-3.25, 4.5, 71.75, 60.125)
+    x = ((torch.arange(90) + 0.5) - x1) / (x2 - x1) * 2 - 1
+    y = ((torch.arange(70) + 0.5) - y1) / (y2 - y1) * 2 - 1
+    grid = torch.stack([x.expand(70, 90), y[:, None].expand(70, 90)], dim=2)[None]
+    theirs = torch.nn.functional.grid_sample(torch.from_numpy(mask)[None, None], grid, align_corners=False)
+    positions = [
+        (np.arange(n) + 0.5 - a) / (b - a) * 28 - 0.5
+        for n, a, b in ((90, box[0], box[2]), (70, box[1], box[3]))
+    ]
+    np.testing.assert_allclose(full_frame_values(mask, *positions), theirs[0, 0].numpy(), atol=2e-5)
+
+
+def test_only_what_a_mask_can_reach_is_computed():
+    masks = np.zeros((2, 138, 138), np.float32)
+    masks[1, 40:44, 60:66] = 1
+    crops = paste_prototype_masks(masks, stretch((1380, 1380), (550, 550)), 0.5)
+    x, y, w, h = crops.places[1]
+    assert crops.places[0, 2:].prod() == 0
+    assert w <= 80
+    assert h <= 60
+    assert (x >= 590, y >= 390) == (True, True)
+    assert crops.areas().tolist() == [0, 60 * 40 - 4 * 7]
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        np.zeros((2, 4, 4), np.float64),
+        np.zeros((4, 4), np.float32),
+        np.zeros((1, 0, 4), np.float32),
+        np.full((1, 4, 4), np.nan, np.float32),
+        np.full((1, 4, 4), 3.0, np.float32),
+        np.full((1, 4, 4), -2.0, np.float32),
+    ],
+)
+def test_masks_that_are_no_probabilities_are_refused(masks):
+    with pytest.raises(ResultError):
+        paste_prototype_masks(masks, stretch((9, 9), (8, 8)), 0.5)
+    with pytest.raises(ResultError):
+        paste_box_masks(masks, np.zeros((len(masks), 4)), (9, 9), 0.5)
+
+
+def test_wrong_boxes_and_turned_geometry_are_refused():
+    masks = np.zeros((1, 4, 4), np.float32)
+    for boxes in (np.zeros((2, 4)), np.array([[0, 0, np.inf, 1]]), np.zeros(4)):
+        with pytest.raises(ResultError, match="boxes"):
+            paste_box_masks(masks, boxes, (9, 9), 0.5)
+    turned = Geometry((9, 9), (9, 9), np.array([[0, 1, 0], [-1, 0, 9.0]]))
+    with pytest.raises(ResultError, match="turned"):
+        paste_prototype_masks(masks, turned, 0.5)
+
+
+dense_stacks = hnp.arrays(np.bool_, st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(1, 9)))
+
+
+@given(dense_stacks)
+def test_crops_of_dense_masks(dense):
+    crops = crop_dense(dense)
+    np.testing.assert_array_equal(crops.dense(), dense)
+    np.testing.assert_array_equal(crops.areas(), dense.sum(axis=(1, 2)))
+    for crop, mask in zip(crops, dense, strict=True):
+        assert crop.sum() == mask.sum()
+        if crop.size:
+            assert crop[0].any()
+            assert crop[:, -1].any()
+
+
+@given(dense_stacks, st.data())
+def test_selection(dense, data):
+    chosen = np.array(data.draw(st.lists(st.integers(0, max(0, len(dense) - 1)), max_size=5)), np.int64)
+    chosen = chosen[: len(dense) * 5]
+    np.testing.assert_array_equal(crop_dense(dense).select(chosen).dense(), dense[chosen])
+
+
+@given(dense_stacks)
+def test_iou_equals_the_dense_one(dense):
+    other = np.roll(dense, 1, axis=2)
+    iou = mask_iou(crop_dense(dense), crop_dense(other))
+    both = (dense[:, None] & other[None]).sum(axis=(2, 3))
+    either = (dense[:, None] | other[None]).sum(axis=(2, 3))
+    np.testing.assert_array_equal(iou, both / np.maximum(either, 1))
+
+
+def test_iou_needs_one_frame_size():
+    with pytest.raises(ResultError):
+        mask_iou(no_masks((4, 4)), no_masks((4, 5)))
+
+
+@pytest.mark.parametrize("place", [[-1, 0, 2, 2], [0, 0, 5, 2], [0, 3, 2, 2], [0, 0, -1, 2]])
+def test_crops_stay_in_the_frame(place):
+    with pytest.raises(ResultError, match="leaves"):
+        MaskCrops(np.zeros(4, bool), np.array([place], np.int64), (4, 4))
+
+
+def test_crops_need_their_pixels():
+    with pytest.raises(ResultError, match="bools"):
+        MaskCrops(np.zeros(3, bool), np.array([[0, 0, 2, 2]], np.int64), (4, 4))
