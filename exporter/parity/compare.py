@@ -1,0 +1,128 @@
+"""Compare all stages of a bundle on a dataset, one image at a time."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgewise.exporter.parity.gallery import Overlay
+from edgewise.exporter.parity.opening import Opened, graph_of, open_stages
+from edgewise.exporter.parity.report import Against, ParityReport, Status
+from edgewise.exporter.parity.request import ParityRequest
+from edgewise.exporter.parity.task import ResultFile, check_categories, check_task
+from edgewise.exporter.parity.tracks import PairTrack, StageTrack
+from edgewise.exporter.parity.verdict import Run, gallery, report
+from edgewise.models.coco import CocoInstances
+from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.errors import DatasetError, ParityError
+from edgewise.runtime.manifest import Precision
+from edgewise.runtime.matching import display_threshold
+from edgewise.runtime.preprocess import preprocess
+
+Progress = Callable[[str, int, int], None]
+"""What is being done, how many steps are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The report, and the pictures that only the HTML page shows."""
+
+    report: ParityReport
+    overlays: tuple[Overlay, ...]
+
+
+def _silent(step: str, done: int, total: int) -> None:
+    del step, done, total
+
+
+def compare(request: ParityRequest, progress: Progress = _silent) -> Compared:
+    """Run every stage on every image and judge what they give; writes no report.
+
+    Raises:
+        BundleError: The bundle is missing or changed.
+        DatasetError: The dataset is missing, broken, empty, or has other categories than the bundle.
+        CheckpointError: The checkpoint is not the one that was exported.
+        ParityError: The bundle cannot be compared, or lacks its sources.
+    """
+    started = time.perf_counter()
+    bundle = Bundle.open(request.bundle)
+    check_task(bundle.manifest)
+    graph = graph_of(bundle)[1]
+    dataset = CocoInstances.open(request.dataset, request.images)
+    check_categories(bundle.manifest, dataset)
+    count = _image_count(request, dataset)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgewise-parity-")))
+        progress("opening stages", 0, count)
+        opened = open_stages(bundle, request, stack)
+        threshold = display_threshold(bundle.manifest.postprocess)
+        stages = {
+            entry.info.name: StageTrack(entry, _result_file(folder, entry, stack), threshold)
+            for entry in opened
+        }
+        run = Run(bundle, graph, dataset, count, request, stages, _pairs(bundle, stages, threshold))
+        _compare_images(run, progress)
+        found = report(run, progress, started)
+        progress("drawing overlays", count, count)
+        return Compared(found, gallery(run, found))
+
+
+def _image_count(request: ParityRequest, dataset: CocoInstances) -> int:
+    if request.limit is not None and request.limit < 1:
+        raise DatasetError(f"the limit is {request.limit}", hint="give a number from 1 up, or leave it out")
+    return len(dataset) if request.limit is None else min(request.limit, len(dataset))
+
+
+def _result_file(folder: Path, entry: Opened, stack: ExitStack) -> ResultFile:
+    results = ResultFile(folder / f"{entry.info.name}.jsonl")
+    stack.callback(results.close)
+    return results
+
+
+def _pairs(bundle: Bundle, stages: dict[str, StageTrack], threshold: float) -> list[PairTrack]:
+    pairs = [
+        PairTrack(candidate, reference, against, bundle.manifest.budget(precision), threshold)
+        for candidate, reference, against, precision in _comparisons(stages)
+    ]
+    if not pairs:
+        raise ParityError(
+            "there is nothing to compare: no stage besides the reference can run here",
+            where=str(bundle.path),
+            hint="leave --backend out, or name a backend that the bundle has files for",
+        )
+    return pairs
+
+
+def _comparisons(
+    stages: dict[str, StageTrack],
+) -> Iterator[tuple[str, str, tuple[Against, ...], Precision]]:
+    """Every stage that can run, against the first one and against the one that it was made from."""
+    first = next(iter(stages))
+    for name, track in stages.items():
+        if name == first or track.status is Status.NOT_RUN:
+            continue
+        before, precision = track.info.before, track.info.precision
+        if before is None or before == first:
+            yield name, first, (Against.REFERENCE, Against.BEFORE), precision
+        else:
+            yield name, first, (Against.REFERENCE,), precision
+            yield name, before, (Against.BEFORE,), precision
+
+
+def _compare_images(run: Run, progress: Progress) -> None:
+    for index in range(run.count):
+        progress("comparing", index, run.count)
+        image_id = run.dataset.images[index].id
+        tensor, geometry = preprocess(run.bundle.manifest.preprocess, run.dataset.frame(index))
+        feeds = {run.graph.inputs[0].name: tensor}
+        measured = {
+            name: track.measure(run.bundle.manifest, feeds, geometry, image_id)
+            for name, track in run.stages.items()
+        }
+        for pair in run.pairs:
+            pair.add(image_id, measured[pair.candidate], measured[pair.reference])
+    progress("comparing", run.count, run.count)

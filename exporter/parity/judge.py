@@ -1,0 +1,158 @@
+"""From tallies and a budget to checks: pure, so that a test can ask what a given figure would do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from edgewise.exporter.parity.decoded import DecodedTally
+from edgewise.exporter.parity.report import (
+    Check,
+    DecodedFigures,
+    Level,
+    MetricFigures,
+    TensorFigures,
+    finite,
+)
+from edgewise.exporter.parity.tensors import TensorTally
+from edgewise.runtime.manifest import Budget
+
+
+def tensor_figures(tallies: Mapping[str, TensorTally], probes: Sequence[str]) -> tuple[TensorFigures, ...]:
+    """Figures of every compared tensor. Without `probes` the outputs are judged, else the probes alone."""
+    return tuple(
+        TensorFigures(
+            name=name,
+            probe=name in probes,
+            judged=name in probes or not probes,
+            max_abs=tally.max_abs,
+            mean_abs=tally.mean_abs,
+            relative=finite(tally.relative),
+            cosine=tally.cosine,
+            worst_image=tally.worst_image,
+        )
+        for name, tally in tallies.items()
+    )
+
+
+def decoded_figures(tally: DecodedTally) -> DecodedFigures:
+    return DecodedFigures(
+        reference_instances=tally.reference_count,
+        candidate_instances=tally.candidate_count,
+        matched=tally.reference_found + tally.candidate_found,
+        pairs=tally.pairs,
+        matched_fraction=tally.matched_fraction,
+        mask_iou=tally.mask_iou,
+        score_difference=tally.score_difference,
+        largest_score_difference=tally.largest_score_difference,
+        images_both_empty=tally.both_empty,
+        images_one_empty=tally.one_empty,
+        worst_image=tally.worst_image,
+    )
+
+
+def run_check(compared: int, images: int) -> Check:
+    """Every image was compared."""
+    return Check(level=Level.RUN, figure="images compared", value=compared, limit=images, at_least=True)
+
+
+def raw_checks(figures: Sequence[TensorFigures], budget: Budget, *, blind: bool = False) -> tuple[Check, ...]:
+    """The worst judged tensor by error and by cosine.
+
+    Args:
+        blind: The stage cannot show the probes (a built engine); its outputs are reported, not judged.
+    """
+    judged = [figure for figure in figures if figure.judged]
+    if blind and not judged:
+        return ()
+    if not judged:
+        return (_nothing(Level.RAW, "relative error", budget.tensor_relative_error, at_least=False),)
+    by_error = max(judged, key=lambda figure: float("inf") if figure.relative is None else figure.relative)
+    by_cosine = min(judged, key=lambda figure: figure.cosine)
+    return (
+        Check(
+            level=Level.RAW,
+            figure="relative error",
+            value=by_error.relative,
+            limit=budget.tensor_relative_error,
+            note=_where(by_error),
+        ),
+        Check(
+            level=Level.RAW,
+            figure="cosine",
+            value=by_cosine.cosine,
+            limit=budget.tensor_cosine,
+            at_least=True,
+            note=_where(by_cosine),
+        ),
+    )
+
+
+def decoded_checks(figures: DecodedFigures, budget: Budget, images: int) -> tuple[Check, ...]:
+    """Matching, masks and scores; a reference that shows nothing at all proves nothing and fails."""
+    return (
+        Check(
+            level=Level.DECODED,
+            figure="instances shown by the reference",
+            value=figures.reference_instances,
+            limit=1,
+            at_least=True,
+        ),
+        Check(
+            level=Level.DECODED,
+            figure="matched fraction",
+            value=figures.matched_fraction,
+            limit=budget.matched_fraction,
+            at_least=True,
+            note=f"{figures.matched} of {figures.reference_instances + figures.candidate_instances}",
+        ),
+        Check(
+            level=Level.DECODED,
+            figure="images empty on both sides or on neither",
+            value=1.0 - figures.images_one_empty / max(images, 1),
+            limit=budget.matched_fraction,
+            at_least=True,
+            note=f"{figures.images_one_empty} of {images} empty on one side",
+        ),
+        Check(
+            level=Level.DECODED,
+            figure="mean mask IoU",
+            value=figures.mask_iou,
+            limit=budget.mask_iou,
+            at_least=True,
+        ),
+        Check(
+            level=Level.DECODED,
+            figure="mean score difference",
+            value=figures.score_difference,
+            limit=budget.score_difference,
+        ),
+    )
+
+
+def metric_checks(figures: MetricFigures, budget: Budget) -> tuple[Check, ...]:
+    """The drop is one-sided: a better candidate passes. A reference of 0 has nothing to lose and fails."""
+    nothing_to_lose = figures.reference is not None and figures.reference <= 0.0
+    return (
+        Check(
+            level=Level.METRIC,
+            figure=f"{figures.name} drop",
+            value=None if nothing_to_lose else figures.drop,
+            limit=budget.metric_drop,
+            note="the reference has none to lose" if nothing_to_lose else _both(figures),
+        ),
+    )
+
+
+def _both(figures: MetricFigures) -> str:
+    if figures.reference is None or figures.candidate is None:
+        return "not measured on every image"
+    return f"{figures.reference:.4f} to {figures.candidate:.4f}"
+
+
+def _nothing(level: Level, figure: str, limit: float, *, at_least: bool) -> Check:
+    return Check(level=level, figure=figure, value=None, limit=limit, at_least=at_least)
+
+
+def _where(figure: TensorFigures) -> str:
+    image = "" if figure.worst_image is None else f", image {figure.worst_image}"
+    return f"{figure.name}{image}" if figure.relative != 0 else figure.name

@@ -1,0 +1,121 @@
+"""Level 1: raw tensors of two stages, by exact name, with nothing skipped.
+
+A tensor that is missing, undeclared, of another shape or dtype, or not finite is a problem and fails the
+stage. What remains is compared as numbers: the largest and mean absolute error, the largest error relative to
+the reference's largest magnitude, and the cosine of the flattened tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgewise.runtime.engines.base import Tensor, describe, numpy_dtype
+from edgewise.runtime.manifest import TensorSpec
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """How far one tensor is from its reference.
+
+    `relative` is max|a - b| / max|b|: 0 where both are all zero, infinite where only the reference is.
+    `cosine` lies in -1..1: 1 where both are all zero, 0 where only one is.
+    """
+
+    max_abs: float
+    mean_abs: float
+    relative: float
+    cosine: float
+
+
+def difference(candidate: Tensor, reference: Tensor) -> TensorDifference:
+    """Compare two finite tensors of the same shape and any numeric dtype."""
+    if candidate.shape != reference.shape:
+        raise ValueError(f"shapes {candidate.shape} and {reference.shape} cannot be compared")
+    a, b = _numbers(candidate), _numbers(reference)
+    if a.size == 0:
+        return TensorDifference(max_abs=0.0, mean_abs=0.0, relative=0.0, cosine=1.0)
+    error = a - b
+    np.abs(error, out=error)
+    max_abs, largest = float(error.max()), max(float(b.max()), -float(b.min()))
+    relative = max_abs / largest if largest > 0 else (0.0 if max_abs == 0 else float("inf"))
+    return TensorDifference(
+        max_abs=max_abs,
+        mean_abs=float(error.mean(dtype=np.float64)),
+        relative=relative,
+        cosine=_cosine(_norm(a), _norm(b), _norm(error)),
+    )
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    """Flat, as float32 where that holds every value exactly, else as float64."""
+    exact = tensor.dtype.itemsize <= 2 or tensor.dtype == np.float32
+    return tensor.astype(np.float32 if exact else np.float64, copy=False).ravel()
+
+
+def _norm(values: Tensor) -> float:
+    return float(np.sqrt(float(np.dot(values, values))))
+
+
+def _cosine(a: float, b: float, error: float) -> float:
+    """Cosine from |a|, |b| and |a - b|: unlike the quotient of dot products, exact where a is near b."""
+    if a == 0.0 or b == 0.0:
+        return 1.0 if a == b else 0.0
+    return float(np.clip(1.0 - (error**2 - (a - b) ** 2) / (2.0 * a * b), -1.0, 1.0))
+
+
+def structure_problems(specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Say where `tensors` are not exactly `specs` by name, shape and dtype."""
+    problems = [f"missing: {describe(spec)}" for spec in specs if spec.name not in tensors]
+    declared = {spec.name for spec in specs}
+    problems += [f"undeclared: {name}" for name in tensors if name not in declared]
+    for spec in specs:
+        tensor = tensors.get(spec.name)
+        if tensor is None:
+            continue
+        wanted = numpy_dtype(spec.dtype)
+        if tensor.dtype != wanted:
+            problems.append(f"{spec.name} is {tensor.dtype}, declared {wanted}")
+        if tensor.shape != spec.shape:
+            problems.append(f"{spec.name} has shape {list(tensor.shape)}, declared {list(spec.shape)}")
+    return tuple(problems)
+
+
+def value_problems(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Name the tensors that hold NaN or infinite values, with how many."""
+    problems: list[str] = []
+    for name, tensor in tensors.items():
+        if not np.issubdtype(tensor.dtype, np.floating):
+            continue
+        bad = tensor.size - int(np.isfinite(tensor).sum())
+        if bad:
+            problems.append(f"{name} holds {bad} values that are NaN or infinite")
+    return tuple(problems)
+
+
+@dataclass
+class TensorTally:
+    """The worst of one tensor over all images; constant memory."""
+
+    images: int = 0
+    max_abs: float = 0.0
+    relative: float = 0.0
+    cosine: float = 1.0
+    worst_image: int | None = None
+    """Id of the image with the largest relative error."""
+    _mean_abs_sum: float = field(default=0.0, repr=False)
+
+    @property
+    def mean_abs(self) -> float:
+        return self._mean_abs_sum / self.images if self.images else 0.0
+
+    def add(self, image_id: int, found: TensorDifference) -> None:
+        if self.images == 0 or found.relative > self.relative:
+            self.worst_image = image_id
+        self.images += 1
+        self.max_abs = max(self.max_abs, found.max_abs)
+        self.relative = max(self.relative, found.relative)
+        self.cosine = min(self.cosine, found.cosine)
+        self._mean_abs_sum += found.mean_abs

@@ -1,0 +1,256 @@
+"""From what was measured on all images to the report: metrics, verdicts, the layers that differ, pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from edgewise.exporter.parity.divergence import OnnxFile, find_divergence, image_to_walk, layer_curve
+from edgewise.exporter.parity.gallery import Overlay, choose_images, draw_overlay
+from edgewise.exporter.parity.judge import (
+    decoded_checks,
+    decoded_figures,
+    metric_checks,
+    raw_checks,
+    run_check,
+    tensor_figures,
+)
+from edgewise.exporter.parity.report import (
+    Against,
+    Comparison,
+    Divergence,
+    LayerCurve,
+    MetricFigures,
+    ParityReport,
+    ScorePairs,
+    StageReport,
+    Status,
+)
+from edgewise.exporter.parity.request import ParityRequest
+from edgewise.exporter.parity.stages import CANONICAL, EXPORTED_STAGE, LoweredStage
+from edgewise.exporter.parity.task import METRIC, objects_per_image, task_metrics
+from edgewise.exporter.parity.tracks import PairTrack, StageTrack
+from edgewise.exporter.tool_versions import tool_versions, writer
+from edgewise.models.coco import CocoInstances
+from edgewise.runtime.atomic import sha256_of
+from edgewise.runtime.bundle import MANIFEST, Bundle
+from edgewise.runtime.engines.base import Tensor
+from edgewise.runtime.errors import BackendError, ParityError
+from edgewise.runtime.manifest import Graph, Precision
+from edgewise.runtime.preprocess import preprocess
+
+Metrics = Mapping[str, Mapping[str, float | None]]
+"""Stage -> metric -> value."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One comparison while its stages are open; `stages` and `pairs` hold what was measured."""
+
+    bundle: Bundle
+    graph: Graph
+    dataset: CocoInstances
+    count: int
+    request: ParityRequest
+    stages: dict[str, StageTrack]
+    pairs: list[PairTrack]
+
+    @property
+    def reference(self) -> str:
+        return next(iter(self.stages))
+
+    @property
+    def image_ids(self) -> list[int]:
+        return [image.id for image in self.dataset.images[: self.count]]
+
+    def feeds(self, image_id: int) -> dict[str, Tensor]:
+        """The graph's input for one image of the dataset."""
+        frame = self.dataset.frame(self.image_ids.index(image_id))
+        tensor, _ = preprocess(self.bundle.manifest.preprocess, frame)
+        return {self.graph.inputs[0].name: tensor}
+
+
+def report(run: Run, progress: Callable[[str, int, int], None], started: float) -> ParityReport:
+    """Judge everything that was measured.
+
+    Args:
+        started: `time.perf_counter()` at the start of the comparison.
+    """
+    metrics = _metrics(run, progress)
+    progress("looking at layers", run.count, run.count)
+    comparisons = tuple(_judged(run, pair, metrics) for pair in run.pairs)
+    objects = objects_per_image(run.dataset)
+    manifest = run.bundle.manifest
+    return ParityReport(
+        writer=writer(),
+        bundle=manifest.name,
+        manifest_sha256=sha256_of(run.bundle.path / MANIFEST),
+        definition=manifest.provenance.definition,
+        dataset=f"{run.dataset.json.parent.name}/{run.dataset.json.name}",
+        images=run.count,
+        objects=sum(objects[image_id] for image_id in run.image_ids),
+        reference=run.reference,
+        budgets={budget.precision.value: _limits(budget) for budget in manifest.budgets},
+        notes=tuple(_notes(run)),
+        stages=tuple(_stage_report(track, metrics) for track in run.stages.values()),
+        comparisons=comparisons,
+        curves=tuple(_curves(run, comparisons)),
+        scores=tuple(
+            ScorePairs(candidate=pair.candidate, reference=pair.reference, pairs=tuple(pair.sampled_scores))
+            for pair in run.pairs
+            if Against.REFERENCE in pair.against
+        ),
+        seconds=time.perf_counter() - started,
+        tools=tool_versions(),
+    )
+
+
+def gallery(run: Run, found: ParityReport) -> tuple[Overlay, ...]:
+    """Overlays of the reference and of the first stage of each precision, worst images first."""
+    names = [run.reference]
+    for precision in Precision:
+        lowered = (
+            name
+            for name, track in run.stages.items()
+            if isinstance(track.opened.stage, LoweredStage) and track.info.precision is precision
+        )
+        names += [name for name in (next(lowered, None),) if name is not None]
+    stages = [stage for name in names if (stage := run.stages[name].opened.stage) is not None]
+    titles = {stage.name: stage.title for stage in found.stages}
+    chosen = choose_images(
+        found.comparisons, titles, run.image_ids, objects_per_image(run.dataset), run.request.overlays
+    )
+    return tuple(
+        draw_overlay(run.bundle.manifest, run.dataset, index, note, stages) for index, note in chosen.items()
+    )
+
+
+def _metrics(run: Run, progress: Callable[[str, int, int], None]) -> Metrics:
+    """The task's metric of every stage that gave a result for every image."""
+    metrics: dict[str, Mapping[str, float | None]] = {}
+    for number, (name, track) in enumerate(run.stages.items()):
+        progress(f"measuring {METRIC}", number, len(run.stages))
+        if track.images == run.count and track.status is Status.PASSED:
+            metrics[name] = task_metrics(run.dataset, run.image_ids, track.results)
+    return metrics
+
+
+def _judged(run: Run, pair: PairTrack, metrics: Metrics) -> Comparison:
+    tensors = tensor_figures(pair.tensors, [probe.name for probe in run.graph.probes])
+    decoded = decoded_figures(pair.decoded)
+    metric = MetricFigures(
+        name=METRIC,
+        reference=metrics.get(pair.reference, {}).get(METRIC),
+        candidate=metrics.get(pair.candidate, {}).get(METRIC),
+    )
+    comparison = Comparison(
+        candidate=pair.candidate,
+        reference=pair.reference,
+        against=pair.against,
+        images=pair.images,
+        tensors=tensors,
+        decoded=decoded if pair.images else None,
+        metric=metric,
+        checks=(run_check(pair.images, run.count),),
+    )
+    if pair.images == 0:
+        return comparison
+    checks = (
+        *comparison.checks,
+        *raw_checks(tensors, pair.budget, blind=_shows_no_probes(run, pair.candidate)),
+        *decoded_checks(decoded, pair.budget, pair.images),
+        *metric_checks(metric, pair.budget),
+    )
+    comparison = msgspec.structs.replace(comparison, checks=checks)
+    if comparison.passed:
+        return comparison
+    divergence = _divergence(run, comparison, pair.budget.tensor_relative_error)
+    return msgspec.structs.replace(comparison, divergence=divergence)
+
+
+def _shows_no_probes(run: Run, name: str) -> bool:
+    """Whether a stage is a built engine, whose inner tensors are fused away."""
+    stage = run.stages[name].opened.stage
+    if stage is None:
+        return False
+    shown = {spec.name for spec in stage.tensors}
+    return any(probe.name not in shown for probe in run.graph.probes)
+
+
+def _divergence(run: Run, comparison: Comparison, limit: float) -> Divergence:
+    """Walk the candidate's file against the reference's; the exported file stands in for torch."""
+    image = image_to_walk(comparison)
+    candidate, reference = run.stages[comparison.candidate], run.stages[comparison.reference]
+    if not reference.info.file:
+        stand_in = EXPORTED_STAGE if comparison.candidate != EXPORTED_STAGE else CANONICAL
+        reference = run.stages[stand_in]
+    image = run.image_ids[0] if image is None else image
+    return find_divergence(
+        run.bundle,
+        run.graph,
+        OnnxFile(candidate.info.title, candidate.info.file),
+        OnnxFile(reference.info.title, reference.info.file),
+        run.feeds(image),
+        image=image,
+        limit=limit,
+        threads=run.request.threads,
+    )
+
+
+def _curves(run: Run, comparisons: tuple[Comparison, ...]) -> Iterator[LayerCurve]:
+    """FP16 and INT8 files against the file that they were made from, on the image that differs most."""
+    for comparison in comparisons:
+        track = run.stages[comparison.candidate]
+        lowered = isinstance(track.opened.stage, LoweredStage) and track.info.precision is not Precision.FP32
+        if Against.BEFORE not in comparison.against or not lowered:
+            continue
+        image = image_to_walk(comparison)
+        image = run.image_ids[0] if image is None else image
+        try:
+            yield layer_curve(
+                run.bundle,
+                run.graph,
+                (comparison.candidate, track.info.file),
+                (comparison.reference, run.stages[comparison.reference].info.file),
+                run.feeds(image),
+                image=image,
+                threads=run.request.threads,
+            )
+        except (BackendError, ParityError):
+            continue  # the comparison itself has failed and says why
+
+
+def _stage_report(track: StageTrack, metrics: Metrics) -> StageReport:
+    info, stage = track.info, track.opened.stage
+    return StageReport(
+        name=info.name,
+        title=info.title,
+        precision=info.precision,
+        before=info.before,
+        file=info.file,
+        engine=stage.engine if stage is not None else "",
+        status=track.status,
+        problems=track.problem_lines(),
+        instances=track.instances,
+        metrics=dict(metrics.get(info.name, {})),
+        milliseconds=track.milliseconds,
+    )
+
+
+def _limits(budget: msgspec.Struct) -> dict[str, float]:
+    return {key: value for key, value in msgspec.to_builtins(budget).items() if key != "precision"}
+
+
+def _notes(run: Run) -> Iterator[str]:
+    if run.request.without_torch:
+        yield (
+            "torch and its export were left out on request: everything is compared with the canonical ONNX "
+            "model, and nothing here proves that model against the training definition"
+        )
+    if run.request.module is not None:
+        yield "torch's numbers come from a module that the caller gave; no hash ties it to the bundle"
+    if any(_shows_no_probes(run, name) for name in run.stages):
+        yield "built engines show no inner tensors: their outputs are reported, not judged, at the raw level"
