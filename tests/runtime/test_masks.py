@@ -1,9 +1,9 @@
 """Crops: their arithmetic, and pasting against a resampling of the whole frame.
 
-`full_frame` writes the definition of `edgewise.runtime.paste` down once more, for every pixel of the frame: the
-same float64 expression in the same order, positions rounded to 2**-22 of a cell, zeros outside the mask. Pasted
-crops must equal it exactly. That the definition itself is the usual resampling is checked against OpenCV and
-against torch's grid_sample, whose float32 arithmetic differs in the last digits.
+`full_frame_values` writes the definition of `edgewise.runtime.paste` down once more, for every pixel of the
+frame: the same float64 expression in the same order, positions rounded to 2**-22 of a cell, zeros outside
+the mask. Pasted crops must equal it exactly. That the definition itself is the usual resampling is checked
+against OpenCV and against torch's grid_sample, whose float32 arithmetic differs in the last digits.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def box_reference(mask, box, frame_size, threshold):
         return np.zeros(frame_size, bool)
     x = (np.arange(frame_size[1]) + 0.5 - x1) / ((x2 - x1) / mask.shape[1]) - 0.5
     y = (np.arange(frame_size[0]) + 0.5 - y1) / ((y2 - y1) / mask.shape[0]) - 0.5
-    return full_frame_values(mask, np.clip(x, -2, 99), np.clip(y, -2, 99)) > threshold
+    return full_frame_values(mask, np.clip(x, -2, 999), np.clip(y, -2, 999)) > threshold
 
 
 def stretch(source, network):
@@ -158,7 +158,9 @@ def test_only_what_a_mask_can_reach_is_computed():
     assert w <= 80
     assert h <= 60
     assert (x >= 590, y >= 390) == (True, True)
-    assert crops.areas().tolist() == [0, 60 * 40 - 4 * 7]
+    expected = prototype_reference(masks[1], stretch((1380, 1380), (550, 550)), 0.5).sum()
+    assert crops.areas().tolist() == [0, expected]
+    assert 60 * 40 - 60 < expected <= 60 * 40
 
 
 @pytest.mark.parametrize(

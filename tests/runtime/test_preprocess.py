@@ -1,7 +1,7 @@
 """Preprocessing: the pixels lie where the returned geometry says, and wrong frames are refused.
 
-The reference samples the frame in float64 at `geometry.to_source` of every network pixel centre, bilinear with
-the frame's edge repeated.
+The reference samples the frame in float64 at `geometry.to_source` of every network pixel centre, bilinear
+with the frame's edge repeated.
 """
 
 from __future__ import annotations
