@@ -1,0 +1,268 @@
+"""Which edges of a graph carry eight-bit codes, and which weighted nodes stay wider and why.
+
+The rules are NVIDIA's for explicit quantisation:
+
+* every weighted node (Conv, ConvTranspose, Gemm, MatMul by constant weights) reads codes; its output stays
+  float, because the kernel writes codes by itself when the next reader wants them;
+* where a convolution's output is added to a skip connection, the skip reads codes and the convolution's
+  branch does not: convolution, addition, activation and rounding are then one kernel;
+* a node that computes new values without weights (a linear resize, an average) reads codes where its result
+  becomes codes; nodes that only move values (MaxPool, Transpose, Concat) need nothing, codes pass through;
+* one tensor has one scale and one QuantizeLinear, however many readers it has.
+
+ONNX Runtime's CPU kernels know no such fusion: an addition runs on codes only when both of its inputs are
+codes, and a node's result becomes codes only when nobody reads it as a float. For that target the branch of
+an addition gets codes too, and all readers of a tensor with codes read the codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+
+import onnx
+from onnx import NodeProto
+
+from edgewise.calibration.graph import GraphIndex, WeightedOp, index_graph, weighted_op, with_node_names
+from edgewise.runtime.errors import CalibrationError
+from edgewise.runtime.manifest import KeptNode, Precision, Target
+
+_COMPUTES_WITHOUT_WEIGHTS = frozenset({"Resize", "AveragePool", "GlobalAveragePool"})
+
+
+@dataclass(frozen=True)
+class PlacementRules:
+    """What stays wider without being asked for.
+
+    Attributes:
+        keep_first: Nodes that read the image with no weights before them: few channels, full range.
+        keep_last: Nodes with no weights behind them, whose error reaches the decoding undiminished. Off,
+            because their results stay float and the precision search keeps those that need it.
+        least_channels: A node with fewer input or output channels gains nothing from eight bits.
+    """
+
+    keep_first: bool = True
+    keep_last: bool = False
+    least_channels: int = 16
+
+
+@dataclass(frozen=True)
+class Edge:
+    """The reading of `tensor` by a node's input number `position`."""
+
+    tensor: str
+    node: str
+    position: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The decision for one graph.
+
+    Attributes:
+        edges: Readings that see codes, in graph order of the reader.
+        weighted: Weighted nodes whose weights become int8.
+        kept: Weighted nodes that stay wider, with the reason of each.
+    """
+
+    edges: tuple[Edge, ...]
+    weighted: tuple[str, ...]
+    kept: tuple[KeptNode, ...]
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The tensors that get a QuantizeLinear, each once."""
+        return tuple(dict.fromkeys(edge.tensor for edge in self.edges))
+
+
+EVERYTHING = PlacementRules(keep_first=False, keep_last=False, least_channels=0)
+"""No node stays wider by rule."""
+
+
+def place(
+    model: onnx.ModelProto,
+    *,
+    rules: PlacementRules | None = None,
+    keep: Mapping[str, str] | None = None,
+    wider: Precision = Precision.FP16,
+    target: Target = Target.TENSORRT,
+) -> Placement:
+    """Decide where codes go.
+
+    Args:
+        model: A float32 graph.
+        rules: What stays wider by rule; `PlacementRules()` where it is None.
+        keep: Weighted nodes to keep wider, each with its reason.
+        wider: The precision that kept nodes are recorded with.
+        target: Whose fusions the codes are placed for.
+
+    Raises:
+        CalibrationError: `keep` names a node that has no weights or is not there, or nothing is left.
+    """
+    index = index_graph(with_node_names(model))
+    candidates = weighted_nodes(index)
+    reasons = _reasons(index, candidates, rules or PlacementRules(), keep or {})
+    chosen = {name: op for name, op in candidates.items() if name not in reasons}
+    if not chosen:
+        raise CalibrationError(
+            "no node is left to quantise",
+            where=index.model.graph.name,
+            hint="loosen the placement rules, or ask for FP16 instead of INT8",
+        )
+    edges = {Edge(op.activation, name, 0) for name, op in chosen.items()}
+    edges |= _weightless_edges(index, {edge.tensor for edge in edges}, chosen)
+    if target is Target.ONNXRUNTIME:
+        edges |= _branch_edges(index, edges, chosen)
+        edges |= _remaining_readers(index, {edge.tensor for edge in edges})
+    position = {node.name: number for number, node in enumerate(index.model.graph.node)}
+    return Placement(
+        edges=tuple(sorted(edges, key=lambda edge: (position[edge.node], edge.position))),
+        weighted=tuple(chosen),
+        kept=tuple(KeptNode(node=name, precision=wider, reason=reason) for name, reason in reasons.items()),
+    )
+
+
+def candidate_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Every tensor that some placement of this graph, or its ONNX Runtime form, may turn into codes."""
+    index = index_graph(with_node_names(model))
+    candidates = weighted_nodes(index)
+    tensors = {op.activation for op in candidates.values()}
+    for node in index.model.graph.node:
+        if node.op_type in _COMPUTES_WITHOUT_WEIGHTS:
+            tensors.add(node.input[0])
+        elif node.op_type == "Add" and any(_branch(index, t, node, candidates) for t in node.input):
+            tensors.update(node.input)
+    return tuple(
+        tensor
+        for node in index.model.graph.node
+        for tensor in node.output
+        if tensor in tensors and tensor not in index.constants and index.is_float(tensor)
+    )
+
+
+def weighted_nodes(index: GraphIndex) -> dict[str, WeightedOp]:
+    """The weighted operations of a graph by node name, in graph order."""
+    found = ((node.name, weighted_op(index, node)) for node in index.model.graph.node)
+    return {name: op for name, op in found if op is not None and index.is_float(op.activation)}
+
+
+def weighted_depth(index: GraphIndex) -> dict[str, int]:
+    """For every computed tensor, the largest number of weighted nodes on a way from the inputs to it."""
+    depth: dict[str, int] = {}
+    for node in index.model.graph.node:
+        here = max((depth.get(tensor, 0) for tensor in node.input), default=0)
+        here += weighted_op(index, node) is not None
+        depth.update(dict.fromkeys(node.output, here))
+    return depth
+
+
+def _reasons(
+    index: GraphIndex, candidates: Mapping[str, WeightedOp], rules: PlacementRules, keep: Mapping[str, str]
+) -> dict[str, str]:
+    for name in keep:
+        if name not in candidates:
+            raise CalibrationError(
+                f"the node to keep wider, {name!r}, is not a node with weights",
+                where=index.model.graph.name,
+                hint="name a Conv, ConvTranspose, Gemm or MatMul of the canonical graph",
+            )
+    depth = weighted_depth(index)
+    above_weights = _tensors_read_by_weights(index, candidates)
+    reasons: dict[str, str] = {}
+    for name, op in candidates.items():
+        channels = min(op.in_channels, op.out_channels)
+        if name in keep:
+            reasons[name] = keep[name]
+        elif rules.keep_first and depth.get(op.activation, 0) == 0:
+            reasons[name] = "reads the image: no weights before it"
+        elif rules.keep_last and not above_weights.intersection(op.node.output):
+            reasons[name] = "feeds the decoding: no weights behind it"
+        elif channels < rules.least_channels:
+            reasons[name] = f"has {channels} channels, fewer than {rules.least_channels}"
+    return reasons
+
+
+def _tensors_read_by_weights(index: GraphIndex, candidates: Mapping[str, WeightedOp]) -> set[str]:
+    """Tensors from which a way leads into a weighted node."""
+    reached: set[str] = set()
+    for node in reversed(index.model.graph.node):
+        if node.name in candidates or reached.intersection(node.output):
+            reached.update(node.input)
+    return reached
+
+
+def _weightless_edges(index: GraphIndex, coded: Set[str], chosen: Mapping[str, WeightedOp]) -> set[Edge]:
+    """Edges into additions and resizes whose results become codes, found from the outputs backwards."""
+    coded = set(coded)
+    depth = weighted_depth(index)
+    edges: set[Edge] = set()
+    for node in reversed(index.model.graph.node):
+        if not _becomes_codes(index, node, coded):
+            continue
+        if node.op_type in _COMPUTES_WITHOUT_WEIGHTS and index.is_float(node.input[0]):
+            edges.add(Edge(node.input[0], node.name, 0))
+        elif node.op_type == "Add":
+            skip = _skip_input(index, node, chosen, depth)
+            if skip is not None:
+                edges.add(Edge(node.input[skip], node.name, skip))
+        coded.update(edge.tensor for edge in edges)
+    return edges
+
+
+def _branch_edges(index: GraphIndex, edges: Set[Edge], chosen: Mapping[str, WeightedOp]) -> set[Edge]:
+    """For every addition that reads codes on one side, the other side, where weights made it."""
+    found: set[Edge] = set()
+    for edge in edges:
+        reader = next(node for node in index.consumers[edge.tensor] if node.name == edge.node)
+        other = 1 - edge.position
+        if reader.op_type == "Add" and _branch(index, reader.input[other], reader, chosen):
+            found.add(Edge(reader.input[other], edge.node, other))
+    return found
+
+
+def _remaining_readers(index: GraphIndex, coded: Set[str]) -> set[Edge]:
+    return {
+        Edge(tensor, node.name, position)
+        for tensor in coded
+        for node in index.consumers[tensor]
+        for position, read in enumerate(node.input)
+        if read == tensor
+    }
+
+
+def _becomes_codes(index: GraphIndex, node: NodeProto, coded: Set[str]) -> bool:
+    """Whether the result is quantised, directly or behind an activation that reads nothing else."""
+    if len(node.output) != 1:
+        return False
+    tensor = node.output[0]
+    if tensor in coded:
+        return True
+    readers = index.consumers.get(tensor, ())
+    return len(readers) == 1 and readers[0].op_type in ("Relu", "Clip") and readers[0].output[0] in coded
+
+
+def _skip_input(
+    index: GraphIndex, node: NodeProto, chosen: Mapping[str, WeightedOp], depth: Mapping[str, int]
+) -> int | None:
+    """Which input of an addition is the skip connection beside a quantised convolution's output."""
+    first, second = (_branch(index, tensor, node, chosen) for tensor in node.input)
+    if first and second:
+        # Both are convolutions: the shorter way is the projection of the skip.
+        skip = 1 if depth[node.input[0]] >= depth[node.input[1]] else 0
+    elif first or second:
+        skip = 1 if first else 0
+    else:
+        return None
+    tensor = node.input[skip]
+    return skip if index.is_float(tensor) and tensor not in index.constants else None
+
+
+def _branch(index: GraphIndex, tensor: str, reader: NodeProto, chosen: Mapping[str, WeightedOp]) -> bool:
+    """Whether a tensor is a weighted node's output that only `reader` reads."""
+    producer = index.producers.get(tensor)
+    return (
+        producer is not None
+        and producer.name in chosen
+        and index.consumers[tensor] == (reader,)
+        and tensor not in index.outputs
+    )
