@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from edgewise.exporter.cli import app
+from edgewise.models import registry
+from edgewise.models.checkpoint import CheckpointMeta, save_checkpoint
+from edgewise.models.scenes import LABELS
+from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.errors import EdgewiseError, MissingExtraError
+
+VERBS = {
+    "run", "selftest", "inspect", "bench", "doctor", "export", "calibrate", "build", "parity", "train",
+    "import-checkpoint", "scenes", "demo",
+}  # fmt: skip
+
+WITHOUT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+from edgewise.exporter.cli import main
+sys.argv = ["edgewise", *{arguments!r}]
+main()
+"""
+
+
+def edgewise(*arguments: str | Path) -> str:
+    """Run a verb inside this process; an EdgewiseError comes out as such."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    entry = registry.find("yolact-tiny").with_config(class_count=len(LABELS))
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_checkpoint(path, entry.build(), CheckpointMeta.of(entry, tuple(LABELS)))
+    return path
+
+
+def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
+    code = """
+import sys
+from edgewise.exporter.cli import app
+import typer.main
+print(sorted(typer.main.get_command(app).commands))
+heavy = {"torch", "onnx", "onnxruntime", "onnxsim", "matplotlib", "safetensors", "tensorrt"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [str(sorted(VERBS)), "[]"]
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_every_verb_explains_itself(verb: str) -> None:
+    assert "Usage" in edgewise(verb, "--help")
+
+
+def test_without_torch_one_line_names_the_extra() -> None:
+    code = WITHOUT.format(absent={"torch"}, arguments=["export", "model.safetensors", "-o", "b"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "needs the [export] extra (torch is not installed)" in " ".join(done.stderr.split())
+    assert 'pip install "edgewise[export]"' in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["calibrate", "{bundle}", "{bundle}"],
+        ["parity", "{bundle}", "--dataset", "{bundle}"],
+        ["train", "yolact-tiny", "--data", "d", "-o", "o"],
+        ["import-checkpoint", "f", "--model", "m", "-o", "o"],
+        ["demo", "-o", "{bundle}-demo"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_every_workstation_verb_names_its_extra(
+    arguments: list[str], spots_bundle: Bundle, tmp_path: Path
+) -> None:
+    absent = {"torch", "onnx", "faster_coco_eval"}
+    filled = [argument.format(bundle=spots_bundle.path) for argument in arguments]
+    code = WITHOUT.format(absent=absent, arguments=filled)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"`edgewise {arguments[0]}` needs the [export] extra" in " ".join(done.stderr.split())
+
+
+def test_an_unknown_module_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgewise.exporter.cli import _needs
+
+    with pytest.raises(ModuleNotFoundError), _needs("export"):
+        raise ModuleNotFoundError("No module named 'edgewise.typo'", name="edgewise.typo")
+    with pytest.raises(MissingExtraError, match=r"\[rtx\]"), _needs("build"):
+        raise ModuleNotFoundError(name="tensorrt_rtx_bindings.inner")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "{tmp}/none.safetensors", "-o", "{tmp}/b"], "no such checkpoint"),
+        (["export", "{tmp}/text.safetensors", "-o", "{tmp}/b"], "not a safetensors file"),
+        (["export", "{checkpoint}", "-o", "{tmp}/full"], "exists already"),
+        (["export", "{checkpoint}", "-o", "{tmp}/full", "--force"], "is no bundle"),
+        (["export", "{checkpoint}", "-o", "{tmp}/b", "--validation", "{tmp}"], "needs --calibration"),
+        (["calibrate", "{tmp}/none", "{tmp}"], "no such bundle"),
+        (["build", "{tmp}/none", "--target", "tensorrt-rtx", "--precision", "fp32"], "no such bundle"),
+        (["train", "yolact-huge", "--data", "{tmp}", "-o", "{tmp}/c"], "unknown model 'yolact-huge'"),
+        (["import-checkpoint", "{tmp}/none", "--model", "yolact-huge", "-o", "{tmp}/c"], "unknown model"),
+        (
+            ["import-checkpoint", "{tmp}/none", "--model", "yolact-r50", "-o", "{tmp}/full/x"],
+            "exists already",
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_inputs_are_one_error_and_leave_nothing(
+    arguments: list[str], message: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.safetensors").write_text("not a checkpoint")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("precious")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(EdgewiseError, match=message):
+        edgewise(*(argument.format(tmp=tmp_path, checkpoint=checkpoint) for argument in arguments))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_scenes_writes_a_dataset(tmp_path: Path) -> None:
+    assert "wrote 2 scenes" in edgewise("scenes", tmp_path / "s", "--count", "2", "--size", "64")
+    assert (tmp_path / "s" / "instances.json").is_file()
+
+
+@pytest.mark.slow
+def test_export_then_selftest(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny.bundle"
+    said = edgewise("export", checkpoint, "-o", folder, "--target", "onnxruntime", "--device-only")
+    assert "onnxruntime fp32" in said
+    assert "tensorrt" not in said
+    edgewise("selftest", folder)
+    edgewise("inspect", folder)
+
+
+def test_the_script_points_here() -> None:
+    from importlib.metadata import entry_points
+
+    (script,) = (entry for entry in entry_points(group="console_scripts") if entry.name == "edgewise")
+    assert script.value == "edgewise.exporter.cli:main"
+    assert isinstance(app, typer.Typer)
