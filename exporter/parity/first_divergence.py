@@ -10,11 +10,11 @@ import onnx
 
 from edgewise.exporter.parity.inner_tensors import InnerTensors
 from edgewise.exporter.parity.tensors import difference
-from edgewise.runtime.engines.base import Tensor
+from edgewise.runtime.engines.base import Tensor, numpy_dtype
 from edgewise.runtime.manifest import TensorSpec
 
-CHUNK = 48
-"""Inner tensors exposed at a time: bounds the memory of a walk; each chunk costs one run of both models."""
+CHUNK_BYTES = 128 << 20
+"""Size of the inner tensors exposed at a time: it bounds a walk's memory. A chunk is a run of both models."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def layer_errors(
     if within is not None:
         needed = candidate.ancestors(within)
         pairs = [(name, node) for name, node in pairs if name in needed]
-    for start in range(0, len(pairs), CHUNK):
-        chunk = pairs[start : start + CHUNK]
+    start = 0
+    for chunk in _chunks(pairs, candidate):
         names = [name for name, _ in chunk]
         ours = _read(candidate, names, feeds, inputs, threads)
         theirs = _read(reference, names, feeds, inputs, threads)
@@ -74,6 +74,24 @@ def layer_errors(
                 operator=node.op_type,
                 relative=_relative(ours.pop(name), theirs.pop(name)),
             )
+        start += len(chunk)
+
+
+def _chunks(
+    pairs: list[tuple[str, onnx.NodeProto]], model: InnerTensors
+) -> Iterator[list[tuple[str, onnx.NodeProto]]]:
+    chunk: list[tuple[str, onnx.NodeProto]] = []
+    size = 0
+    for name, node in pairs:
+        spec = model.specs[name]
+        own = int(np.prod(spec.shape)) * numpy_dtype(spec.dtype).itemsize
+        if chunk and size + own > CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append((name, node))
+        size += own
+    if chunk:
+        yield chunk
 
 
 def _read(

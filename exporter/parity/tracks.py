@@ -47,6 +47,8 @@ class StageTrack:
     instances: int = 0
     problems: Counter[str] = field(default_factory=Counter)
     stopped: bool = False
+    first_problem: int | None = None
+    """Id of the first image that the stage failed on."""
     _seconds: list[float] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +83,14 @@ class StageTrack:
         self, manifest: Manifest, feeds: Mapping[str, Tensor], geometry: Geometry, image_id: int
     ) -> Measured | None:
         """Run, check and decode one image; None where the stage has nothing comparable to show."""
+        found = self._measure(manifest, feeds, geometry, image_id)
+        if found is None and self.first_problem is None:
+            self.first_problem = image_id
+        return found
+
+    def _measure(
+        self, manifest: Manifest, feeds: Mapping[str, Tensor], geometry: Geometry, image_id: int
+    ) -> Measured | None:
         stage = self.opened.stage
         if stage is None or self.stopped:
             return None

@@ -156,16 +156,15 @@ def _judged(run: Run, pair: PairTrack, metrics: Metrics) -> Comparison:
         metric=metric,
         checks=(run_check(pair.images, run.count),),
     )
-    if pair.images == 0:
-        return comparison
-    checks = (
-        *comparison.checks,
-        *raw_checks(tensors, pair.budget, blind=_shows_no_probes(run, pair.candidate)),
-        *decoded_checks(decoded, pair.budget, pair.images),
-        *metric_checks(metric, pair.budget),
-    )
-    comparison = msgspec.structs.replace(comparison, checks=checks)
-    if comparison.passed:
+    if pair.images:
+        checks = (
+            *comparison.checks,
+            *raw_checks(tensors, pair.budget, blind=_shows_no_probes(run, pair.candidate)),
+            *decoded_checks(decoded, pair.budget, pair.images),
+            *metric_checks(metric, pair.budget),
+        )
+        comparison = msgspec.structs.replace(comparison, checks=checks)
+    if comparison.passed or run.stages[pair.candidate].opened.stage is None:
         return comparison
     divergence = _divergence(run, comparison, pair.budget.tensor_relative_error)
     return msgspec.structs.replace(comparison, divergence=divergence)
@@ -182,8 +181,9 @@ def _shows_no_probes(run: Run, name: str) -> bool:
 
 def _divergence(run: Run, comparison: Comparison, limit: float) -> Divergence:
     """Walk the candidate's file against the reference's; the exported file stands in for torch."""
-    image = image_to_walk(comparison)
     candidate, reference = run.stages[comparison.candidate], run.stages[comparison.reference]
+    image = candidate.first_problem
+    image = image_to_walk(comparison) if image is None else image
     if not reference.info.file:
         stand_in = EXPORTED_STAGE if comparison.candidate != EXPORTED_STAGE else CANONICAL
         reference = run.stages[stand_in]

@@ -1,0 +1,482 @@
+"""Parity of real bundles: the documented example's module here, the shipped YOLACT with all precisions below.
+
+What must break parity is planted in files of the bundle whose hashes the manifest then lists, so that nothing
+but the comparison itself can notice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+from rich.console import Console
+
+from edgewise.exporter.parity import Against, Level, ParityReport, ParityRequest, Status, compare, parity
+from edgewise.exporter.parity.html import render_html
+from edgewise.exporter.parity.report import decode_report, encode_report
+from edgewise.runtime.bundle import MANIFEST, Bundle
+from edgewise.runtime.errors import BundleError, DatasetError, EdgewiseError, ParityError
+from edgewise.runtime.manifest import FileEntry, Manifest, Target, encode
+from edgewise.runtime.masks import crop_dense
+from edgewise.runtime.rle import encode_rle
+
+FP32_FILE = "models/fp32.onnx"
+IMAGES = 4
+
+# ---------------------------------------------------------------- a dataset and bundles to break
+
+
+def write_spots(folder: Path, *, empty: tuple[int, ...] = (1,)) -> Path:
+    """Noisy discs of one colour on grey, annotated; the images in `empty` show none.
+
+    Without the noise two grid cells beside a disc's middle are equally hot, and rounding picks its box.
+    """
+    generator = np.random.default_rng(4)
+    (folder / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for number in range(IMAGES):
+        frame = np.full((150, 200, 3), 110, np.uint8)
+        for channel, left in enumerate((30, 100, 170)):
+            if number in empty:
+                continue
+            centre = left, int(generator.integers(30, 120))
+            colour = [20, 20, 20]
+            colour[channel] = 250
+            cv2.circle(frame, centre, 16, colour, cv2.FILLED)
+            mask = (frame == colour).all(axis=2)[None]
+            left_edge, top, width, height = crop_dense(mask).places[0].tolist()
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number + 1,
+                    "category_id": channel + 1,
+                    "bbox": [left_edge, top, width, height],
+                    "area": int(mask.sum()),
+                    "iscrowd": 0,
+                    "segmentation": {"size": [150, 200], "counts": encode_rle(crop_dense(mask))[0]},
+                }
+            )
+        frame = np.clip(frame + generator.normal(0, 6, frame.shape), 0, 255).astype(np.uint8)
+        name = f"{number:03d}.png"
+        cv2.imwrite(str(folder / "images" / name), frame)
+        images.append({"id": number + 1, "file_name": name, "height": 150, "width": 200})
+    categories = [{"id": number + 1, "name": name} for number, name in enumerate(("blue", "green", "red"))]
+    data = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "instances.json").write_text(json.dumps(data))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_spots(tmp_path_factory.mktemp("data") / "spots")
+
+
+def exchange(bundle: Path, path: str, data: bytes) -> None:
+    """Replace a file of a bundle and let the manifest list the new hash."""
+    (bundle / path).write_bytes(data)
+    manifest = Bundle.open(bundle).manifest
+    entry = FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    files = tuple(entry if old.path == path else old for old in manifest.files)
+    (bundle / MANIFEST).write_bytes(encode(msgspec.structs.replace(manifest, files=files)))
+
+
+def edit(bundle: Path, path: str, change: Callable[[onnx.ModelProto], None]) -> None:
+    """Change an ONNX file of a bundle in place."""
+    model = onnx.load(bundle / path)
+    change(model)
+    exchange(bundle, path, model.SerializeToString())
+
+
+def edit_manifest(bundle: Path, change: Callable[[Manifest], Manifest]) -> None:
+    (bundle / MANIFEST).write_bytes(encode(change(Bundle.open(bundle).manifest)))
+
+
+@pytest.fixture
+def broken(spots_bundle: Bundle, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(spots_bundle.path, tmp_path / "spots.bundle"))
+
+
+@pytest.fixture
+def request_for(spots: ModuleType, dataset: Path) -> Callable[[Path], ParityRequest]:
+    def make(bundle: Path) -> ParityRequest:
+        return ParityRequest(bundle=bundle, dataset=dataset, module=spots.SpotFinder(), threads=1, overlays=0)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(spots_bundle: Bundle, spots: ModuleType, dataset: Path) -> ParityReport:
+    """The report of the unbroken bundle."""
+    return compare(
+        ParityRequest(bundle=spots_bundle.path, dataset=dataset, module=spots.SpotFinder(), threads=1)
+    ).report
+
+
+Make = Callable[[Path], ParityRequest]
+
+# ---------------------------------------------------------------- an unbroken bundle
+
+
+def test_an_unbroken_bundle_holds(whole: ParityReport) -> None:
+    assert whole.passed, whole.failures()
+    ran = [stage.name for stage in whole.stages if stage.status is Status.PASSED]
+    assert ran == ["torch", "exported", "canonical", "fp32"]
+    assert whole.images == IMAGES
+    for name in ran[1:]:
+        for against in Against:
+            comparison = whole.comparison(name, against)
+            assert comparison is not None
+            assert comparison.images == IMAGES
+            assert {check.level for check in comparison.checks} == set(Level)
+    fp32 = whole.comparison("fp32", Against.BEFORE)
+    assert fp32 is not None
+    assert fp32.reference == "canonical"
+    assert fp32.decoded is not None
+    assert fp32.decoded.images_both_empty == 1
+    assert fp32.decoded.reference_instances == 3 * (IMAGES - 1)
+
+
+def test_the_probe_of_a_lowered_file_is_compared(whole: ParityReport) -> None:
+    comparison = whole.comparison("fp32", Against.REFERENCE)
+    assert comparison is not None
+    judged = {figure.name: figure for figure in comparison.tensors if figure.judged}
+    assert set(judged) == {"heat"}
+    assert judged["heat"].cosine > 0.999999
+
+
+def test_the_metric_is_measured_and_not_trivial(whole: ParityReport) -> None:
+    figures = [stage.metrics["mask AP 50"] for stage in whole.stages if stage.status is Status.PASSED]
+    assert figures[0] is not None
+    assert figures[0] > 0.9
+    assert len(set(figures)) == 1
+
+
+def test_stages_that_cannot_run_are_listed_and_prove_nothing(whole: ParityReport) -> None:
+    idle = [stage for stage in whole.stages if stage.status is Status.NOT_RUN]
+    if not idle:
+        pytest.skip("every engine runs on this machine")
+    for stage in idle:
+        assert stage.problems
+        assert stage.problems[0]
+        assert whole.comparison(stage.name, Against.REFERENCE) is None
+
+
+def test_the_report_reads_back(whole: ParityReport) -> None:
+    data = encode_report(whole)
+    assert decode_report(data) == whole
+    plain = json.loads(data)
+    assert plain["passed"] is True
+    assert all(comparison["passed"] for comparison in plain["comparisons"])
+
+
+def test_a_limit_takes_the_first_images(broken: Path, request_for: Make) -> None:
+    report = compare(replace(request_for(broken), limit=2)).report
+    assert (report.images, report.objects) == (2, 3)
+    assert report.passed, report.failures()
+
+
+# ---------------------------------------------------------------- what must break it
+
+
+def scale_first_weight(model: onnx.ModelProto) -> None:
+    """Five per cent on the largest float weight."""
+    weights = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+    largest = max(weights, key=lambda tensor: int(np.prod(tensor.dims)))
+    largest.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(largest) * np.float32(1.05), largest.name))
+
+
+def rename_output(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        for index, name in enumerate(node.output):
+            if name == "scores":
+                node.output[index] = "scores_1"
+    next(output for output in model.graph.output if output.name == "scores").name = "scores_1"
+
+
+def plant_nan(model: onnx.ModelProto) -> None:
+    weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    values = numpy_helper.to_array(weight).copy()
+    values.ravel()[3] = np.nan
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+
+
+def find_nothing(model: onnx.ModelProto) -> None:
+    """All scores become 0, as of an engine that runs and detects nothing."""
+    for node in model.graph.node:
+        for index, name in enumerate(node.output):
+            if name == "scores":
+                node.output[index] = "scores_before"
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), "nothing"))
+    model.graph.node.append(helper.make_node("Mul", ["scores_before", "nothing"], ["scores"], name="silence"))
+
+
+def failed_levels(report: ParityReport, name: str, against: Against) -> set[Level]:
+    comparison = report.comparison(name, against)
+    assert comparison is not None
+    return {check.level for check in comparison.checks if not check.passed}
+
+
+def test_a_perturbed_weight_fails_and_its_layer_is_named(broken: Path, request_for: Make) -> None:
+    edit(broken, FP32_FILE, scale_first_weight)
+    report = compare(request_for(broken)).report
+    assert not report.passed
+    for against in Against:
+        assert Level.RAW in failed_levels(report, "fp32", against)
+    comparison = report.comparison("fp32", Against.BEFORE)
+    assert comparison is not None
+    assert comparison.divergence is not None
+    layer = comparison.divergence.layer
+    assert layer is not None
+    assert layer.operator == "Conv"
+    assert "blur" in layer.node
+    untouched = report.comparison("canonical", Against.REFERENCE)
+    assert untouched is not None
+    assert untouched.passed
+
+
+def test_a_renamed_output_fails(broken: Path, request_for: Make) -> None:
+    edit(broken, FP32_FILE, rename_output)
+    report = compare(request_for(broken)).report
+    assert not report.passed
+    assert report.stage("fp32").status is Status.FAILED
+    assert "scores_1" in report.stage("fp32").problems[0]
+    assert Level.RUN in failed_levels(report, "fp32", Against.REFERENCE)
+
+
+def test_a_planted_nan_fails(broken: Path, request_for: Make) -> None:
+    edit(broken, FP32_FILE, plant_nan)
+    report = compare(request_for(broken)).report
+    assert not report.passed
+    assert report.stage("fp32").status is Status.FAILED
+    assert any("NaN" in problem for problem in report.stage("fp32").problems)
+    comparison = report.comparison("fp32", Against.BEFORE)
+    assert comparison is not None
+    assert comparison.divergence is not None
+    assert comparison.divergence.layer is not None
+    assert comparison.divergence.layer.relative is None
+
+
+def test_an_engine_that_finds_nothing_fails(broken: Path, request_for: Make) -> None:
+    edit(broken, FP32_FILE, find_nothing)
+    report = compare(request_for(broken)).report
+    assert not report.passed
+    failed = failed_levels(report, "fp32", Against.REFERENCE)
+    assert {Level.DECODED, Level.METRIC} <= failed
+    comparison = report.comparison("fp32", Against.REFERENCE)
+    assert comparison is not None
+    assert comparison.decoded is not None
+    assert comparison.decoded.images_one_empty == IMAGES - 1
+    assert comparison.decoded.images_both_empty == 1
+
+
+def test_a_renamed_probe_fails(broken: Path, request_for: Make) -> None:
+    def rename(model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            node.input[:] = ["warmth" if name == "heat" else name for name in node.input]
+            node.output[:] = ["warmth" if name == "heat" else name for name in node.output]
+        for value in model.graph.value_info:
+            value.name = "warmth" if value.name == "heat" else value.name
+
+    edit(broken, FP32_FILE, rename)
+    report = compare(request_for(broken)).report
+    assert not report.passed
+    assert "no float tensor named 'heat'" in report.stage("fp32").problems[0]
+
+
+def test_another_module_than_the_exported_one_fails(
+    broken: Path, request_for: Make, spots: ModuleType
+) -> None:
+    module = spots.SpotFinder()
+    with torch.no_grad():
+        module.blur.weight.mul_(0.97)
+    report = compare(replace(request_for(broken), module=module)).report
+    assert not report.passed
+    for name in ("exported", "canonical", "fp32"):
+        assert Level.RAW in failed_levels(report, name, Against.REFERENCE)
+    before = report.comparison("fp32", Against.BEFORE)
+    assert before is not None
+    assert before.passed
+
+
+def test_a_module_with_other_outputs_fails(broken: Path, request_for: Make, spots: ModuleType) -> None:
+    class Shorter(spots.SpotFinder):  # type: ignore[name-defined,misc]
+        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return super().forward(image)[:-1]
+
+    report = compare(replace(request_for(broken), module=Shorter())).report
+    assert not report.passed
+    assert report.stage("torch").status is Status.FAILED
+    assert "4 tensors" in report.stage("torch").problems[0]
+
+
+def test_images_without_objects_prove_nothing(
+    spots_bundle: Bundle, spots: ModuleType, tmp_path: Path
+) -> None:
+    bare = write_spots(tmp_path / "bare", empty=tuple(range(IMAGES)))
+    request = ParityRequest(bundle=spots_bundle.path, dataset=bare, module=spots.SpotFinder(), threads=1)
+    report = compare(request).report
+    assert not report.passed
+    assert {Level.DECODED, Level.METRIC} <= failed_levels(report, "fp32", Against.REFERENCE)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def run_command(request: ParityRequest, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    try:
+        parity(request, console)
+    finally:
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
+def test_the_command_prints_and_writes(broken: Path, request_for: Make, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    text = run_command(replace(request_for(broken), output=output))
+    assert max(len(line) for line in text.splitlines() if not line.startswith("report:")) <= 80
+    assert "…" not in text
+    assert "parity holds" in text
+    assert "canonical ONNX" in text
+    assert sorted(path.name for path in output.iterdir()) == ["parity.html", "parity.json"]
+    assert decode_report((output / "parity.json").read_bytes()).passed
+
+
+def test_a_broken_budget_raises_after_the_report_is_written(broken: Path, request_for: Make) -> None:
+    edit(broken, FP32_FILE, scale_first_weight)
+    with pytest.raises(ParityError, match="parity is broken") as caught:
+        run_command(request_for(broken))
+    folder = broken.with_name("spots.bundle.parity")
+    assert str(folder) in caught.value.hint
+    assert not decode_report((folder / "parity.json").read_bytes()).passed
+    page = (folder / "parity.html").read_text()
+    assert "Parity is broken" in page
+    assert "the first to exceed" in page
+
+
+def test_the_page_loads_nothing_from_elsewhere(broken: Path, request_for: Make) -> None:
+    compared = compare(replace(request_for(broken), overlays=3))
+    page = render_html(compared.report, compared.overlays)
+    assert not re.search(r"https?://", page)
+    assert "<script" not in page
+    assert "<link" not in page
+    sources = re.findall(r"(?:src|href)=\"([^\"]{0,40})", page)
+    assert sources
+    assert all(source.startswith(("data:image/jpeg;base64,", "#")) for source in sources)
+    assert len(re.findall(r"data:image/jpeg", page)) == 3 * 3
+    for title in (
+        "ground truth",
+        "torch",
+        "FP32",
+        "Error by depth" if compared.report.curves else "Raw tensors",
+    ):
+        assert title in page
+
+
+def test_an_interruption_leaves_nothing(
+    broken: Path, request_for: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    seen = []
+
+    def interrupt(step: str, done: int, total: int) -> None:
+        seen.append(step)
+        if (step, done) == ("comparing", 2):
+            assert any(scratch.iterdir())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(request_for(broken), interrupt)
+    assert not any(scratch.iterdir())
+    assert not broken.with_name("spots.bundle.parity").exists()
+
+
+# ---------------------------------------------------------------- wrong input
+
+
+def test_the_canonical_model_can_be_the_reference_on_request(broken: Path, request_for: Make) -> None:
+    report = compare(replace(request_for(broken), module=None, without_torch=True)).report
+    assert report.passed, report.failures()
+    assert report.reference == "canonical"
+    assert [stage.name for stage in report.stages if stage.status is Status.PASSED] == ["canonical", "fp32"]
+    assert any("left out on request" in note for note in report.notes)
+
+
+def test_missing_sources_are_an_error(broken: Path, request_for: Make) -> None:
+    (broken / "source/exported.onnx").unlink()
+    edit_manifest(
+        broken,
+        lambda manifest: msgspec.structs.replace(
+            manifest,
+            files=tuple(entry for entry in manifest.files if not entry.path.startswith("source/")),
+        ),
+    )
+    with pytest.raises(ParityError, match=r"no source/exported\.onnx") as caught:
+        compare(request_for(broken))
+    assert "--without-torch" in caught.value.hint
+
+
+def test_a_module_from_outside_the_registry_must_be_given(broken: Path, request_for: Make) -> None:
+    with pytest.raises(ParityError, match="not in the registry"):
+        compare(replace(request_for(broken), module=None))
+
+
+def test_a_backend_that_was_asked_for_and_cannot_run_fails(broken: Path, request_for: Make) -> None:
+    report = compare(replace(request_for(broken), backends=(Target.ONNXRUNTIME, Target.TENSORRT_RTX))).report
+    engine = report.stage("engine.tensorrt-rtx.fp32")
+    if engine.status is Status.PASSED:
+        pytest.skip("the engine runs on this machine")
+    assert engine.status is Status.FAILED
+    assert not report.passed
+    alone = compare(replace(request_for(broken), backends=(Target.ONNXRUNTIME,))).report
+    assert alone.passed, alone.failures()
+    assert all("engine" not in stage.name for stage in alone.stages)
+
+
+def test_other_categories_are_refused(broken: Path, request_for: Make, tmp_path: Path) -> None:
+    data = write_spots(tmp_path / "other")
+    plain = json.loads((data / "instances.json").read_text())
+    plain["categories"][1]["name"] = "lime"
+    (data / "instances.json").write_text(json.dumps(plain))
+    with pytest.raises(DatasetError, match="calls 2 'lime'"):
+        compare(replace(request_for(broken), dataset=data))
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"dataset": Path("nowhere")}, DatasetError),
+        ({"bundle": Path("nowhere")}, BundleError),
+        ({"limit": 0}, DatasetError),
+    ],
+)
+def test_wrong_requests_are_refused(
+    broken: Path, request_for: Make, change: dict[str, object], error: type[EdgewiseError]
+) -> None:
+    with pytest.raises(error):
+        compare(replace(request_for(broken), **change))
+
+
+def test_a_changed_byte_is_refused_before_anything_runs(broken: Path, request_for: Make) -> None:
+    data = bytearray((broken / FP32_FILE).read_bytes())
+    data[len(data) // 2] ^= 1
+    (broken / FP32_FILE).write_bytes(bytes(data))
+    with pytest.raises(BundleError, match="not the file that was exported"):
+        compare(request_for(broken))
