@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -389,14 +392,14 @@ def test_tensorrt_takes_no_compute_capability(bundle: Bundle) -> None:
 
 
 def test_missing_tensorrt_names_the_extra(bundle: Bundle) -> None:
-    if _installed("tensorrt"):
+    if find_spec("tensorrt") is not None:
         pytest.skip("tensorrt is installed here")
     with pytest.raises(MissingExtraError, match=r"\[tensorrt\]"):
         build_engine(bundle, Target.TENSORRT, Precision.FP32)
 
 
 def test_without_gpu_the_target_must_be_named(bundle: Bundle) -> None:
-    if _installed("pycuda"):
+    if find_spec("pycuda") is not None:
         pytest.skip("pycuda is installed here, so there may be a GPU")
     with pytest.raises(BuildError, match="no GPU here") as caught:
         build_engine(bundle, Target.TENSORRT_RTX, Precision.FP32)
@@ -436,6 +439,54 @@ def test_opening_says_what_is_missing_first(bundle: Bundle, target: Target) -> N
     assert caught.value.hint
 
 
+@pytest.fixture
+def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pycuda as it would be beside an SM86 card, as far as opening an engine asks before TensorRT does."""
+    context = SimpleNamespace(push=lambda: None)
+    device = SimpleNamespace(
+        name=lambda: "a pretended GPU",
+        compute_capability=lambda: (8, 6),
+        retain_primary_context=lambda: context,
+    )
+
+    class Devices:
+        count = staticmethod(lambda: 1)
+
+        def __new__(cls, index: int) -> object:
+            return device
+
+    driver = SimpleNamespace(
+        Error=RuntimeError, init=lambda: None, Device=Devices, Context=SimpleNamespace(pop=lambda: None)
+    )
+    monkeypatch.setitem(sys.modules, "pycuda", SimpleNamespace(driver=driver))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+def test_opening_names_the_command_that_builds_the_engine(bundle: Bundle) -> None:
+    build(bundle, Precision.FP16)
+    build(bundle, Precision.INT8, compute_capabilities=("sm89",))
+    with pytest.raises(BackendError, match=r"no int8 engine is built for a pretended GPU \(sm86\)") as caught:
+        open_engine(bundle, backend=Target.TENSORRT_RTX, precision=Precision.INT8)
+    assert "--target tensorrt-rtx --precision int8" in caught.value.hint
+
+
+@pytest.mark.skipif(find_spec("pycuda") is not None, reason="the GPU tests open engines here")
+@pytest.mark.usefixtures("pretended_gpu")
+def test_opening_hands_the_built_engine_to_tensorrt(bundle: Bundle) -> None:
+    """Without a driver TensorRT-RTX itself refuses to load it, which is the furthest a CPU gets."""
+    record = build(bundle, Precision.FP16)
+    with pytest.raises(BackendError, match="the engine does not load") as caught:
+        open_engine(bundle, backend=Target.TENSORRT_RTX, precision=Precision.FP16)
+    assert record.sha256 in caught.value.where
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+def test_without_named_targets_the_gpu_of_this_machine_is_built_for(bundle: Bundle) -> None:
+    record = build_engine(bundle, Target.TENSORRT_RTX, Precision.FP16)
+    assert (record.key.compute_capabilities, record.key.gpu) == (("sm86",), "")
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [(Precision.FP32, 1e-4), (Precision.FP16, 1e-2), (Precision.INT8, 5e-2)]
@@ -464,9 +515,3 @@ def test_engine_agrees_with_onnxruntime(
     engine.close()
     with pytest.raises(BackendError, match="closed"):
         engine.run(image)
-
-
-def _installed(module: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(module) is not None

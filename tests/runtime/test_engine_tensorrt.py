@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 
 from edgewise.runtime.engines.base import check_signature
 from edgewise.runtime.engines.cuda import find_gpu
-from edgewise.runtime.engines.tensorrt import EngineTensor, fill, read_signature, widened
+from edgewise.runtime.engines.tensorrt import EngineTensor, TensorRTEngine, fill, read_signature, widened
 from edgewise.runtime.engines.tensorrt_api import import_tensorrt
 from edgewise.runtime.errors import BackendError
 from edgewise.runtime.manifest import DType, Target, TensorSpec
@@ -104,3 +107,233 @@ def test_gpu_that_does_not_exist_is_refused() -> None:
     pytest.importorskip("pycuda.driver", reason="pycuda is not installed")
     with pytest.raises(BackendError):
         find_gpu(1000)
+
+
+# ---------------------------------------------------------------- the order of calls, on a pretended device
+
+
+class PretendedDevice:
+    """`pycuda.driver` over host memory. It refuses what pycuda refuses: use without a current context."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.depth = self.deepest = 0
+        self.allocated: dict[int, PretendedMemory] = {}
+        self.queue: list[Callable[[], None]] = []
+        self.Context = SimpleNamespace(pop=self._pop)
+        self.Device = PretendedGpus(self)
+
+    def init(self) -> None: ...
+
+    def _push(self) -> None:
+        self.depth += 1
+        self.deepest = max(self.deepest, self.depth)
+
+    def _pop(self) -> None:
+        assert self.depth > 0
+        self.depth -= 1
+
+    def _need_context(self) -> None:
+        if self.depth == 0:
+            raise self.Error("invalid device context")
+
+    def Stream(self) -> Any:
+        self._need_context()
+        return SimpleNamespace(handle=7, synchronize=self._drain)
+
+    def _drain(self) -> None:
+        self._need_context()
+        for work in self.queue:
+            work()
+        self.queue.clear()
+
+    def pagelocked_empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        self._need_context()
+        return np.full(shape, 99, dtype)
+
+    def mem_alloc(self, size: int) -> PretendedMemory:
+        self._need_context()
+        memory = PretendedMemory(self, 4096 * (len(self.allocated) + 1), size)
+        self.allocated[int(memory)] = memory
+        return memory
+
+    def memcpy_htod_async(self, memory: PretendedMemory, host: np.ndarray, stream: Any) -> None:
+        self._need_context()
+        self.queue.append(
+            lambda: memory.data.__setitem__(slice(None), np.frombuffer(host.tobytes(), np.uint8))
+        )
+
+    def memcpy_dtoh_async(self, host: np.ndarray, memory: PretendedMemory, stream: Any) -> None:
+        self._need_context()
+        self.queue.append(
+            lambda: np.copyto(host, np.frombuffer(memory.data.tobytes(), host.dtype).reshape(host.shape))
+        )
+
+
+class PretendedGpus:
+    """`pycuda.driver.Device`."""
+
+    def __init__(self, device: PretendedDevice) -> None:
+        self._context = SimpleNamespace(push=device._push)
+
+    def count(self) -> int:
+        return 1
+
+    def __call__(self, index: int) -> Any:
+        return SimpleNamespace(
+            name=lambda: "a pretended GPU",
+            compute_capability=lambda: (8, 6),
+            retain_primary_context=lambda: self._context,
+        )
+
+
+class PretendedMemory:
+    def __init__(self, device: PretendedDevice, address: int, size: int) -> None:
+        self.device, self.address, self.data = device, address, np.zeros(size, np.uint8)
+
+    def __int__(self) -> int:
+        return self.address
+
+    def free(self) -> None:
+        self.device._need_context()
+        del self.device.allocated[self.address]
+
+
+class PretendedTensorRT:
+    """A TensorRT whose only engine gives the sum of the image; its names are those of the real wheel."""
+
+    def __init__(self, real: Any, device: PretendedDevice, *, fail: str = "") -> None:
+        self.ILogger, self.TensorIOMode, self.DataType = real.ILogger, real.TensorIOMode, real.DataType
+        self.__version__ = "1.2.3"
+        self._device, self._fail = device, fail
+
+    def Runtime(self, logger: Any) -> Any:
+        def deserialise(plan: bytes) -> Any:
+            if plan != b"a plan":
+                logger.log(self.ILogger.Severity.ERROR, "magic tag does not match")
+                return None
+            engine = ListedEngine(
+                image=(self.TensorIOMode.INPUT, self.DataType.UINT8, (-1, 2, 2, 3)),
+                total=(self.TensorIOMode.OUTPUT, self.DataType.INT32, (-1, 1)),
+            )
+            engine.create_execution_context = self._context  # type: ignore[attr-defined]
+            return engine
+
+        return SimpleNamespace(deserialize_cuda_engine=deserialise)
+
+    def _context(self) -> Any:
+        addresses: dict[str, int] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def execute(stream: int) -> bool:
+            assert stream == 7
+            assert shapes == {"image": (1, 2, 2, 3)}
+            image, total = (self._device.allocated[addresses[name]] for name in ("image", "total"))
+            self._device.queue.append(
+                lambda: total.data.__setitem__(
+                    slice(None), np.frombuffer(np.int32(image.data.sum()).tobytes(), np.uint8)
+                )
+            )
+            return not self._fail
+
+        return SimpleNamespace(
+            set_input_shape=shapes.__setitem__,
+            set_tensor_address=addresses.__setitem__,
+            execute_async_v3=execute,
+        )
+
+
+DECLARED_IMAGE = TensorSpec(name="image", dtype=DType.UINT8, shape=(1, 2, 2, 3))
+DECLARED_TOTAL = TensorSpec(name="total", dtype=DType.INT32, shape=(1, 1))
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> PretendedDevice:
+    pretended = PretendedDevice()
+    monkeypatch.setitem(sys.modules, "pycuda", SimpleNamespace(driver=pretended))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", pretended)
+    return pretended
+
+
+def open_pretended(
+    trt: Any,
+    device: PretendedDevice,
+    *,
+    plan: bytes = b"a plan",
+    fail: str = "",
+    total: TensorSpec = DECLARED_TOTAL,
+) -> TensorRTEngine:
+    return TensorRTEngine(
+        plan,
+        PretendedTensorRT(trt, device, fail=fail),
+        inputs=[DECLARED_IMAGE],
+        outputs=[total],
+        where="an engine",
+        name="pretended",
+    )
+
+
+def test_run_copies_in_and_out_and_leaves_no_context_behind(trt: Any, device: PretendedDevice) -> None:
+    engine = open_pretended(trt, device)
+    first = engine.run({"image": np.full((1, 2, 2, 3), 10, np.uint8)})["total"]
+    second = engine.run({"image": np.full((1, 2, 2, 3), 1, np.uint8)})["total"]
+    assert (first.tolist(), second.tolist()) == ([[120]], [[12]])
+    assert (first.dtype, device.depth, device.deepest, device.queue) == (np.int32, 0, 1, [])
+
+
+def test_engine_runs_in_another_thread_than_it_was_opened_in(trt: Any, device: PretendedDevice) -> None:
+    engine = open_pretended(trt, device)
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(engine.run, {"image": np.ones((1, 2, 2, 3), np.uint8)}).result(10)
+    assert result["total"].tolist() == [[12]]
+
+
+def test_close_frees_everything_once(trt: Any, device: PretendedDevice) -> None:
+    engine = open_pretended(trt, device)
+    assert len(device.allocated) == 2
+    engine.close()
+    engine.close()
+    assert (device.allocated, device.depth) == ({}, 0)
+    with pytest.raises(BackendError, match="closed"):
+        engine.run({"image": np.ones((1, 2, 2, 3), np.uint8)})
+
+
+def test_engine_of_another_tensorrt_is_refused_with_its_reason(trt: Any, device: PretendedDevice) -> None:
+    with pytest.raises(BackendError, match="magic tag") as caught:
+        open_pretended(trt, device, plan=b"something else")
+    assert "edgewise build" in caught.value.hint
+    assert (device.allocated, device.depth) == ({}, 0)
+
+
+def test_engine_with_other_tensors_is_refused(trt: Any, device: PretendedDevice) -> None:
+    other = TensorSpec(name="total", dtype=DType.FLOAT32, shape=(1, 1))
+    with pytest.raises(BackendError, match="float32"):
+        open_pretended(trt, device, total=other)
+    assert (device.allocated, device.depth) == ({}, 0)
+
+
+@pytest.mark.parametrize("image", [np.ones((1, 2, 2, 3), np.float32), np.ones((1, 2, 3, 3), np.uint8)])
+def test_inputs_of_another_type_or_shape_are_refused(
+    trt: Any, device: PretendedDevice, image: np.ndarray
+) -> None:
+    with pytest.raises(BackendError, match="image"):
+        open_pretended(trt, device).run({"image": image})
+
+
+def test_failed_run_and_cuda_error_are_reported_and_the_context_popped(
+    trt: Any, device: PretendedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = {"image": np.ones((1, 2, 2, 3), np.uint8)}
+    with pytest.raises(BackendError, match="TensorRT failed"):
+        open_pretended(trt, device, fail="yes").run(image)
+    engine = open_pretended(trt, device)
+
+    def refuse(*arguments: object) -> None:
+        raise device.Error("out of memory")
+
+    monkeypatch.setattr(device, "memcpy_htod_async", refuse)
+    with pytest.raises(BackendError, match="CUDA failed: out of memory"):
+        engine.run(image)
+    assert device.depth == 0
