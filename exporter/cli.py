@@ -152,7 +152,7 @@ def build(
         from edgewise.runtime.bundle import Bundle
 
         opened = Bundle.open(bundle)
-        with _steps() as step:
+        with _steps(lines=False) as step:
             options = BuildOptions(
                 compute_capabilities=tuple(
                     name.strip() for name in compute_capability.split(",") if name.strip()
@@ -302,11 +302,11 @@ def demo(
 ) -> None:
     """The whole way once: scenes, export, calibration, engines, self test, overlays, parity report."""
     with _needs("demo"):
-        from edgewise.exporter.demo import run_demo
+        from edgewise.exporter.demo import run_demo, summary
 
         with _steps() as step:
-            summary = run_demo(output, replace=force, progress=step)
-    console.print(summary)
+            made = run_demo(output, replace=force, progress=step, console=console)
+    console.print(summary(made))
 
 
 # ---------------------------------------------------------------- shared by the verbs
@@ -333,15 +333,20 @@ def _needs(verb: str) -> Iterator[None]:
 
 
 @contextmanager
-def _steps() -> Iterator[Callable[[str], None]]:
-    """Give a function that announces the next step; each finished step stays as a line with its seconds."""
+def _steps(*, lines: bool = True) -> Iterator[Callable[[str], None]]:
+    """Give a function that announces the next step.
+
+    Args:
+        lines: Whether each finished step stays on the terminal with its seconds.
+    """
     errors = Console(stderr=True)
     current: list[tuple[str, float]] = []
 
     def finish() -> None:
         if current:
             name, begun = current.pop()
-            errors.print(Text(f"{time.perf_counter() - begun:6.1f} s  {name}"), soft_wrap=True)
+            if lines:
+                errors.print(Text(f"{time.perf_counter() - begun:6.1f} s  {name}"), soft_wrap=True)
 
     with errors.status("starting") as status:
 
