@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
 
-from edgewise.runtime.processor import available_cores, processor_flags, saturates_u8s8
+from edgewise.runtime.processor import available_cores, has_int8_dot_products, processor_flags
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,8 @@ def _processor() -> Finding:
     known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
     have = [flag for flag in known if flag in flags]
     state = f"{available_cores()} cores, {' '.join(have) if have else 'no known vector extension'}"
-    if saturates_u8s8():
-        return Finding("Processor", state, True, "no VNNI: INT8 runs in a slower form that cannot saturate")
-    return Finding("Processor", state, True)
+    advice = "" if has_int8_dot_products() else "no 8-bit dot products: INT8 gains less here"
+    return Finding("Processor", state, True, advice)
 
 
 def _tensorrt() -> tuple[Finding, ...]:

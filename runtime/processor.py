@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from pathlib import Path
 
 
@@ -27,12 +26,10 @@ def processor_flags() -> frozenset[str]:
     return frozenset()
 
 
-def saturates_u8s8() -> bool:
-    """Whether ONNX Runtime's uint8 x int8 products may saturate at 16 bits here.
+def has_int8_dot_products() -> bool:
+    """Whether one instruction multiplies and adds four bytes (VNNI, AMX, Arm's dot products).
 
-    x86 without VNNI adds two products of a uint8 and an int8 in a saturating 16-bit lane (`vpmaddubsw`):
-    255 * 127 * 2 does not fit. VNNI and Arm's dot products accumulate in 32 bits.
+    Without it INT8 still gains, but less.
     """
-    flags = processor_flags()
-    x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
-    return x86 and not flags & {"avx512_vnni", "avx_vnni"}
+    wanted = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+    return bool(processor_flags() & wanted)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgewise.runtime.engines.base import Tensor, check_signature, check_tensors
 from edgewise.runtime.errors import BackendError
 from edgewise.runtime.manifest import DType, Precision, Target, TensorSpec
-from edgewise.runtime.processor import available_cores, saturates_u8s8
+from edgewise.runtime.processor import available_cores
 
 if TYPE_CHECKING:
     from edgewise.runtime.bundle import Bundle
@@ -140,8 +140,6 @@ def _open_session(ort: Any, model: bytes, where: str, threads: int, provider: st
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    if saturates_u8s8():
-        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         session = ort.InferenceSession(model, options, providers=[wanted])
     except Exception as error:
