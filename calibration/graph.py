@@ -108,7 +108,7 @@ def index_graph(model: onnx.ModelProto) -> GraphIndex:
         for tensor in dict.fromkeys(node.input):
             consumers.setdefault(tensor, []).append(node)
         if node.op_type == "Constant":
-            constants |= {node.output[0]: a.t for a in node.attribute if a.name == "value"}
+            constants.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
     infos = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
     return GraphIndex(
         model=model,

@@ -113,7 +113,7 @@ def never_negative(index: GraphIndex, tensor: str) -> bool:
     """Whether the graph's operations alone prove that a tensor holds no negative value."""
     node = index.producers.get(tensor)
     if node is None:
-        return tensor in index.constants and bool((index.constant(tensor) >= np.zeros(())).all())
+        return tensor in index.constants and float(index.constant(tensor).min(initial=0)) >= 0.0
     if node.op_type in _NEVER_NEGATIVE:
         return True
     if node.op_type in _KEEPS_SIGN or (

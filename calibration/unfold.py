@@ -1,4 +1,4 @@
-"""Convolutions of codes with a float result, written as one matrix product that ONNX Runtime runs on integers.
+"""Convolutions of codes with a float result, as one matrix product that ONNX Runtime runs on integers.
 
 ONNX Runtime's integer convolution always ends in codes; a quantised convolution whose result stays float (a
 network's last one, the branch of an addition) would run in float. A product of codes with a float result has
@@ -7,6 +7,8 @@ kernel's shifted views, put them side by side, multiply. All of it works on byte
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import onnx
@@ -136,7 +138,19 @@ class _Unfolding:
         return name
 
 
-def _node(operator: str, inputs: list[str], output: str, **attributes: int | list[int]) -> NodeProto:
+def _node(
+    operator: str,
+    inputs: list[str],
+    output: str,
+    *,
+    perm: list[int] | None = None,
+    axis: int | None = None,
+) -> NodeProto:
+    attributes: dict[str, Any] = {}
+    if perm is not None:
+        attributes["perm"] = perm
+    if axis is not None:
+        attributes["axis"] = axis
     return helper.make_node(operator, inputs, [output], name=f"{output}_{operator.lower()}", **attributes)
 
 
