@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import math
@@ -16,9 +17,9 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
-from edgewise.models.checkpoint import LoadedModel
+from edgewise.models.checkpoint import LoadedModel, load_model
 from edgewise.models.coco import CocoInstances
-from edgewise.runtime.errors import DatasetError
+from edgewise.runtime.errors import DatasetError, EdgewiseError
 from edgewise.runtime.manifest import Manifest, Provenance
 from edgewise.runtime.postprocess import postprocess
 from edgewise.runtime.preprocess import preprocess
@@ -194,3 +195,26 @@ def _shown(indices: list[int], shown: bool) -> Iterable[int]:
     from rich.progress import track
 
     return track(indices, description="evaluating", console=Console(file=sys.stderr))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`python -m edgewise.models.evaluation CHECKPOINT DATASET`: print the mask AP."""
+    parser = argparse.ArgumentParser(prog="python -m edgewise.models.evaluation", description=main.__doc__)
+    parser.add_argument("checkpoint", type=Path, help="a .safetensors of `edgewise train`")
+    parser.add_argument("dataset", type=Path, help="COCO json, or a folder with instances.json and images/")
+    parser.add_argument("--limit", type=int, help="measure on the first so many images")
+    chosen = parser.parse_args(arguments)
+    try:
+        dataset = CocoInstances.open(chosen.dataset)
+        result = evaluate_module(load_model(chosen.checkpoint), dataset, limit=chosen.limit, progress=True)
+    except EdgewiseError as error:
+        sys.exit(str(error))
+    print(
+        f"mask AP {result.ap:.4f}  AP50 {result.ap50:.4f}  AP75 {result.ap75:.4f}  ({result.images} images)"
+    )
+    print(f"small {result.small:.4f}  medium {result.medium:.4f}  large {result.large:.4f}")
+    print("  ".join(f"{name} {value:.3f}" for name, value in result.classes.items()))
+
+
+if __name__ == "__main__":
+    main()

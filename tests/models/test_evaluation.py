@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 import edgewise.models
 from edgewise.models.checkpoint import CheckpointMeta, LoadedModel, load_model
 from edgewise.models.coco import CocoInstances
-from edgewise.models.evaluation import detect, evaluate_module, mask_ap
+from edgewise.models.evaluation import detect, evaluate_module, main, mask_ap
 from edgewise.models.scenes import LABELS, write_dataset
 from edgewise.runtime.errors import DatasetError
 from edgewise.runtime.manifest import Provenance
@@ -168,3 +168,14 @@ def test_the_shipped_checkpoint_reaches_its_target(tmp_path: Path) -> None:
     dataset = CocoInstances.open(write_dataset(tmp_path / "scenes", 200, UNSEEN, 256))
     assert evaluate_module(load_model(TINY), dataset).ap >= 0.5
     assert TINY.stat().st_size < 3_000_000
+
+
+def test_the_command_prints_the_figures_or_one_error(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(TINY), str(scenes), "--limit", "3"])
+    printed = capsys.readouterr().out
+    assert "mask AP 0." in printed
+    assert "(3 images)" in printed
+    with pytest.raises(SystemExit, match="no such annotation file"):
+        main([str(TINY), str(tmp_path / "absent.json")])
