@@ -48,7 +48,7 @@ def quantise_s8(model: onnx.ModelProto, table: CalibrationTable, placement: Plac
     index = index_graph(with_node_names(model))
     _require_opset(model)
     taken = tensor_names(model)
-    writer = _Writer(index, table, taken)
+    writer = CodeWriter(index, table, taken)
     rewired = {(edge.node, edge.position): edge.tensor for edge in placement.edges}
     weighted = frozenset(placement.weighted)
     for tensor in placement.tensors:
@@ -84,8 +84,8 @@ def quantise_weight(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.
     return codes, scale
 
 
-class _Writer:
-    """Collects the nodes and initialisers of the new graph."""
+class CodeWriter:
+    """Collects the nodes and initialisers of a graph with codes."""
 
     def __init__(self, index: GraphIndex, table: CalibrationTable, taken: set[str]) -> None:
         self._index = index
@@ -96,7 +96,12 @@ class _Writer:
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
 
+    def has_codes(self, tensor: str) -> bool:
+        """Whether `quantise_activation` was called for a tensor."""
+        return tensor in self._codes
+
     def quantise_activation(self, tensor: str) -> None:
+        """Round a tensor to the scale that the table gives it."""
         scale = self._store(f"{tensor}_scale", np.float32(self._table.scale_of(tensor)))
         zero = self._store(f"{tensor}_zero", np.int8(0))
         codes = fresh_name(self._taken, f"{tensor}_codes")
@@ -106,6 +111,7 @@ class _Writer:
         )
 
     def read_codes(self, tensor: str, reader: str) -> str:
+        """The name of the real values of a tensor's codes, for one reader."""
         real = fresh_name(self._taken, f"{tensor}_for_{reader}")
         self.nodes.append(
             helper.make_node("DequantizeLinear", list(self._codes[tensor]), [real], name=f"{real}_dequantize")
@@ -113,6 +119,7 @@ class _Writer:
         return real
 
     def quantise_weight(self, op: WeightedOp) -> str:
+        """The name of the real values of a node's int8 weights, for this node; weights are stored once."""
         if (op.weight, op.axis) not in self._weights:
             values = self._index.constant(op.weight).astype(np.float32)
             if not np.isfinite(values).all():
