@@ -140,6 +140,11 @@ class CocoInstances:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def object_count(self) -> int:
+        """How many objects are annotated, crowd regions left out."""
+        return sum(not one.iscrowd for objects in self._annotations.values() for one in objects)
+
     def path(self, index: int) -> Path:
         """The file of image `index`."""
         return self.folder / self.images[index].file_name

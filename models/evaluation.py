@@ -126,12 +126,12 @@ def evaluate_module(
     )
     names = [spec.name for graph in (manifest.graphs["main"],) for spec in (*graph.outputs, *graph.probes)]
     deployed = loaded.entry.deploy(loaded.module).eval()
+    device = next(loaded.module.parameters()).device
 
     def network(tensor: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         with torch.inference_mode():
-            return dict(
-                zip(names, (output.numpy() for output in deployed(torch.from_numpy(tensor))), strict=True)
-            )
+            outputs = deployed(torch.from_numpy(tensor).to(device))
+        return {name: output.cpu().numpy() for name, output in zip(names, outputs, strict=True)}
 
     indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
     results = detect(network, manifest, dataset, indices, progress=progress)

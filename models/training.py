@@ -96,6 +96,12 @@ def train(request: TrainingRequest) -> Path:
     if not state_path.exists():
         refuse_existing(request.out, replace=request.restart)
     dataset = CocoInstances.open(request.data, request.images, keep=True)
+    if dataset.object_count == 0:
+        raise DatasetError(
+            "the dataset has no annotated objects to train on",
+            where=str(dataset.json),
+            hint="check the export of the annotations",
+        )
     evaluation = None if request.evaluation is None else CocoInstances.open(request.evaluation)
     if evaluation is not None and evaluation.labels != dataset.labels:
         raise DatasetError(
