@@ -42,19 +42,30 @@ RANGE_SLACK = 1e-3
 
 @dataclass(frozen=True)
 class Check:
-    """One figure beside its limit."""
+    """One figure beside its limit.
+
+    Attributes:
+        subject: What was looked at: a tensor, the decoded result, ...
+        at_least: Whether the limit is the least value allowed, not the largest.
+        sample: On what: a golden's image, or all of them.
+    """
 
     subject: str
     quantity: str
     value: float
     limit: float
     at_least: bool = False
-    """Whether the limit is the least value allowed, not the largest."""
+    sample: str = ""
 
     @property
     def passed(self) -> bool:
         """NaN never passes."""
         return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    @property
+    def where(self) -> str:
+        """Sample and subject in one text, for errors."""
+        return f"{self.sample} {self.subject}".strip()
 
 
 @dataclass(frozen=True)
@@ -112,17 +123,25 @@ def selftest(
     return SelfTestReport(bundle.manifest.name, engine, target, width, tuple(checks))
 
 
-def budget_checks(subject: str, matching: Matching, budget: Budget) -> tuple[Check, ...]:
+def budget_checks(sample: str, matching: Matching, budget: Budget) -> tuple[Check, ...]:
     """The decoded level of a budget as checks."""
     return (
-        Check(subject, "matched instances", matching.matched_fraction, budget.matched_fraction, True),
-        Check(subject, "mean mask IoU", matching.mask_iou, budget.mask_iou, True),
-        Check(subject, "mean score difference", matching.score_difference, budget.score_difference),
+        Check(
+            sample, "result", "matched instances", matching.matched_fraction, budget.matched_fraction, True
+        ),
+        Check("result", "mean mask IoU", matching.mask_iou, budget.mask_iou, True, sample=sample),
+        Check(
+            "result",
+            "mean score difference",
+            matching.score_difference,
+            budget.score_difference,
+            sample=sample,
+        ),
     )
 
 
 def tensor_checks(
-    subject: str,
+    sample: str,
     specs: Iterable[TensorSpec],
     reference: Mapping[str, Tensor],
     found: Mapping[str, Tensor],
@@ -137,8 +156,8 @@ def tensor_checks(
         error = float(np.abs(given - wanted).max()) / (scale or 1.0)
         norms = float(np.linalg.norm(wanted) * np.linalg.norm(given))
         cosine = float(wanted @ given) / norms if norms else float(not wanted.any() and not given.any())
-        checks.append(Check(f"{subject} {spec.name}", "relative error", error, budget.tensor_relative_error))
-        checks.append(Check(f"{subject} {spec.name}", "cosine", cosine, budget.tensor_cosine, True))
+        checks.append(Check(spec.name, "relative error", error, budget.tensor_relative_error, sample=sample))
+        checks.append(Check(spec.name, "cosine", cosine, budget.tensor_cosine, True, sample=sample))
     return checks
 
 
@@ -161,9 +180,11 @@ def _rerun(bundle: Bundle, session: Session, golden: Golden, budget: Budget) -> 
         margin=0.0,
     )
     checks = [
-        Check(f"{golden.image} decoding", "matched instances", decoded.matched_fraction, 1.0, True),
-        Check(f"{golden.image} decoding", "mean mask IoU", decoded.mask_iou, SAME_DECODING_IOU, True),
-        Check(f"{golden.image} decoding", "score difference", decoded.score_difference, SAME_DECODING_SCORE),
+        Check("decoding", "matched instances", decoded.matched_fraction, 1.0, True, sample=golden.image),
+        Check("decoding", "mean mask IoU", decoded.mask_iou, SAME_DECODING_IOU, True, sample=golden.image),
+        Check(
+            "decoding", "score difference", decoded.score_difference, SAME_DECODING_SCORE, sample=golden.image
+        ),
     ]
     inferred = session.infer(prepared)
     checks += _range_checks(golden.image, graph.outputs, inferred.outputs)
@@ -174,12 +195,12 @@ def _rerun(bundle: Bundle, session: Session, golden: Golden, budget: Budget) -> 
         threshold=display_threshold(manifest.postprocess),
         margin=margin_of(budget),
     )
-    checks.append(Check(golden.image, "one side empty", float(matching.one_side_empty), 0.0))
+    checks.append(Check("result", "one side empty", float(matching.one_side_empty), 0.0, sample=golden.image))
     return checks, matching
 
 
 def tensor_level(
-    subject: str,
+    sample: str,
     graph: Graph,
     decoding: object,
     stored: Mapping[str, Tensor],
@@ -196,15 +217,15 @@ def tensor_level(
     scores = getattr(decoding, "scores", None)
     checks: list[Check] = []
     if isinstance(scores, str):
-        checks.append(_slot_check(f"{subject} {scores}", stored[scores], outputs[scores], budget))
+        checks.append(_slot_check(sample, scores, stored[scores], outputs[scores], budget))
     elif not graph.probes:
         floats = [spec for spec in graph.outputs if spec.dtype.value.startswith("float")]
-        checks += tensor_checks(subject, floats, stored, outputs, budget)
+        checks += tensor_checks(sample, floats, stored, outputs, budget)
     exposed = [spec for spec in graph.probes if spec.name in outputs]
-    return checks + tensor_checks(subject, exposed, stored, outputs, budget)
+    return checks + tensor_checks(sample, exposed, stored, outputs, budget)
 
 
-def _slot_check(subject: str, stored: Tensor, found: Tensor, budget: Budget) -> Check:
+def _slot_check(sample: str, subject: str, stored: Tensor, found: Tensor, budget: Budget) -> Check:
     """Mean difference of the sorted scores.
 
     Sorting makes slots comparable: the n-th largest score moves no further than the scores do, even where
@@ -214,10 +235,10 @@ def _slot_check(subject: str, stored: Tensor, found: Tensor, budget: Budget) -> 
     given = -np.sort(-found.astype(np.float64).ravel())
     occupied = (wanted > 0) | (given > 0)
     value = float(np.abs(wanted - given)[occupied].mean()) if occupied.any() else 0.0
-    return Check(subject, "slot difference", value, budget.score_difference)
+    return Check(subject, "slot difference", value, budget.score_difference, sample=sample)
 
 
-def _range_checks(subject: str, specs: Sequence[TensorSpec], outputs: Mapping[str, Tensor]) -> list[Check]:
+def _range_checks(sample: str, specs: Sequence[TensorSpec], outputs: Mapping[str, Tensor]) -> list[Check]:
     checks: list[Check] = []
     for spec in specs:
         if spec.value_range is not None:
@@ -225,7 +246,7 @@ def _range_checks(subject: str, specs: Sequence[TensorSpec], outputs: Mapping[st
             tensor = outputs[spec.name]
             outside = max(low - float(tensor.min()), float(tensor.max()) - high, 0.0)
             limit = RANGE_SLACK * (high - low)
-            checks.append(Check(f"{subject} {spec.name}", "outside its range by", outside, limit))
+            checks.append(Check(spec.name, "outside its range by", outside, limit, sample=sample))
     return checks
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import inf, isnan
 
 import msgspec
 from rich.console import Group, RenderableType
@@ -15,7 +16,7 @@ from edgewise.runtime.doctor import Finding
 from edgewise.runtime.engines.base import describe
 from edgewise.runtime.manifest import Graph, Manifest, Part
 from edgewise.runtime.results import Instances
-from edgewise.runtime.selftest import SelfTestReport
+from edgewise.runtime.selftest import Check, SelfTestReport
 from edgewise.runtime.timing import StageTimes
 
 SHOWN_CLASSES = 12
@@ -136,14 +137,38 @@ def _precisions(manifest: Manifest) -> Table:
 
 
 def selftest_table(report: SelfTestReport) -> Table:
-    """One line a check, the failed ones marked."""
+    """One line a quantity with its worst golden, and one for every further failure."""
     title = f"{report.bundle}, {report.precision.value} on {report.engine}"
-    table = _table(title, "", "subject", "quantity", "value", "limit")
+    table = _table(title, "", "subject", "quantity", "worst", "limit", "golden")
+    groups: dict[tuple[str, str], list[Check]] = {}
     for check in report.checks:
+        groups.setdefault((check.subject, check.quantity), []).append(check)
+    for checks in groups.values():
+        _selftest_rows(table, sorted(checks, key=_margin))
+    return table
+
+
+def _margin(check: Check) -> float:
+    """How far inside its limit a figure is; NaN is the farthest outside."""
+    inside = check.value - check.limit if check.at_least else check.limit - check.value
+    return -inf if isnan(inside) else inside
+
+
+def _selftest_rows(table: Table, checks: Sequence[Check]) -> None:
+    shown = [checks[0], *(check for check in checks[1:] if not check.passed)]
+    for check in shown:
         verdict = Text("pass", "green") if check.passed else Text("FAIL", "bold red")
         sign = ">=" if check.at_least else "<="
-        _row(table, verdict, check.subject, check.quantity, f"{check.value:.3g}", f"{sign} {check.limit:g}")
-    return table
+        of = f" of {len(checks)}" if len(checks) > 1 else ""
+        _row(
+            table,
+            verdict,
+            check.subject,
+            check.quantity,
+            f"{check.value:.3g}",
+            f"{sign} {check.limit:g}",
+            check.sample + of,
+        )
 
 
 def timing_table(title: str, times: Sequence[StageTimes]) -> Table:
