@@ -127,7 +127,12 @@ def budget_checks(sample: str, matching: Matching, budget: Budget) -> tuple[Chec
     """The decoded level of a budget as checks."""
     return (
         Check(
-            sample, "result", "matched instances", matching.matched_fraction, budget.matched_fraction, True
+            "result",
+            "matched instances",
+            matching.matched_fraction,
+            budget.matched_fraction,
+            True,
+            sample=sample,
         ),
         Check("result", "mean mask IoU", matching.mask_iou, budget.mask_iou, True, sample=sample),
         Check(
