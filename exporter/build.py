@@ -10,6 +10,7 @@ capabilities. `docs/engines.md` says what differs between versions.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -112,6 +113,7 @@ def build_engine(
     pins = _pins(bundle, recipe, target, precision, options, kept)
     set_flags = tuple(name for name in recipe.set_flags if name != "FP16" or HALF in pins.values())
     cache = options.cache()
+    cache.check_writable()
     calibration = _calibration_cache(bundle) if recipe.calibration_cache else None
     key = EngineKey(
         graph=options.graph,
@@ -177,7 +179,12 @@ def build_engine(
 
 
 def with_realised(bundle: Bundle, record: EngineRecord) -> Bundle:
-    """Write what the builder realised into the bundle's manifest; an older entry for that device goes."""
+    """Write what the builder realised into the bundle's manifest; an older entry for that device goes.
+
+    A bundle on a read-only medium stays as it is; the engine's record says the same.
+    """
+    if not os.access(bundle.path, os.W_OK):
+        return bundle
     from edgewise.exporter.bundle_writer import update_bundle
 
     def replaced(entries: tuple[RealisedPrecision, ...]) -> tuple[RealisedPrecision, ...]:

@@ -107,19 +107,38 @@ class EngineCache:
         """Write an engine and then its record; an older engine of the same key goes.
 
         Raises:
-            BackendError: The folder is open to other users, or the record does not describe `engine`.
+            BackendError: The folder cannot be written or is open to other users, or the record does not
+                describe `engine`.
         """
         if hashlib.sha256(engine).hexdigest() != record.sha256 or len(engine) != record.size:
             raise BackendError("the record does not describe this engine", where=record.bundle)
-        if not self.folder.exists():
-            self.folder.mkdir(parents=True, mode=0o700)
-        self._check_folder()
-        older = self.lookup(record.key)
-        write_bytes(self.engine_path(record), engine)
-        path = self.record_path(record.key)
-        write_bytes(path, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        self.check_writable()
+        try:
+            if not self.folder.exists():
+                self.folder.mkdir(parents=True, mode=0o700)
+            older = self.lookup(record.key)
+            write_bytes(self.engine_path(record), engine)
+            path = self.record_path(record.key)
+            write_bytes(path, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        except OSError as error:
+            raise _unwritable(self.folder, error.strerror or str(error)) from None
         if older is not None and all(older.sha256 != other.sha256 for other in self.records()):
             self.engine_path(older).unlink(missing_ok=True)
+
+    def check_writable(self) -> None:
+        """Raise BackendError where `store` would fail; call it before a long build. Writes nothing."""
+        try:
+            if self.folder.is_dir():
+                self._check_folder()
+            present = self.folder
+            while not present.exists():
+                present = present.parent
+        except OSError as error:
+            raise _unwritable(self.folder, error.strerror or str(error)) from None
+        if not present.is_dir():
+            raise _unwritable(self.folder, f"{present} is not a folder")
+        if not os.access(present, os.W_OK | os.X_OK):
+            raise _unwritable(self.folder, f"{present} is not yours to write")
 
     def lookup(self, key: EngineKey) -> EngineRecord | None:
         """The record of exactly this key; None where it was never built, or its engine is gone."""
@@ -200,6 +219,14 @@ class EngineCache:
                 where=str(self.folder),
                 hint="chmod 700 the folder, or set EDGEWISE_CACHE to one of your own",
             )
+
+
+def _unwritable(folder: Path, reason: str) -> BackendError:
+    return BackendError(
+        f"the engine cannot be stored: {reason}",
+        where=str(folder),
+        hint="choose another folder by --output or EDGEWISE_CACHE, or make room",
+    )
 
 
 def _decode(data: bytes, path: Path) -> EngineRecord:

@@ -81,6 +81,11 @@ class EngineLayer:
             return widest((self.inputs[0], self.weights))
         return widest((*self.inputs, *self.outputs))
 
+    @property
+    def multiplies_in(self) -> str:
+        """The type of its factors: the wider of its first input and its weights, where they are listed."""
+        return widest((*self.inputs[:1], *(() if self.weights is None else (self.weights,))))
+
 
 def widest(types: Iterable[str]) -> str:
     """The widest of some types; `integer` where none of them carries values."""
@@ -98,7 +103,7 @@ def node_type(node: str, layers: Sequence[EngineLayer]) -> str | None:
     named = [layer for layer in layers if layer.holds(node)]
     heavy = [layer for layer in named if layer.kind not in _POINTWISE]
     if heavy:
-        return widest(layer.computes_in for layer in heavy)
+        return widest(layer.multiplies_in for layer in heavy)
     return widest(layer.computes_in for layer in named) if named else None
 
 

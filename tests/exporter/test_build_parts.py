@@ -265,6 +265,13 @@ def test_weights_wider_than_activations_are_the_type_computed_in() -> None:
     assert EngineLayer("x", "correlation", "", ("fp16",), ("fp16",), "int8").computes_in == "fp16"
 
 
+def test_outputs_of_a_weighted_layer_do_not_decide() -> None:
+    """An INT8 convolution may hand on float values; what counts is what it multiplies."""
+    int8 = EngineLayer("c", "caskconvolution", "[ONNX Layer: c]", ("int8", "fp16"), ("fp16",), None)
+    assert node_type("c", [int8]) == "int8"
+    assert count_types([int8]) == {"fp16": 1}
+
+
 def test_node_that_is_in_no_layer_is_a_problem() -> None:
     with pytest.raises(BuildError, match="b is in no layer"):
         check_realised(

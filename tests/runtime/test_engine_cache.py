@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import msgspec
@@ -212,6 +213,24 @@ def test_missing_engine_is_as_if_it_was_never_built(cache: EngineCache) -> None:
     cache.engine_path(record).unlink()
     assert cache.lookup(KEY) is None
     assert find(cache) is None
+
+
+def test_folder_that_cannot_be_written_is_found_before_the_build(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(BackendError, match="is not a folder"):
+        EngineCache(tmp_path / "file" / "engines").check_writable()
+    fresh = EngineCache(tmp_path / "new" / "engines")
+    fresh.check_writable()
+    assert not fresh.folder.parent.exists()
+    with pytest.raises(BackendError, match="cannot be stored"):
+        EngineCache(tmp_path / ("x" * 300)).store(record_of(b"engine"), b"engine")
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_read_only_folder_is_found_before_the_build(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(BackendError, match="not yours to write"):
+        EngineCache(tmp_path / "engines").check_writable()
 
 
 def test_empty_cache_finds_nothing(cache: EngineCache) -> None:
