@@ -32,10 +32,10 @@ FP16 = Budget(
 INT8 = Budget(
     precision=Precision.INT8,
     tensor_relative_error=0.5,
-    tensor_cosine=0.98,
-    matched_fraction=0.85,
-    mask_iou=0.90,
-    score_difference=5e-2,
+    tensor_cosine=0.995,
+    matched_fraction=0.95,
+    mask_iou=0.95,
+    score_difference=2e-2,
     metric_drop=1e-2,
 )
 """One of 255 steps per activation: single values move far, decoded results must not."""

@@ -24,7 +24,7 @@ from edgewise.runtime.errors import ExportError, MissingExtraError
 from edgewise.runtime.manifest import CalibrationMethod, Precision, Target
 
 if TYPE_CHECKING:
-    from edgewise.exporter.quantise import CalibrationRequest
+    from edgewise.exporter.calibration_images import CalibrationRequest
     from edgewise.runtime.bundle import Bundle
 
 EXTRAS = {
@@ -315,7 +315,7 @@ def demo(
 def _calibration_request(
     images: Path, count: int, seed: int, method: CalibrationMethod, validation: Path | None
 ) -> CalibrationRequest:
-    from edgewise.exporter.quantise import CalibrationRequest
+    from edgewise.exporter.calibration_images import CalibrationRequest
 
     return CalibrationRequest(images=images, count=count, seed=seed, method=method, validation=validation)
 

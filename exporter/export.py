@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-    from edgewise.exporter.quantise import CalibrationRequest
+    from edgewise.exporter.calibration_images import CalibrationRequest
 
 EXPORTED = "source/exported.onnx"
 CHECKPOINT = "source/checkpoint.safetensors"

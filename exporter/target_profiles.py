@@ -135,16 +135,16 @@ def _four_dimensional(node: onnx.NodeProto, facts: GraphFacts) -> str | None:
     return None if shape is not None and len(shape) == 4 else "the input must have four dimensions"
 
 
-def _symmetric_int8(node: onnx.NodeProto, facts: GraphFacts) -> str | None:
+def _signed_codes(node: onnx.NodeProto, facts: GraphFacts) -> str | None:
     import onnx
 
-    if len(node.input) < 3 or not node.input[2]:
-        return "the zero point is missing, which means uint8"
-    zero = facts.constants.get(node.input[2])
-    if zero is None or zero.any():
+    zero = node.input[2] if len(node.input) > 2 else ""
+    # Without a zero point QuantizeLinear makes uint8, and DequantizeLinear takes the type of what it reads.
+    kind = facts.types.get(zero or (node.input[0] if node.op_type == "DequantizeLinear" else ""))
+    if kind != onnx.TensorProto.INT8:
+        return "only signed 8-bit codes keep their range (uint8 is silently read as int8, int32 is refused)"
+    if zero and (zero not in facts.constants or facts.constants[zero].any()):
         return "the zero point must be a constant 0"
-    if facts.types.get(node.input[2]) != onnx.TensorProto.INT8:
-        return "only signed 8-bit values keep their range (uint8 is silently read as int8, int32 is refused)"
     return None
 
 
@@ -202,8 +202,8 @@ _NVIDIA_RULES: dict[str, tuple[Rule, ...]] = {
     "ScatterElements": (_plain_scatter,),
     "MaxPool": (_plain_pool,),
     "GridSample": (_four_dimensional,),
-    "QuantizeLinear": (_symmetric_int8,),
-    "DequantizeLinear": (_symmetric_int8,),
+    "QuantizeLinear": (_signed_codes,),
+    "DequantizeLinear": (_signed_codes,),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Max", "Min", "Clip"), (_float_bounds,)),
 }
 
