@@ -39,6 +39,7 @@ class Inferred:
     """The outputs of one run and the geometry that leads them back to the source image."""
 
     frame: Frame
+    engine: str
     outputs: dict[str, Tensor]
     geometry: Geometry
 
@@ -125,18 +126,23 @@ class Session:
         """Run the engine with the state left by earlier frames. Call in frame order.
 
         Raises:
-            BackendError: The engine failed or gave NaN.
+            BackendError: The engine failed.
         """
         graph = prepared.graph
         inputs = {self._image_inputs[graph]: prepared.tensor, **self._state.inputs_of(graph)}
         engine = self.engines[graph]
         outputs = engine.run(inputs)
-        check_not_nan(outputs, where=engine.name)
         self._state.keep(graph, outputs)
-        return Inferred(prepared.frame, outputs, prepared.geometry)
+        return Inferred(prepared.frame, engine.name, outputs, prepared.geometry)
 
     def finish(self, inferred: Inferred) -> Instances:
-        """Decode to source-image coordinates."""
+        """Decode to source-image coordinates.
+
+        Raises:
+            BackendError: An output holds NaN. (Looked for here, beside the inference of the next frame.)
+            ResultError: The outputs cannot be decoded.
+        """
+        check_not_nan(inferred.outputs, where=inferred.engine)
         return postprocess(self.manifest, inferred.outputs, inferred.geometry)
 
     def _finish_with_frame(self, inferred: Inferred) -> tuple[Frame, Instances]:

@@ -140,6 +140,8 @@ def _open_session(ort: Any, model: bytes, where: str, threads: int, provider: st
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Planning all tensors as one block took 70 MB more for YOLACT-550 and no less time.
+    options.enable_mem_pattern = False
     try:
         session = ort.InferenceSession(model, options, providers=[wanted])
     except Exception as error:

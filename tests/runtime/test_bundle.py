@@ -52,7 +52,9 @@ def test_read_hashes_the_bytes_it_gives_even_where_times_and_size_are_forged(bun
         bundle.verify()
 
 
-def test_a_file_is_hashed_once_until_it_is_touched(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_hashed_once_until_it_is_touched(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from edgewise.runtime import bundle as module
 
     calls: list[Path] = []
