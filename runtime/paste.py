@@ -1,22 +1,26 @@
 """Low-resolution probability masks resampled to boolean crops of the frame.
 
-The definition, for every pixel of the frame: its centre is mapped to mask cells along each axis as
-u = lower + t, with t rounded to 2**-22 of a cell; its value is
+The definition. A mask covers a rectangle of the frame; along each axis the centre of a pixel lies at
 
-    (1 - ty) * ((1 - tx) * m[y, x] + tx * m[y, x + 1]) + ty * ((1 - tx) * m[y + 1, x] + tx * m[y + 1, x + 1])
+    u = (pixel + 0.5 - begin) / pitch - 0.5,  pitch = (end - begin) / cells
 
-in float64, each operation rounded, with zeros outside the mask; it is set where value > threshold.
+between the centres of mask cells, held inside 0..cells - 1 and rounded to 2**-22 of a cell: u = lower + t.
+With lerp(a, b, t) = a + t * (b - a) in float64, each operation rounded, the pixel's value is
 
-How it is computed: only where a mask cell above the threshold can reach, as two products with matrices of two
-weights a row, in float32. Those weights are exact in float32, so a value is within 2**-22 of the definition;
-the few pixels that lie within 2**-20 of the threshold are decided by the definition itself. The crops
-therefore equal a resampling of the full frame, whatever the BLAS underneath.
+    lerp(lerp(m[y, x], m[y, x + 1], tx), lerp(m[y + 1, x], m[y + 1, x + 1], tx), ty)
+
+and the pixel is set where value > threshold.
+
+How it is computed. Down a column of the frame the value runs in straight pieces from mask row to mask row
+(`knots`), so it crosses the threshold at most once between two of them. It is enough to interpolate the knots
+of every column, to find where neighbouring knots lie on different sides, and to solve for the pixel there.
+The work grows with columns x mask rows and not with pixels, and no pixel is decided by anything but the
+definition: a solution too close to a pixel's centre is settled by evaluating it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -27,76 +31,47 @@ from edgewise.runtime.geometry import Axis, Geometry, Size
 from edgewise.runtime.masks import IntArray, MaskCrops
 
 Probabilities = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 _STEPS = 1 << 22
 """Positions between two mask cells."""
-_MARGIN = 2.0**-20
-_SLAB = 64
-"""Columns of a crop that are resampled at a time: few weights of a product are zeros then, and the product
-is small enough for a BLAS to keep it on one core."""
-
-
-@dataclass(frozen=True, eq=False)
-class Taps:
-    """The two mask cells under each of P pixels of one axis.
-
-    Args:
-        lower: int64 [P], the first cell, -1 where it lies before the mask; never decreasing for one mask.
-        weight: float64 [P], of cell `lower + 1`; `lower` has the rest.
-        matrix: float32 [P, cells], the same as a matrix; cells outside the mask are left out.
-    """
-
-    lower: IntArray
-    weight: NDArray[np.float64]
-    matrix: NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Span:
-    """The pixels of one axis that each of n crops covers.
-
-    Args:
-        start: int64 [n], first pixel of the frame.
-        length: int64 [n], number of pixels.
-        tap: int64 [n], where the first pixel stands in the taps.
-    """
-
-    start: IntArray
-    length: IntArray
-    tap: IntArray
 
 
 def paste_prototype_masks(masks: Probabilities, geometry: Geometry, threshold: float) -> MaskCrops:
-    """Masks that cover the whole network input (YOLACT), bilinear with half-pixel centres.
+    """Masks that cover the whole network input (YOLACT): `MaskRule.BILINEAR_HALF_PIXEL`.
 
-    A frame pixel's centre goes through the geometry to the network input and from there to mask cells
-    (`MaskRule.BILINEAR_HALF_PIXEL`): u = network * cells / network length - 0.5, held inside the mask, which
-    repeats its edge. Padding of the input falls away; pixels outside the input are not set.
+    Their rectangle is the network input as it lies in the frame; cells at the edge of the mask are repeated.
+    Padding of the input falls outside the frame and so away; pixels outside the input are not set.
 
     Args:
         masks: float32 [n, cells down, cells across], probabilities.
         geometry: Of the frame that the network saw.
-        threshold: A pixel is set above it.
+        threshold: A pixel is set above it; at least 0.
 
     Raises:
         ResultError: Ill-typed masks, values outside 0..1, or a turned geometry.
     """
-    _check_masks(masks)
-    across, down = geometry.axes()
+    _check(masks, threshold)
     cells = _cells_above(masks, threshold)
-    taps_x, (low_x, high_x) = _whole_axis(across, masks.shape[2])
-    taps_y, (low_y, high_y) = _whole_axis(down, masks.shape[1])
-    span_x = _reach(taps_x.lower, cells[:, 0], cells[:, 2], low_x, high_x)
-    span_y = _reach(taps_y.lower, cells[:, 1], cells[:, 3], low_y, high_y)
-    return _resample(masks, (taps_x, taps_y), (span_x, span_y), threshold, geometry.source_size)
+    across, down = geometry.axes()
+    line_x = _input_line(across, cells[:, 0], cells[:, 2], masks.shape[2])
+    line_y = _input_line(down, cells[:, 1], cells[:, 3], masks.shape[1])
+    return _paste(masks, line_x, line_y, threshold, geometry.source_size)
+
+
+def _input_line(axis: Axis, first: IntArray, last: IntArray, cells: int) -> _Line:
+    begin, end = -axis.offset / axis.scale, (axis.network_length - axis.offset) / axis.scale
+    low, high = np.clip(np.ceil([begin - 0.5, end - 0.5]), 0, axis.source_length).astype(int).tolist()
+    origin, pitch = np.full(len(first), begin), np.full(len(first), (end - begin) / cells)
+    return _line(origin, pitch, first, last, cells, (low, high))
 
 
 def paste_box_masks(
     masks: Probabilities, boxes: NDArray[np.floating], frame_size: Size, threshold: float
 ) -> MaskCrops:
-    """Masks that fill their boxes (Mask R-CNN), sampled at pixel centres with zeros outside.
+    """Masks that fill their boxes (Mask R-CNN): `MaskRule.PASTE_ALIGNED`.
 
-    Along an axis (`MaskRule.PASTE_ALIGNED`) u = (pixel + 0.5 - box start) * cells / box length - 0.5.
+    Their rectangle is the box, not rounded; outside the mask stand zeros, as a ring of cells around it.
 
     Args:
         masks: float32 [n, cells down, cells across], probabilities.
@@ -108,20 +83,29 @@ def paste_box_masks(
     Raises:
         ResultError: Ill-typed masks or boxes, or values outside 0..1.
     """
-    _check_masks(masks)
+    _check(masks, threshold)
     if boxes.shape != (len(masks), 4) or not np.isfinite(boxes).all():
         raise ResultError(f"{len(masks)} masks need finite boxes [{len(masks)}, 4], not {list(boxes.shape)}")
+    count, down, across = masks.shape
+    ringed = np.zeros((count, down + 2, across + 2), np.float32)
+    ringed[:, 1:-1, 1:-1] = masks
     corners = boxes.astype(np.float64)
-    cells = _cells_above(masks, threshold)
+    solid = np.all(corners[:, 2:] > corners[:, :2], axis=1)
+    pitch = np.where(solid[:, None], corners[:, 2:] - corners[:, :2], 1.0) / [across, down]
+    origin = corners[:, :2] - pitch
+    cells = _cells_above(ringed, threshold)
+    cells[~solid, 2:] = -1
     height, width = frame_size
-    span_x, taps_x = _box_axis(corners[:, 0], corners[:, 2], cells[:, 0], cells[:, 2], masks.shape[2], width)
-    span_y, taps_y = _box_axis(corners[:, 1], corners[:, 3], cells[:, 1], cells[:, 3], masks.shape[1], height)
-    return _resample(masks, (taps_x, taps_y), (span_x, span_y), threshold, frame_size)
+    line_x = _line(origin[:, 0], pitch[:, 0], cells[:, 0], cells[:, 2], across + 2, (0, width))
+    line_y = _line(origin[:, 1], pitch[:, 1], cells[:, 1], cells[:, 3], down + 2, (0, height))
+    return _paste(ringed, line_x, line_y, threshold, frame_size)
 
 
-def _check_masks(masks: Probabilities) -> None:
+def _check(masks: Probabilities, threshold: float) -> None:
     if masks.ndim != 3 or masks.dtype != np.float32 or 0 in masks.shape[1:]:
         raise ResultError(f"masks must be float32 [n, height, width], not {masks.dtype} {list(masks.shape)}")
+    if not threshold >= 0:
+        raise ResultError(f"a mask threshold must be at least 0, not {threshold}")
     if masks.size and not (masks.min() >= -1e-3 and masks.max() <= 1 + 1e-3):
         raise ResultError(
             "mask values are not probabilities: some lie outside 0..1 or are not numbers",
@@ -131,130 +115,174 @@ def _check_masks(masks: Probabilities) -> None:
 
 def _cells_above(masks: Probabilities, threshold: float) -> IntArray:
     """int64 [n, 4], first x, first y, last x, last y of the cells above the threshold; last < first: none."""
-    found = [cv2.boundingRect((mask > threshold).view(np.uint8)) for mask in masks]
+    # The largest float32 that is not above the threshold separates the same cells.
+    limit = np.float32(threshold)
+    if float(limit) > threshold:
+        limit = np.nextafter(limit, np.float32(-1))
+    found = [cv2.boundingRect((mask > limit).view(np.uint8)) for mask in masks]
     rectangles = np.array(found, np.int64).reshape(-1, 4)
     rectangles[:, 2:] += rectangles[:, :2] - 1
     return rectangles
 
 
-def _taps(positions: NDArray[np.floating], cells: int) -> Taps:
-    steps = np.rint(positions * _STEPS).astype(np.int64)
-    lower = steps >> 22
-    weight = (steps & (_STEPS - 1)) / _STEPS
-    # Columns before and behind take the weights of cells outside the mask.
-    matrix = np.zeros((len(lower), cells + 3), np.float32)
-    place = np.arange(len(lower)) * (cells + 3) + lower + 1
-    flat = matrix.ravel()
-    flat[place] = 1 - weight
-    flat[place + 1] = weight
-    return Taps(lower, weight, matrix[:, 1 : cells + 1])
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """What n crops cover along one axis: pixels of the frame, and a window of mask cells.
+
+    `start`, `length`: the pixels. `cell`, `cells`: first and number of the window's cells. `tap`: where the
+    pixels of each crop begin in `lower` (first of the two cells of each pixel, counted in the window) and
+    `weight` (of the second). `offset`, `pitch`: the pixel under a position of the window, both counted from
+    the crop's first, is offset + position * pitch.
+    """
+
+    start: IntArray
+    length: IntArray
+    cell: IntArray
+    cells: IntArray
+    tap: IntArray
+    lower: IntArray
+    weight: Doubles
+    offset: Doubles
+    pitch: Doubles
 
 
-@lru_cache(maxsize=8)
-def _whole_axis(axis: Axis, cells: int) -> tuple[Taps, tuple[int, int]]:
-    """The taps of every frame pixel, and the range [first, last) of pixels that lie in the network input."""
-    network = (np.arange(axis.source_length) + 0.5) * axis.scale + axis.offset
-    inside = np.flatnonzero((network >= 0) & (network < axis.network_length))
-    seen = (int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, 0)
-    positions = network * (cells / axis.network_length) - 0.5
-    return _taps(np.clip(positions, 0.0, float(cells - 1)), cells), seen
-
-
-def _reach(lower: IntArray, first: IntArray, last: IntArray, low: int, high: int) -> Span:
-    """The pixels with a tap on cells first..last."""
-    start = np.clip(np.searchsorted(lower, first - 1, side="left"), low, high)
-    stop = np.clip(np.searchsorted(lower, last, side="right"), low, high)
-    return Span(start, np.where(last < first, 0, stop - start), start)
-
-
-def _box_axis(
-    begin: NDArray[np.float64],
-    end: NDArray[np.float64],
-    first: IntArray,
-    last: IntArray,
-    cells: int,
-    frame_length: int,
-) -> tuple[Span, Taps]:
-    extent = end - begin
-    solid = (extent > 0) & (last >= first)
-    pitch = np.where(solid, extent, 1.0) / cells
-    # One pixel more on either side than a cell can reach, so that rounding here decides nothing.
-    start = np.clip(np.ceil(begin + (first - 0.5) * pitch - 0.5) - 1, 0, frame_length)
-    stop = np.clip(np.floor(begin + (last + 1.5) * pitch - 0.5) + 2, start, frame_length)
-    length = np.where(solid, stop - start, 0).astype(np.int64)
+def _line(
+    origin: Doubles, pitch: Doubles, first: IntArray, last: IntArray, cells: int, seen: tuple[int, int]
+) -> _Line:
+    """The pixels in seen[0]..seen[1] that cells first..last can set; cell i covers origin + pitch * i.."""
+    low, high = seen
+    # One pixel more on either side than a cell reaches, so that rounding here decides nothing.
+    start = np.clip(np.ceil(origin + (first - 0.5) * pitch - 0.5) - 1, low, high)
+    stop = np.clip(np.floor(origin + (last + 1.5) * pitch - 0.5) + 2, low, high)
+    # The mask's edge cells are repeated without end.
+    start = np.where(first == 0, low, start).astype(np.int64)
+    stop = np.where(last == cells - 1, high, stop).astype(np.int64)
+    length = np.where(last < first, 0, np.maximum(stop - start, 0))
+    # The neighbours of the reaching cells are not above the threshold; beyond them nothing can be.
+    cell, end = np.maximum(first - 1, 0), np.minimum(last + 1, cells - 1)
     tap = np.cumsum(length) - length
-    owner = np.repeat(np.arange(len(length)), length)
-    pixel = np.arange(len(owner)) - tap[owner] + start[owner]
-    positions = (pixel + 0.5 - begin[owner]) / pitch[owner] - 0.5
-    return Span(start.astype(np.int64), length, tap), _taps(np.clip(positions, -1.0, float(cells)), cells)
-
-
-def _resample(
-    masks: Probabilities,
-    taps: tuple[Taps, Taps],
-    spans: tuple[Span, Span],
-    threshold: float,
-    frame_size: Size,
-) -> MaskCrops:
-    """Crops of the masks; `taps` and `spans` are (across, down)."""
-    taps_x, taps_y = taps
-    span_x, span_y = spans
-    empty = (span_x.length == 0) | (span_y.length == 0)
-    widths, heights = np.where(empty, 0, span_x.length), np.where(empty, 0, span_y.length)
-    places = np.stack([span_x.start, span_y.start, widths, heights], axis=1)
-    areas = widths * heights
-    surely = np.empty(int(areas.sum()), np.bool_)
-    # Reused for every crop, so that it stays in the processor's cache.
-    possibly = np.empty(int(areas.max(initial=0)), np.bool_)
-    values = np.empty(len(possibly), np.float32)
-    high, low = np.float32(threshold + _MARGIN), np.float32(threshold - _MARGIN)
-    lower_x, lower_y = taps_x.lower, taps_y.lower
-    doubtful: list[IntArray] = []
-    done = 0
-    rows = zip(
-        masks, widths.tolist(), heights.tolist(), span_x.tap.tolist(), span_y.tap.tolist(), strict=True
+    pixel = np.arange(int(length.sum())) + np.repeat(start - tap, length)
+    position = (pixel + 0.5 - np.repeat(origin, length)) / np.repeat(pitch, length) - 0.5
+    position = np.minimum(np.maximum(position, np.repeat(cell, length)), np.repeat(end, length))
+    steps = np.rint(position * _STEPS).astype(np.int64) - np.repeat(cell << 22, length)
+    return _Line(
+        start=start,
+        length=length,
+        cell=cell,
+        cells=np.maximum(end - cell + 1, 0),
+        tap=tap,
+        lower=steps >> 22,
+        weight=(steps & (_STEPS - 1)) / _STEPS,
+        offset=origin + (cell + 0.5) * pitch - 0.5 - start,
+        pitch=pitch,
     )
-    for mask, w, h, x, y in rows:
-        if not w:
-            continue
-        top, bottom = max(int(lower_y[y]), 0), int(lower_y[y + h - 1]) + 2
-        first, last = max(int(lower_x[x]), 0), int(lower_x[x + w - 1]) + 2
-        tall = mask[top:bottom, first:last].T @ taps_y.matrix[y : y + h, top:bottom].T
-        pixels = w * h
-        crop = values[:pixels].reshape(w, h)
-        for slab in range(0, w, _SLAB):
-            end = min(slab + _SLAB, w)
-            left = max(int(lower_x[x + slab]), 0)
-            right = int(lower_x[x + end - 1]) + 2
-            weights = taps_x.matrix[x + slab : x + end, left:right]
-            np.matmul(weights, tall[left - first : right - first], out=crop[slab:end])
-        sure, possible = surely[done : done + pixels], possibly[:pixels]
-        np.greater(values[:pixels], high, out=sure)
-        np.greater(values[:pixels], low, out=possible)
-        if np.count_nonzero(sure) != np.count_nonzero(possible):
-            doubtful.append(np.flatnonzero(sure != possible) + done)
-        done += pixels
-    if doubtful:
-        pixel = np.concatenate(doubtful)
-        owner = np.searchsorted(np.cumsum(areas), pixel, side="right")
-        column, row = np.divmod(pixel - (np.cumsum(areas) - areas)[owner], heights[owner])
-        at = (span_x.tap[owner] + column, span_y.tap[owner] + row)
-        surely[pixel] = _defined(masks, owner, taps, at) > threshold
-    return MaskCrops(surely, places, frame_size)
 
 
-def _defined(
-    masks: Probabilities, owner: IntArray, taps: tuple[Taps, Taps], at: tuple[IntArray, IntArray]
-) -> NDArray[np.float64]:
-    """The defined value at single pixels, given as indices into the taps of each axis."""
-    (x, tx), (y, ty) = ((tap.lower[place], tap.weight[place]) for tap, place in zip(taps, at, strict=True))
+def _paste(masks: Probabilities, across: _Line, down: _Line, threshold: float, frame_size: Size) -> MaskCrops:
+    empty = (across.length == 0) | (down.length == 0)
+    widths, heights = np.where(empty, 0, across.length), np.where(empty, 0, down.length)
+    found: list[tuple[IntArray, Doubles, Doubles]] = []
+    places = zip(
+        across.cell.tolist(),
+        across.cells.tolist(),
+        down.cell.tolist(),
+        down.cells.tolist(),
+        across.tap.tolist(),
+        widths.tolist(),
+        strict=True,
+    )
+    for mask, (x, columns, y, rows, tap, width) in zip(masks, places, strict=True):
+        window = mask[y : y + rows, x : x + columns] if width else mask[:0, :0]
+        pixels = slice(tap, tap + width)
+        found.append(_crossings(window, across.lower[pixels], across.weight[pixels], threshold))
+    owner = np.repeat(np.arange(len(masks)), [len(at) for at, _, _ in found])
+    at, before, after = (np.concatenate(part) for part in zip(*found, strict=True)) if found else _NOTHING
+    knots = (down.cells + 1)[owner]
+    # Exact for these numbers, and several times faster than the division of integers.
+    column = ((at + 0.5) / knots).astype(np.int64)
+    knot = at - column * knots
+    height = heights[owner]
+    row = _rows(down, owner, knot, before, after, threshold, height)
+    offset = np.cumsum(widths * heights) - widths * heights
+    edges = offset[owner] + column * height + row
+    lengths = np.diff(edges, prepend=0, append=int((widths * heights).sum()))
+    inside = np.zeros(len(lengths), np.bool_)
+    inside[1::2] = True
+    data = np.repeat(inside, lengths)
+    return MaskCrops(data, np.stack([across.start, down.start, widths, heights], axis=1), frame_size)
 
-    def cell(row: IntArray, column: IntArray) -> NDArray[np.float64]:
-        height, width = masks.shape[1:]
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        values = masks[owner, np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
-        return np.where(inside, values, 0).astype(np.float64)
 
-    upper = (1 - tx) * cell(y, x) + tx * cell(y, x + 1)
-    below = (1 - tx) * cell(y + 1, x) + tx * cell(y + 1, x + 1)
-    return (1 - ty) * upper + ty * below
+_NOTHING = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+
+
+def _crossings(
+    window: Probabilities, lower: IntArray, weight: Doubles, threshold: float
+) -> tuple[IntArray, Doubles, Doubles]:
+    """Where the knots of successive columns change sides: index of the knot behind, values on both sides.
+
+    A knot of 0, never above the threshold, is put behind every column: with r rows in the window, the index
+    is column * (r + 1) + row; row 0 means that a column begins above the threshold, row r that it ends there.
+    """
+    rows, columns = window.shape
+    cells = np.zeros((columns + 1, rows + 1))
+    cells[:columns, :rows] = window.T
+    knots = cells.take(lower, axis=0)
+    rise = (cells[1:] - cells[:-1]).take(lower, axis=0)
+    rise *= weight[:, None]
+    knots += rise
+    values = knots.reshape(-1)
+    above = np.zeros(len(values) + 1, np.bool_)
+    np.greater(values, threshold, out=above[1:])
+    at = (above[1:] != above[:-1]).nonzero()[0]
+    return at, values.take(at - 1, mode="wrap"), values.take(at)
+
+
+def _rows(
+    down: _Line,
+    owner: IntArray,
+    knot: IntArray,
+    before: Doubles,
+    after: Doubles,
+    threshold: float,
+    height: IntArray,
+) -> IntArray:
+    """The first pixel of the crop's column that lies on the side of the knot behind, for each crossing."""
+    inside = (knot > 0) & (knot < down.cells[owner])
+    rise = np.where(inside, after - before, 1.0)
+    pitch = down.pitch[owner]
+    solution = down.offset[owner] + (knot - 1 + (threshold - before) / rise) * pitch
+    nearest = np.rint(solution)
+    row = np.clip(np.ceil(solution), 0, height).astype(np.int64)
+    # Rounding of positions, and of values where the rise is tiny, can move a solution over a pixel's centre.
+    close = inside & ((np.abs(solution - nearest) < 2.0**-20 * pitch + 2.0**-20) | (np.abs(rise) < 2.0**-28))
+    doubtful = np.flatnonzero(close)
+    if doubtful.size:
+        chosen = owner[doubtful], knot[doubtful], before[doubtful], after[doubtful]
+        row[doubtful] = _settled(down, *chosen, threshold, height[doubtful], row[doubtful])
+    return np.where(inside, row, np.where(knot == 0, 0, height))
+
+
+def _settled(
+    down: _Line,
+    owner: IntArray,
+    knot: IntArray,
+    before: Doubles,
+    after: Doubles,
+    threshold: float,
+    height: IntArray,
+    row: IntArray,
+) -> IntArray:
+    """Rows moved until the definition puts the row before on the first side and the row on the second."""
+
+    def beyond(candidate: IntArray) -> NDArray[np.bool_]:
+        tap = down.tap[owner] + np.clip(candidate, 0, height - 1)
+        lower = down.lower[tap]
+        above = before + down.weight[tap] * (after - before) > threshold
+        there = (lower > knot - 1) | ((lower == knot - 1) & (above != (before > threshold)))
+        return (candidate >= height) | ((candidate >= 0) & there)
+
+    while (step := beyond(row - 1).astype(np.int64)).any():
+        row = row - step
+    while (step := (~beyond(row)).astype(np.int64)).any():
+        row = row + step
+    return row

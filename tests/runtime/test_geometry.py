@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.runtime.errors import ResultError
@@ -16,6 +16,7 @@ points = st.lists(st.tuples(offsets, offsets), min_size=1, max_size=5)
 
 
 @given(factors, factors, offsets, offsets, st.floats(-1.5, 1.5), points)
+@settings(deadline=None)
 def test_points_come_back(scale_x, scale_y, offset_x, offset_y, angle, corners):
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     linear = np.diag([scale_x, scale_y]) @ turn

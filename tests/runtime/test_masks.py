@@ -1,8 +1,8 @@
 """Crops: their arithmetic, and pasting against a resampling of the whole frame.
 
 `full_frame_values` writes the definition of `edgewise.runtime.paste` down once more, for every pixel of the
-frame: the same float64 expression in the same order, positions rounded to 2**-22 of a cell, zeros outside
-the mask. Pasted crops must equal it exactly. That the definition itself is the usual resampling is checked
+frame: the same float64 expression in the same order, positions rounded to 2**-22 of a cell. Pasted crops must
+equal it exactly. That the definition itself is the usual resampling is checked
 against OpenCV and against torch's grid_sample, whose float32 arithmetic differs in the last digits.
 """
 
@@ -25,7 +25,9 @@ from edgewise.runtime.preprocess import preprocess
 lengths = st.integers(1, 50)
 sizes = st.tuples(lengths, lengths)
 # Ties are wanted: few distinct values, of which one is the threshold.
-values = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]) | st.floats(0, 1, width=32)
+close_to_half = float(np.nextafter(np.float32(0.5), np.float32(1)))
+three_tenths = float(np.float32(0.3))
+values = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0, close_to_half, three_tenths]) | st.floats(0, 1, width=32)
 mask_stacks = hnp.arrays(
     np.float32, st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(1, 9)), elements=values
 )
@@ -40,38 +42,54 @@ def taps(positions):
 
 def full_frame_values(mask, positions_x, positions_y):
     (x, tx), (y, ty) = taps(positions_x), taps(positions_y)
-    height, width = mask.shape
-    padded = np.pad(mask.astype(np.float64), 2)
+    repeated = np.pad(mask.astype(np.float64), ((0, 1), (0, 1)))
 
-    def cell(row, column):
-        return padded[np.ix_(np.clip(row, -2, height + 1) + 2, np.clip(column, -2, width + 1) + 2)]
+    def lerp(a, b, t):
+        return a + t * (b - a)
 
-    upper = (1 - tx) * cell(y, x) + tx * cell(y, x + 1)
-    below = (1 - tx) * cell(y + 1, x) + tx * cell(y + 1, x + 1)
-    return (1 - ty)[:, None] * upper + ty[:, None] * below
+    upper = lerp(repeated[np.ix_(y, x)], repeated[np.ix_(y, x + 1)], tx)
+    below = lerp(repeated[np.ix_(y + 1, x)], repeated[np.ix_(y + 1, x + 1)], tx)
+    return lerp(upper, below, ty[:, None])
 
 
-def whole_input_positions(cells, scale, offset, source, network):
-    """Positions of all frame pixels on one axis, and which of them the network saw."""
-    seen = (np.arange(source) + 0.5) * scale + offset
-    return np.clip(seen * (cells / network) - 0.5, 0, cells - 1), (seen >= 0) & (seen < network)
+def positions(begin, end, cells, pixels):
+    u = (np.arange(pixels) + 0.5 - begin) / ((end - begin) / cells) - 0.5
+    return np.clip(u, 0, cells - 1)
+
+
+def input_in_frame(scale, offset, network):
+    """Where the network input begins and ends on one axis of the frame."""
+    return -offset / scale, (network - offset) / scale
+
+
+def seen(begin, end, pixels):
+    centre = np.arange(pixels) + 0.5
+    return (centre >= begin) & (centre < end)
 
 
 def prototype_reference(mask, geometry, threshold):
-    (scale_x, _, offset_x), (_, scale_y, offset_y) = geometry.matrix
+    (scale_x, _, offset_x), (_, scale_y, offset_y) = geometry.matrix.tolist()
     (height, width), (net_h, net_w) = geometry.source_size, geometry.network_size
-    x, seen_x = whole_input_positions(mask.shape[1], scale_x, offset_x, width, net_w)
-    y, seen_y = whole_input_positions(mask.shape[0], scale_y, offset_y, height, net_h)
-    return (full_frame_values(mask, x, y) > threshold) & seen_x & seen_y[:, None]
+    across, down = input_in_frame(scale_x, offset_x, net_w), input_in_frame(scale_y, offset_y, net_h)
+    x, y = positions(*across, mask.shape[1], width), positions(*down, mask.shape[0], height)
+    visible = seen(*across, width) & seen(*down, height)[:, None]
+    return (full_frame_values(mask, x, y) > threshold) & visible
+
+
+def box_values(mask, box, frame_size):
+    """The mask in a ring of zeros, whose own box is a cell larger on every side."""
+    x1, y1, x2, y2 = np.asarray(box, np.float64)
+    pitch_x, pitch_y = (x2 - x1) / mask.shape[1], (y2 - y1) / mask.shape[0]
+    x = (np.arange(frame_size[1]) + 0.5 - (x1 - pitch_x)) / pitch_x - 0.5
+    y = (np.arange(frame_size[0]) + 0.5 - (y1 - pitch_y)) / pitch_y - 0.5
+    ringed = np.pad(mask, 1)
+    return full_frame_values(ringed, np.clip(x, 0, ringed.shape[1] - 1), np.clip(y, 0, ringed.shape[0] - 1))
 
 
 def box_reference(mask, box, frame_size, threshold):
-    x1, y1, x2, y2 = np.asarray(box, np.float64)
-    if x2 <= x1 or y2 <= y1:
+    if box[2] <= box[0] or box[3] <= box[1]:
         return np.zeros(frame_size, bool)
-    x = (np.arange(frame_size[1]) + 0.5 - x1) / ((x2 - x1) / mask.shape[1]) - 0.5
-    y = (np.arange(frame_size[0]) + 0.5 - y1) / ((y2 - y1) / mask.shape[0]) - 0.5
-    return full_frame_values(mask, np.clip(x, -2, 999), np.clip(y, -2, 999)) > threshold
+    return box_values(mask, box, frame_size) > threshold
 
 
 def stretch(source, network):
@@ -79,7 +97,7 @@ def stretch(source, network):
 
 
 @given(mask_stacks, sizes, sizes, thresholds)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 def test_prototype_masks_equal_the_full_frame(masks, source, network, threshold):
     geometry = stretch(source, network)
     crops = paste_prototype_masks(masks, geometry, threshold)
@@ -103,7 +121,7 @@ def test_prototype_masks_equal_the_full_frame_through_padding_and_crops(masks, s
 
 
 @given(mask_stacks, st.lists(st.tuples(*[coordinates] * 4), min_size=3, max_size=3), sizes, thresholds)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 def test_box_masks_equal_the_full_frame(masks, boxes, frame_size, threshold):
     boxes = np.array(boxes, np.float64)[: len(masks)]
     crops = paste_box_masks(masks, boxes, frame_size, threshold)
@@ -128,8 +146,7 @@ def test_sizes_of_use_equal_the_full_frame(cells):
 
 def test_the_definition_is_opencvs_bilinear_resize():
     mask = np.random.default_rng(0).random((23, 31), dtype=np.float32)
-    positions = [whole_input_positions(n, m / s, 0.0, s, m)[0] for n, m, s in ((31, 550, 400), (23, 550, 97))]
-    ours = full_frame_values(mask, *positions)
+    ours = full_frame_values(mask, positions(0, 400, 31, 400), positions(0, 97, 23, 97))
     np.testing.assert_allclose(ours, cv2.resize(mask, (400, 97)), atol=2e-5)
 
 
@@ -142,11 +159,7 @@ def test_the_definition_is_torchs_grid_sample():
     y = ((torch.arange(70) + 0.5) - y1) / (y2 - y1) * 2 - 1
     grid = torch.stack([x.expand(70, 90), y[:, None].expand(70, 90)], dim=2)[None]
     theirs = torch.nn.functional.grid_sample(torch.from_numpy(mask)[None, None], grid, align_corners=False)
-    positions = [
-        (np.arange(n) + 0.5 - a) / (b - a) * 28 - 0.5
-        for n, a, b in ((90, box[0], box[2]), (70, box[1], box[3]))
-    ]
-    np.testing.assert_allclose(full_frame_values(mask, *positions), theirs[0, 0].numpy(), atol=2e-5)
+    np.testing.assert_allclose(box_values(mask, box, (70, 90)), theirs[0, 0].numpy(), atol=2e-5)
 
 
 def test_only_what_a_mask_can_reach_is_computed():
@@ -195,6 +208,7 @@ dense_stacks = hnp.arrays(np.bool_, st.tuples(st.integers(0, 3), st.integers(1, 
 
 
 @given(dense_stacks)
+@settings(deadline=None)
 def test_crops_of_dense_masks(dense):
     crops = crop_dense(dense)
     np.testing.assert_array_equal(crops.dense(), dense)
@@ -207,6 +221,7 @@ def test_crops_of_dense_masks(dense):
 
 
 @given(dense_stacks, st.data())
+@settings(deadline=None)
 def test_selection(dense, data):
     chosen = np.array(data.draw(st.lists(st.integers(0, max(0, len(dense) - 1)), max_size=5)), np.int64)
     chosen = chosen[: len(dense) * 5]
@@ -214,6 +229,7 @@ def test_selection(dense, data):
 
 
 @given(dense_stacks)
+@settings(deadline=None)
 def test_iou_equals_the_dense_one(dense):
     other = np.roll(dense, 1, axis=2)
     iou = mask_iou(crop_dense(dense), crop_dense(other))
@@ -236,3 +252,9 @@ def test_crops_stay_in_the_frame(place):
 def test_crops_need_their_pixels():
     with pytest.raises(ResultError, match="bools"):
         MaskCrops(np.zeros(3, bool), np.array([[0, 0, 2, 2]], np.int64), (4, 4))
+
+
+def test_a_float32_just_above_the_threshold_counts():
+    masks = np.full((1, 2, 2), 0.3, np.float32)
+    assert float(masks[0, 0, 0]) > 0.3
+    assert paste_prototype_masks(masks, stretch((4, 4), (2, 2)), 0.3).areas().tolist() == [16]
