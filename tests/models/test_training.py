@@ -68,9 +68,9 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(scenes: Path, tmp_path: P
         ]
     )
     state = tmp_path / "killed.state"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (tmp_path / "killed.history.json").exists():
-        assert time.monotonic() < deadline, "the run saved nothing within a minute"
+        assert time.monotonic() < deadline, "the run saved nothing within five minutes"
         assert child.poll() is None, "the run ended before it saved its state"
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
