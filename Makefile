@@ -27,8 +27,8 @@ lint: $(READY)
 
 # Trains the checkpoint that ships in models/pretrained again (about an hour on 2 cores).
 tiny: $(READY)
-	$(BIN)/edgewise scenes build/scenes-train --count 4000 --seed 1
-	$(BIN)/edgewise train yolact-tiny --data build/scenes-train --output build/yolact-tiny.safetensors
+	$(BIN)/edgewise scenes build/scenes-train --count 6000 --seed 1
+	$(BIN)/edgewise train yolact-tiny --seed 1 --data build/scenes-train --output build/yolact-tiny.safetensors
 
 # torch is pinned because its newest release may bring several gigabytes of GPU libraries along.
 $(READY): pyproject.toml Makefile
