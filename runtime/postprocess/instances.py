@@ -91,11 +91,15 @@ def _instances(
     inside = np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
     seen = (inside[:, 2:] > inside[:, :2]).all(axis=1)
     order = order[seen]
+    try:
+        masks = paste(_rows(slots.masks, order), boxes[seen])
+    except ResultError as error:
+        raise ResultError(error.what, where=f"output {spec.masks!r}", hint=error.hint) from None
     return Instances(
         boxes=inside[seen],
         scores=slots.scores[order],
         classes=slots.classes[order].astype(np.int32),
-        masks=paste(_rows(slots.masks, order), boxes[seen]),
+        masks=masks,
         labels=labels,
         frame_size=geometry.source_size,
         display_threshold=spec.display_threshold,
