@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from edgewise.exporter.parity.gallery import Overlay
 from edgewise.exporter.parity.opening import Opened, graph_of, open_stages
 from edgewise.exporter.parity.report import Against, ParityReport, Status
 from edgewise.exporter.parity.request import ParityRequest
+from edgewise.exporter.parity.stages import EngineStage
 from edgewise.exporter.parity.task import ResultFile, check_categories, check_task
-from edgewise.exporter.parity.tracks import PairTrack, StageTrack
+from edgewise.exporter.parity.tracks import Image, Measured, PairTrack, StageTrack
 from edgewise.exporter.parity.verdict import Run, gallery, report
 from edgewise.models.coco import CocoInstances
 from edgewise.runtime.bundle import Bundle
@@ -22,6 +24,7 @@ from edgewise.runtime.errors import DatasetError, ParityError
 from edgewise.runtime.manifest import Precision
 from edgewise.runtime.matching import display_threshold
 from edgewise.runtime.preprocess import preprocess
+from edgewise.runtime.processor import available_cores
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how many steps are done, and of how many."""
@@ -114,15 +117,27 @@ def _comparisons(
 
 
 def _compare_images(run: Run, progress: Progress) -> None:
-    for index in range(run.count):
-        progress("comparing", index, run.count)
-        image_id = run.dataset.images[index].id
-        tensor, geometry = preprocess(run.bundle.manifest.preprocess, run.dataset.frame(index))
-        feeds = {run.graph.inputs[0].name: tensor}
-        measured = {
-            name: track.measure(run.bundle.manifest, feeds, geometry, image_id)
-            for name, track in run.stages.items()
-        }
-        for pair in run.pairs:
-            pair.add(image_id, measured[pair.candidate], measured[pair.reference])
+    with ThreadPoolExecutor(max_workers=available_cores()) as pool:
+        for index in range(run.count):
+            progress("comparing", index, run.count)
+            image_id = run.dataset.images[index].id
+            tensor, geometry = preprocess(run.bundle.manifest.preprocess, run.dataset.frame(index))
+            feeds = {run.graph.inputs[0].name: tensor}
+            measured = _measure(run, pool, Image(feeds, geometry, image_id))
+            for pair in run.pairs:
+                pair.add(image_id, measured[pair.candidate], measured[pair.reference])
     progress("comparing", run.count, run.count)
+
+
+def _measure(run: Run, pool: ThreadPoolExecutor, image: Image) -> dict[str, Measured | None]:
+    """One image through every stage: the CPU's side by side, engines on the thread that opened them."""
+    manifest = run.bundle.manifest
+    on_pool = {
+        name: pool.submit(track.measure, manifest, image)
+        for name, track in run.stages.items()
+        if not isinstance(track.opened.stage, EngineStage)
+    }
+    return {
+        name: on_pool[name].result() if name in on_pool else track.measure(manifest, image)
+        for name, track in run.stages.items()
+    }

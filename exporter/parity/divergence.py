@@ -38,7 +38,7 @@ def find_divergence(
     *,
     image: int,
     limit: float,
-    threads: int | None,
+    threads: int,
 ) -> Divergence:
     """Name the first layer of `candidate` whose error against `reference` exceeds `limit` on one image."""
     if candidate.path == reference.path:
@@ -73,7 +73,7 @@ def layer_curve(
     feeds: dict[str, Tensor],
     *,
     image: int,
-    threads: int | None,
+    threads: int,
 ) -> LayerCurve:
     """Error by depth of one file against another, up to the probes (the whole graph where it has none).
 

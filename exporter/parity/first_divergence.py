@@ -48,7 +48,7 @@ def layer_errors(
     inputs: Sequence[TensorSpec],
     *,
     within: Iterable[str] | None = None,
-    threads: int | None = None,
+    threads: int = 1,
 ) -> Iterator[LayerError]:
     """Yield the error of every shared float tensor for one input, lazily, a chunk of tensors at a time.
 
@@ -99,7 +99,7 @@ def _read(
     names: Sequence[str],
     feeds: Mapping[str, Tensor],
     inputs: Sequence[TensorSpec],
-    threads: int | None,
+    threads: int,
 ) -> dict[str, Tensor]:
     engine = model.open(names, inputs, threads=threads)
     try:

@@ -37,7 +37,7 @@ class InnerTensors:
         return _needed(self.model, names)[0]
 
     def open(
-        self, names: Sequence[str], inputs: Sequence[TensorSpec], *, threads: int | None = None
+        self, names: Sequence[str], inputs: Sequence[TensorSpec], *, threads: int = 1
     ) -> OnnxRuntimeEngine:
         """An engine whose outputs are exactly the float tensors `names`.
 

@@ -117,16 +117,16 @@ def _workstation(bundle: Bundle, request: ParityRequest, graph: Graph) -> Iterat
             )
         module = torch_module(bundle, request)
         info = StageInfo(TORCH, "torch", Precision.FP32, None)
-        yield info, lambda own: TorchStage(own, module, graph)
+        yield info, lambda own: TorchStage(own, module, graph, threads=request.stage_threads)
         info = StageInfo(EXPORTED_STAGE, "exported ONNX", Precision.FP32, TORCH, EXPORTED)
-        yield info, lambda own: OnnxStage(own, bundle.read(own.file), graph, threads=request.threads)
+        yield info, lambda own: OnnxStage(own, bundle.read(own.file), graph, threads=request.stage_threads)
         before = EXPORTED_STAGE
     if graph.canonical is None:
         raise ParityError(
             "the manifest names no canonical model", where=str(bundle.path), hint="export the bundle again"
         )
     info = StageInfo(CANONICAL, "canonical ONNX", Precision.FP32, before, graph.canonical)
-    yield info, lambda own: OnnxStage(own, bundle.read(own.file), graph, threads=request.threads)
+    yield info, lambda own: OnnxStage(own, bundle.read(own.file), graph, threads=request.stage_threads)
 
 
 def torch_module(bundle: Bundle, request: ParityRequest) -> nn.Module:
@@ -199,13 +199,17 @@ def _lowered_opener(
                 graph=name,
                 backend=Target.ONNXRUNTIME,
                 precision=file.precision,
-                threads=request.threads,
+                threads=request.stage_threads,
             )
         else:
             engine = OnnxRuntimeEngine(
-                data, inputs=graph.inputs, outputs=graph.outputs, where=file.path, threads=request.threads
+                data,
+                inputs=graph.inputs,
+                outputs=graph.outputs,
+                where=file.path,
+                threads=request.stage_threads,
             )
-        return LoweredStage(info, engine, data, graph, threads=request.threads)
+        return LoweredStage(info, engine, data, graph, threads=request.stage_threads)
 
     return opener
 

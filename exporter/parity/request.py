@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgewise.runtime.manifest import Target
+from edgewise.runtime.processor import available_cores
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +29,7 @@ class ParityRequest:
         without_torch: Leave torch and the exported file out: the canonical ONNX model becomes the reference.
         backends: Compare these targets only, and fail where one cannot run here; None takes every target of
             the bundle and lists what cannot run.
-        threads: Threads of one operator; None takes the cores that this process may use.
+        threads: Threads of one operator; None takes a quarter of the cores, because stages run side by side.
         overlays: Images shown side by side in the HTML report.
     """
 
@@ -43,6 +44,10 @@ class ParityRequest:
     backends: tuple[Target, ...] | None = None
     threads: int | None = None
     overlays: int = 6
+
+    @property
+    def stage_threads(self) -> int:
+        return self.threads or max(1, available_cores() // 4)
 
     @property
     def report_folder(self) -> Path:

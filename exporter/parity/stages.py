@@ -69,9 +69,11 @@ class Stage(Protocol):
 class TorchStage:
     """The training definition in its deploy form, in evaluation mode."""
 
-    def __init__(self, info: StageInfo, module: nn.Module, graph: Graph) -> None:
+    def __init__(self, info: StageInfo, module: nn.Module, graph: Graph, *, threads: int = 1) -> None:
         import torch
 
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(threads)
         self.info = info
         self.engine = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
         self.tensors = (*graph.outputs, *graph.probes)
@@ -95,13 +97,15 @@ class TorchStage:
         return {spec.name: value.detach().cpu().numpy() for spec, value in pairs}
 
     def close(self) -> None:
-        del self._module
+        import torch
+
+        torch.set_num_threads(self._threads_before)
 
 
 class OnnxStage:
     """An ONNX file of the workstation's way, whose probes are graph outputs, on ONNX Runtime."""
 
-    def __init__(self, info: StageInfo, data: bytes, graph: Graph, *, threads: int | None = None) -> None:
+    def __init__(self, info: StageInfo, data: bytes, graph: Graph, *, threads: int = 1) -> None:
         self.info = info
         self.tensors = (*graph.outputs, *graph.probes)
         self._engine = OnnxRuntimeEngine(
@@ -124,7 +128,7 @@ class LoweredStage:
     """
 
     def __init__(
-        self, info: StageInfo, engine: Engine, data: bytes, graph: Graph, *, threads: int | None = None
+        self, info: StageInfo, engine: Engine, data: bytes, graph: Graph, *, threads: int = 1
     ) -> None:
         self.info = info
         self.engine = engine.name

@@ -29,6 +29,15 @@ SCORE_PAIRS = 1500
 
 
 @dataclass(frozen=True)
+class Image:
+    """One preprocessed image of the dataset."""
+
+    feeds: Mapping[str, Tensor]
+    geometry: Geometry
+    id: int
+
+
+@dataclass(frozen=True)
 class Measured:
     """What one stage gave for one image."""
 
@@ -79,24 +88,20 @@ class StageTrack:
         more = len(self.problems) - PROBLEMS_SHOWN
         return (*lines, f"and {more} other problems") if more > 0 else tuple(lines)
 
-    def measure(
-        self, manifest: Manifest, feeds: Mapping[str, Tensor], geometry: Geometry, image_id: int
-    ) -> Measured | None:
+    def measure(self, manifest: Manifest, image: Image) -> Measured | None:
         """Run, check and decode one image; None where the stage has nothing comparable to show."""
-        found = self._measure(manifest, feeds, geometry, image_id)
+        found = self._measure(manifest, image)
         if found is None and self.first_problem is None:
-            self.first_problem = image_id
+            self.first_problem = image.id
         return found
 
-    def _measure(
-        self, manifest: Manifest, feeds: Mapping[str, Tensor], geometry: Geometry, image_id: int
-    ) -> Measured | None:
+    def _measure(self, manifest: Manifest, image: Image) -> Measured | None:
         stage = self.opened.stage
         if stage is None or self.stopped:
             return None
         start = time.perf_counter()
         try:
-            tensors = stage.run(feeds)
+            tensors = stage.run(image.feeds)
         except EdgewiseError as error:
             return self._stop(error.what)
         except (RuntimeError, ValueError, TypeError) as error:  # a module that torch cannot run
@@ -112,13 +117,13 @@ class StageTrack:
             )
             return None
         try:
-            instances = postprocess(manifest, tensors, geometry)
+            instances = postprocess(manifest, tensors, image.geometry)
         except EdgewiseError as error:
             self.problems[f"cannot be decoded: {error.what}"] += 1
             return None
         self.images += 1
         self.instances += int((instances.scores >= self.threshold).sum())
-        self.results.add(instances.to_coco(image_id))
+        self.results.add(instances.to_coco(image.id))
         return Measured(tensors, instances)
 
     def _stop(self, *problems: str) -> None:

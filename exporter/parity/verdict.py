@@ -196,7 +196,7 @@ def _divergence(run: Run, comparison: Comparison, limit: float) -> Divergence:
         run.feeds(image),
         image=image,
         limit=limit,
-        threads=run.request.threads,
+        threads=run.request.stage_threads,
     )
 
 
@@ -217,7 +217,7 @@ def _curves(run: Run, comparisons: tuple[Comparison, ...]) -> Iterator[LayerCurv
                 (comparison.reference, run.stages[comparison.reference].info.file),
                 run.feeds(image),
                 image=image,
-                threads=run.request.threads,
+                threads=run.request.stage_threads,
             )
         except (BackendError, ParityError):
             continue  # the comparison itself has failed and says why
