@@ -52,19 +52,20 @@ class SpotFinder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.colour = nn.Conv2d(3, 3, kernel_size=1)
-        self.blur = nn.Conv2d(3, 3, kernel_size=32, stride=STRIDE, padding=14, groups=3, bias=False)
+        colour = nn.Conv2d(3, 3, kernel_size=1)
+        blur = nn.Conv2d(3, 3, kernel_size=32, stride=STRIDE, padding=14, groups=3, bias=False)
         with torch.no_grad():
             # How much one channel stands out from the mean of the other two.
-            self.colour.weight.copy_((1.5 * torch.eye(3) - 0.5)[:, :, None, None])
-            self.colour.bias.fill_(-0.25)
+            colour.weight.copy_((1.5 * torch.eye(3) - 0.5)[:, :, None, None])
+            colour.bias.fill_(-0.25)
             # A pyramid: a spot as large as the window or smaller has one peak.
             slope = 1.0 - (torch.arange(32) - 15.5).abs() / 16.0
-            self.blur.weight.copy_((slope[:, None] * slope / slope.sum() ** 2).expand(3, 1, 32, 32))
+            blur.weight.copy_((slope[:, None] * slope / slope.sum() ** 2).expand(3, 1, 32, 32))
+        self.network = nn.Sequential(colour, nn.ReLU(), blur)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         pixels = image.float().permute(0, 3, 1, 2) / 255.0
-        heat = self.blur(functional.relu(self.colour(pixels)))  # [1, 3, GRID, GRID]
+        heat = self.network(pixels)  # [1, 3, GRID, GRID]
 
         is_peak = heat == functional.max_pool2d(heat, kernel_size=9, stride=1, padding=4)
         peaks = torch.where(is_peak & (heat > 0.05), heat, 0.0).flatten(1)

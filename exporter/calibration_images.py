@@ -11,9 +11,9 @@ from edgewise.calibration.samples import CalibrationSet
 from edgewise.exporter.agreement import TaskMetric
 from edgewise.exporter.goldens import read_frames
 from edgewise.runtime.errors import CalibrationError
-from edgewise.runtime.manifest import CalibrationMethod
+from edgewise.runtime.manifest import CalibrationMethod, Precision
 
-HELD_OUT = 8
+HELD_OUT = 16
 """Images beside the calibration set on which FP16 and INT8 are judged."""
 
 
@@ -28,6 +28,10 @@ class CalibrationRequest:
         method: How ranges are chosen from what was observed.
         validation: COCO dataset on which INT8 must keep FP32's mask AP; None judges by decoded results on
             held-out images alone.
+        precisions: What to make; FP16 needs the ranges too.
+
+    Raises:
+        CalibrationError: FP32 among the precisions, or none.
     """
 
     images: Path
@@ -35,6 +39,14 @@ class CalibrationRequest:
     seed: int = 0
     method: CalibrationMethod = CalibrationMethod.ENTROPY
     validation: Path | None = None
+    precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)
+
+    def __post_init__(self) -> None:
+        if not self.precisions or Precision.FP32 in self.precisions:
+            raise CalibrationError(
+                f"calibration makes fp16 and int8, not {[each.value for each in self.precisions]}",
+                hint="every bundle holds fp32 already",
+            )
 
     def first_frames(self, count: int) -> list[np.ndarray]:
         """The first frames of the calibration set, for a bundle's goldens; uint8 BGR."""
@@ -66,7 +78,7 @@ def choose_images(request: CalibrationRequest) -> ChosenImages:
     task = TaskMetric.of_dataset(request.validation) if request.validation is not None else None
     exclude = [path for _, path in task.frames] if task is not None else []
     chosen = _take(request, request.count, exclude)
-    further = max(2, min(HELD_OUT, request.count // 4))
+    further = max(4, min(HELD_OUT, request.count // 4))
     try:
         together = _take(request, request.count + further, exclude)
     except CalibrationError as error:

@@ -59,6 +59,9 @@ ValidationOption = Annotated[
         "calibration images are held to FP32's."
     ),
 ]
+WidthOption = Annotated[
+    list[Precision] | None, typer.Option("--precision", help="fp16 or int8; both if left out.")
+]
 ForceOption = Annotated[bool, typer.Option(help="Replace what is there.")]
 
 
@@ -76,6 +79,7 @@ def export(
     seed: SeedOption = 0,
     method: MethodOption = CalibrationMethod.ENTROPY,
     validation: ValidationOption = None,
+    precision: WidthOption = None,
     target: Annotated[
         list[Target] | None, typer.Option(help="May be repeated; every target if left out.")
     ] = None,
@@ -91,7 +95,7 @@ def export(
 
         request = None
         if calibration is not None:
-            request = _calibration_request(calibration, count, seed, method, validation)
+            request = _calibration_request(calibration, count, seed, method, validation, precision)
         elif validation is not None:
             raise ExportError(
                 "--validation judges INT8: it needs --calibration", hint="give --calibration IMAGES"
@@ -117,6 +121,7 @@ def calibrate(
     seed: SeedOption = 0,
     method: MethodOption = CalibrationMethod.ENTROPY,
     validation: ValidationOption = None,
+    precision: WidthOption = None,
 ) -> None:
     """Calibrate a bundle and add its FP16 and INT8 files, in place of those it has."""
     with _needs("calibrate"):
@@ -124,7 +129,7 @@ def calibrate(
         from edgewise.runtime.bundle import Bundle
 
         opened = Bundle.open(bundle)
-        request = _calibration_request(images, count, seed, method, validation)
+        request = _calibration_request(images, count, seed, method, validation, precision)
         with _steps() as step:
             done = calibrate_bundle(opened, request, progress=step)
     _say_written(done)
@@ -313,11 +318,23 @@ def demo(
 
 
 def _calibration_request(
-    images: Path, count: int, seed: int, method: CalibrationMethod, validation: Path | None
+    images: Path,
+    count: int,
+    seed: int,
+    method: CalibrationMethod,
+    validation: Path | None,
+    precisions: list[Precision] | None,
 ) -> CalibrationRequest:
     from edgewise.exporter.calibration_images import CalibrationRequest
 
-    return CalibrationRequest(images=images, count=count, seed=seed, method=method, validation=validation)
+    return CalibrationRequest(
+        images=images,
+        count=count,
+        seed=seed,
+        method=method,
+        validation=validation,
+        precisions=tuple(dict.fromkeys(precisions)) if precisions else (Precision.FP16, Precision.INT8),
+    )
 
 
 @contextmanager

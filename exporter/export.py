@@ -138,7 +138,9 @@ def export_bundle(
     if options.calibration is not None:
         from edgewise.exporter.quantise import quantise
 
-        quantised = quantise(made.canonical, manifest, options.calibration, options.targets, options.progress)
+        quantised = quantise(
+            made.canonical, manifest, options.calibration, frames, options.targets, options.progress
+        )
         manifest, files = quantised.manifest, {**files, **quantised.files}
     options.progress("writing the bundle")
     return write_bundle(destination, manifest, files, replace=options.replace)

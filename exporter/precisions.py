@@ -196,10 +196,10 @@ def _codes(bench: Workbench, table: CalibrationTable, keep: Mapping[str, str]) -
     signed = quantise_s8(bench.fp32, table, placed)
     names = {node.node for node in placed.kept}
     choice = choose_fp16(signed, _ranges(table), probes=bench.probes, only=names)
-    return Codes(narrow_nodes(signed, choice.narrow), unsigned, _explained(placed.kept, choice))
+    return Codes(narrow_nodes(signed, choice.narrow), unsigned, explained(placed.kept, choice))
 
 
-def _explained(kept: tuple[KeptNode, ...], choice: Fp16Choice) -> tuple[KeptNode, ...]:
+def explained(kept: tuple[KeptNode, ...], choice: Fp16Choice) -> tuple[KeptNode, ...]:
     """Where a node kept from INT8 cannot be float16 either, both reasons and float32."""
     wider = {node.node: node.reason for node in choice.kept}
     return tuple(

@@ -8,7 +8,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -32,7 +32,17 @@ from edgewise.exporter.passes import PassRunner
 from edgewise.exporter.precisions import TypedGraph, Workbench, make_fp16, make_int8
 from edgewise.runtime.bundle import Bundle
 from edgewise.runtime.errors import CalibrationError
-from edgewise.runtime.manifest import Calibration, Graph, Manifest, ProvenanceStep, Target
+from edgewise.runtime.manifest import (
+    Calibration,
+    Graph,
+    GraphFile,
+    Manifest,
+    Precision,
+    PrecisionRecord,
+    ProvenanceStep,
+    Target,
+)
+from edgewise.runtime.sources import decode_image
 
 if TYPE_CHECKING:
     import onnx
@@ -78,7 +88,8 @@ def calibrate_bundle(
         )
     canonical = onnx.load_model_from_string(bundle.read(graph.canonical))
     targets = tuple(dict.fromkeys(file.target for file in graph.files))
-    quantised = quantise(canonical, manifest, request, targets, progress)
+    goldens = [decode_image(bundle.read(golden.image), where=golden.image) for golden in manifest.goldens]
+    quantised = quantise(canonical, manifest, request, goldens, targets, progress)
     names = {path: place(bundle, path, data) for path, data in quantised.files.items()}
     files = {names[path]: data for path, data in quantised.files.items()}
     progress("writing the bundle")
@@ -89,6 +100,7 @@ def quantise(
     canonical: onnx.ModelProto,
     manifest: Manifest,
     request: CalibrationRequest,
+    goldens: Sequence[np.ndarray],
     targets: tuple[Target, ...],
     progress: Callable[[str], None] = _silent,
 ) -> Quantised:
@@ -98,6 +110,7 @@ def quantise(
         canonical: Outputs and probes, float32.
         manifest: With its FP32 record, budgets and, for `calibrate_bundle`, whatever an earlier calibration
             left.
+        goldens: The frames of the bundle's goldens; FP16 and INT8 must pass the self test on them.
         targets: For which targets to lower.
 
     Raises:
@@ -108,12 +121,17 @@ def quantise(
     progress("choosing calibration images")
     images = choose_images(request)
     samples = [_sample(manifest, graph, frame) for frame in read_frames(images.held_out)]
+    samples += [_sample(manifest, graph, frame, group="goldens") for frame in goldens]
     fp32 = lower_fp32(canonical, graph, PassRunner([samples[0].inputs], comparable_names(graph)))
     bench = Workbench(manifest, name, graph, fp32, targets, samples, images.task, progress)
     progress(f"calibrating on {request.count} images ({request.method.value})")
     table = calibrate(fp32, images.calibration, manifest.preprocess, method=request.method)
     feeds = islice(_feeds(images.calibration, manifest, graph), RANKING_SAMPLES)
-    typed = (make_fp16(bench, table), make_int8(bench, table, feeds))
+    typed = []
+    if Precision.FP16 in request.precisions:
+        typed.append(make_fp16(bench, table))
+    if Precision.INT8 in request.precisions:
+        typed.append(make_int8(bench, table, feeds))
     return _compose(bench, table, typed)
 
 
@@ -122,12 +140,12 @@ def _feeds(images: CalibrationSet, manifest: Manifest, graph: Graph) -> Feeds:
         yield name, {graph.inputs[0].name: tensor}
 
 
-def _sample(manifest: Manifest, graph: Graph, frame: np.ndarray) -> Sample:
+def _sample(manifest: Manifest, graph: Graph, frame: np.ndarray, *, group: str = "held-out images") -> Sample:
     inputs, geometry = network_input(manifest.preprocess, graph, frame)
-    return Sample(inputs, geometry)
+    return Sample(inputs, geometry, group)
 
 
-def _compose(bench: Workbench, table: CalibrationTable, typed: tuple[TypedGraph, ...]) -> Quantised:
+def _compose(bench: Workbench, table: CalibrationTable, typed: Sequence[TypedGraph]) -> Quantised:
     manifest, graph = bench.manifest, bench.graph
     lowered = {
         (target, each.record.precision): model.SerializeToString(deterministic=True)
@@ -135,7 +153,6 @@ def _compose(bench: Workbench, table: CalibrationTable, typed: tuple[TypedGraph,
         for target, model in each.lowered.items()
     }
     named = name_model_files(bench.name, lowered)
-    made = {each.record.precision for each in typed}
     steps = [step for step in manifest.provenance.steps if step.step not in _STEPS]
     steps.append(
         ProvenanceStep(
@@ -157,12 +174,11 @@ def _compose(bench: Workbench, table: CalibrationTable, typed: tuple[TypedGraph,
             ),
             graphs={
                 bench.name: msgspec.structs.replace(
-                    graph,
-                    files=(*(file for file in graph.files if file.precision not in made), *named.entries),
+                    graph, files=(*(file for file in graph.files if _is_fp32(file)), *named.entries)
                 )
             },
             precisions=(
-                *(record for record in manifest.precisions if record.precision not in made),
+                *(record for record in manifest.precisions if _is_fp32(record)),
                 *(each.record for each in typed),
             ),
             calibration=Calibration(
@@ -177,6 +193,11 @@ def _compose(bench: Workbench, table: CalibrationTable, typed: tuple[TypedGraph,
         ),
         files,
     )
+
+
+def _is_fp32(part: GraphFile | PrecisionRecord) -> bool:
+    """Whether it outlives a calibration; what an earlier table made does not."""
+    return part.precision is Precision.FP32
 
 
 def _renamed(manifest: Manifest, names: Mapping[str, str]) -> Manifest:

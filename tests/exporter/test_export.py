@@ -104,7 +104,7 @@ def test_modules_and_graphs_must_agree(
 def test_wrong_inputs_leave_nothing(spots: ModuleType, tmp_path: Path) -> None:
     broken = spots.SpotFinder()
     with torch.no_grad():
-        broken.blur.weight[0] = float("inf")
+        broken.network[2].weight[0] = float("inf")
     draft: Manifest = spots.draft_manifest()
     incoherent = msgspec.structs.replace(
         draft, postprocess=msgspec.structs.replace(draft.postprocess, masks="nowhere")

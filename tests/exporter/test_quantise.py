@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+from torch import nn
+
+from edgewise.calibration.table import decode_table
+from edgewise.exporter import precisions, quantise
+from edgewise.exporter.agreement import share_of_limit
+from edgewise.exporter.budgets import FP16, FP32, INT8
+from edgewise.exporter.calibration_images import CalibrationRequest, choose_images
+from edgewise.exporter.export import ExportOptions, export_bundle
+from edgewise.exporter.goldens import drawn_frame
+from edgewise.exporter.numerics import relative_error, run_graph
+from edgewise.exporter.passes import expose
+from edgewise.exporter.quantise import calibrate_bundle
+from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.errors import CalibrationError, DatasetError
+from edgewise.runtime.manifest import Budget, CalibrationMethod, Precision, Target
+from edgewise.runtime.selftest import Check, selftest
+
+
+def deeper(spots: ModuleType) -> nn.Module:
+    """The example's module with a network that has something to quantise; seeded weights."""
+    module = spots.SpotFinder()
+    torch.manual_seed(3)
+    layers: list[nn.Module] = []
+    for into, out, stride in ((3, 16, 2), (16, 32, 2), (32, 32, 1), (32, 16, 1)):
+        layers += [nn.Conv2d(into, out, 3, stride, 1), nn.ReLU()]
+        nn.init.kaiming_normal_(layers[-2].weight)
+    module.network = nn.Sequential(*layers, nn.Conv2d(16, 3, 1), nn.Sigmoid())
+    return module
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(11)
+    for number in range(13):
+        cv2.imwrite(str(folder / f"{number:02d}.png"), drawn_frame((140, 180), generator))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calibrated(spots: ModuleType, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Exported with calibration in one go; read only."""
+    options = ExportOptions(calibration=CalibrationRequest(images=pictures, count=8))
+    folder = tmp_path_factory.mktemp("calibrated") / "deeper.bundle"
+    # Peaks of an untrained network are near ties, so its instances come and go more easily.
+    tolerant = msgspec.structs.replace(INT8, matched_fraction=0.5, mask_iou=0.5, score_difference=0.1)
+    draft = msgspec.structs.replace(spots.draft_manifest(), budgets=(FP32, FP16, tolerant))
+    return export_bundle({"main": deeper(spots)}, draft, folder, options)
+
+
+@pytest.fixture
+def copied(calibrated: Bundle, tmp_path: Path) -> Bundle:
+    shutil.copytree(calibrated.path, tmp_path / "copy.bundle")
+    return Bundle.open(tmp_path / "copy.bundle")
+
+
+def model_of(bundle: Bundle, target: Target, precision: Precision) -> onnx.ModelProto:
+    return onnx.load_model_from_string(bundle.graph_bytes("main", target, precision))
+
+
+def test_every_target_has_every_precision(calibrated: Bundle) -> None:
+    paths = {(file.target.value, file.precision.value): file.path for file in calibrated.graph("main").files}
+    assert paths == {
+        **{(target.value, "fp32"): "models/fp32.onnx" for target in Target},
+        **{(target.value, "fp16"): "models/fp16.onnx" for target in Target},
+        ("onnxruntime", "int8"): "models/onnxruntime.int8.onnx",
+        ("tensorrt", "int8"): "models/tensorrt.int8.onnx",
+        ("tensorrt-rtx", "int8"): "models/tensorrt.int8.onnx",
+    }
+    calibrated.verify()
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_the_bundle_proves_itself_in_every_precision(calibrated: Bundle, precision: Precision) -> None:
+    report = selftest(calibrated, Target.ONNXRUNTIME, precision)
+    assert report.passed, report.failures
+
+
+def test_the_manifest_tells_the_whole_way(calibrated: Bundle, pictures: Path) -> None:
+    manifest = calibrated.manifest
+    steps = [step.step for step in manifest.provenance.steps]
+    assert steps == ["export", "simplify", "opset-17", "demote-probes", "calibrate", "fp16", "int8"]
+    assert [record.precision for record in manifest.precisions] == list(Precision)
+    calibration = manifest.calibration
+    assert calibration is not None
+    assert calibration.method is CalibrationMethod.ENTROPY
+    assert calibration.sample_count == 8
+    table = decode_table(calibrated.read(calibration.table))
+    assert table.samples_sha256 == calibration.samples_sha256
+    assert calibration.tensorrt_cache is not None
+    assert calibrated.read(calibration.tensorrt_cache).startswith(b"TRT-")
+    golden = cv2.imdecode(np.frombuffer(calibrated.read(manifest.goldens[0].image), np.uint8), 1)
+    assert any(np.array_equal(golden, cv2.imread(str(path))) for path in pictures.iterdir())
+
+
+def test_int8_files_hold_codes_and_the_kept_node_is_float16(calibrated: Bundle) -> None:
+    signed = model_of(calibrated, Target.TENSORRT, Precision.INT8)
+    stored = {tensor.name: tensor.data_type for tensor in signed.graph.initializer}
+    codes = [name for name, kind in stored.items() if kind == TensorProto.INT8 and name.endswith("_codes")]
+    assert len(codes) >= 3
+    (record,) = (record for record in calibrated.manifest.precisions if record.precision is Precision.INT8)
+    kept = {node.node: node for node in record.kept}
+    first = kept["network/0/Conv"]
+    assert first.precision is Precision.FP16
+    assert "reads the image" in first.reason
+    (node,) = (node for node in signed.graph.node if node.name == first.node)
+    assert stored[node.input[1]] == TensorProto.FLOAT16
+    unsigned = model_of(calibrated, Target.ONNXRUNTIME, Precision.INT8)
+    kinds = {tensor.data_type for tensor in unsigned.graph.initializer}
+    assert TensorProto.UINT8 in kinds
+    assert TensorProto.FLOAT16 not in kinds
+
+
+def test_both_int8_forms_mean_the_same(calibrated: Bundle, pictures: Path) -> None:
+    images = choose_images(CalibrationRequest(images=pictures, count=8))
+    frame = cv2.imread(str(images.held_out[0]))
+    samples = [{"image": cv2.resize(frame, (128, 128))[None]}]
+    heats = [
+        run_graph(expose(model_of(calibrated, target, precision), ["heat"]), samples)[0]["heat"]
+        for target, precision in (
+            (Target.ONNXRUNTIME, Precision.FP32),
+            (Target.ONNXRUNTIME, Precision.INT8),
+            (Target.TENSORRT, Precision.INT8),
+        )
+    ]
+    assert 0 < relative_error(heats[1], heats[0]) < 0.1
+    assert 0 < relative_error(heats[2], heats[0]) < 0.1
+
+
+def test_calibrating_again_exchanges_the_files(copied: Bundle, pictures: Path) -> None:
+    request = CalibrationRequest(images=pictures, count=6, seed=5, method=CalibrationMethod.MINMAX)
+    again = calibrate_bundle(copied, request)
+    again.verify()
+    assert again.manifest.calibration is not None
+    assert again.manifest.calibration.sample_count == 6
+    assert [step.step for step in again.manifest.provenance.steps].count("int8") == 1
+    on_disk = {path.relative_to(again.path).as_posix() for path in again.path.rglob("*") if path.is_file()}
+    assert on_disk == {"manifest.json", *(entry.path for entry in again.manifest.files)}
+    assert selftest(again, Target.ONNXRUNTIME, Precision.INT8).passed
+
+
+def test_the_same_calibration_changes_no_byte(copied: Bundle, pictures: Path) -> None:
+    before = copied.manifest
+    after = calibrate_bundle(copied, CalibrationRequest(images=pictures, count=8)).manifest
+    assert after == before
+
+
+def test_fp16_alone_drops_what_another_table_made(copied: Bundle, pictures: Path) -> None:
+    request = CalibrationRequest(images=pictures, count=6, precisions=(Precision.FP16,))
+    again = calibrate_bundle(copied, request)
+    assert {file.precision for file in again.graph("main").files} == {Precision.FP32, Precision.FP16}
+
+
+def test_a_failed_calibration_leaves_the_old_bundle(
+    copied: Bundle, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise CalibrationError("no")
+
+    monkeypatch.setattr(quantise, "make_int8", fail)
+    with pytest.raises(CalibrationError):
+        calibrate_bundle(copied, CalibrationRequest(images=pictures, count=6))
+    Bundle.open(copied.path).verify()
+    assert Bundle.open(copied.path).manifest == copied.manifest
+
+
+def with_int8_budget(bundle: Bundle, **limits: float) -> Bundle:
+    def tightened(budget: Budget) -> Budget:
+        changes = limits if budget.precision is Precision.INT8 else {}
+        return msgspec.structs.replace(budget, **changes)
+
+    budgets = tuple(tightened(budget) for budget in bundle.manifest.budgets)
+    return Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, budgets=budgets), bundle._entries)
+
+
+LOOSE = {"matched_fraction": 0.0, "mask_iou": 0.0, "score_difference": 1.0, "tensor_cosine": 0.0}
+
+
+def test_the_search_keeps_the_most_sensitive_nodes(copied: Bundle, pictures: Path) -> None:
+    request = CalibrationRequest(images=pictures, count=8, precisions=(Precision.INT8,))
+    said: list[str] = []
+    impossible = with_int8_budget(copied, tensor_relative_error=1e-6, **LOOSE)
+    with pytest.raises(CalibrationError):
+        calibrate_bundle(impossible, request, progress=said.append)
+    losses = [float(found[1]) for line in said if (found := re.search(r"uses ([0-9.]+) of its budget", line))]
+    assert losses[-1] < losses[0], "keeping nodes wider helps"
+
+    reachable = with_int8_budget(copied, tensor_relative_error=1e-6 * (losses[0] + losses[-1]) / 2, **LOOSE)
+    again = calibrate_bundle(reachable, request)
+    (record,) = (record for record in again.manifest.precisions if record.precision is Precision.INT8)
+    searched = [node for node in record.kept if "INT8 misses its budget without it" in node.reason]
+    assert searched
+    assert f"{len(searched)} of them by the precision search" in again.manifest.provenance.steps[-1].detail
+    signed = model_of(again, Target.TENSORRT, Precision.INT8)
+    quantised = {node.name for node in signed.graph.node if node.op_type == "Conv"} - {
+        node.node for node in record.kept
+    }
+    assert quantised, "something is left in int8"
+
+
+def test_an_impossible_budget_is_an_error_and_changes_nothing(copied: Bundle, pictures: Path) -> None:
+    strict = with_int8_budget(copied, tensor_relative_error=1e-7)
+    with pytest.raises(CalibrationError, match="INT8 misses its budget"):
+        calibrate_bundle(strict, CalibrationRequest(images=pictures, count=8))
+    Bundle.open(copied.path).verify()
+
+
+def test_a_module_without_anything_to_quantise_says_so(spots_bundle: Bundle, pictures: Path) -> None:
+    with pytest.raises(CalibrationError, match="no node is left to quantise") as caught:
+        calibrate_bundle(spots_bundle, CalibrationRequest(images=pictures, count=4))
+    assert "FP16" in caught.value.hint
+
+
+# ---------------------------------------------------------------- images
+
+
+def test_no_image_calibrates_and_judges(pictures: Path) -> None:
+    images = choose_images(CalibrationRequest(images=pictures, count=8, seed=2))
+    used = {sample.path for sample in images.calibration.samples}
+    assert len(used) == 8
+    assert len(images.held_out) == 4
+    assert not used & set(images.held_out)
+
+
+def test_too_few_or_unfit_images_are_refused(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="40 calibration images were asked for"):
+        choose_images(CalibrationRequest(images=pictures, count=40))
+    with pytest.raises(CalibrationError, match="are needed to judge INT8"):
+        choose_images(CalibrationRequest(images=pictures, count=10))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CalibrationError, match="no image to calibrate on"):
+        choose_images(CalibrationRequest(images=tmp_path / "empty", count=1))
+    with pytest.raises(DatasetError):
+        choose_images(CalibrationRequest(images=pictures, count=4, validation=tmp_path / "none"))
+    with pytest.raises(CalibrationError, match="calibration makes fp16 and int8"):
+        CalibrationRequest(images=pictures, precisions=(Precision.FP32,))
+
+
+def test_validation_images_are_refused_for_calibration(tmp_path: Path) -> None:
+    from edgewise.models.scenes.dataset import write_dataset
+
+    dataset = write_dataset(tmp_path / "scenes", 8, 9, 64)
+    request = CalibrationRequest(images=dataset / "images", count=4, validation=dataset)
+    with pytest.raises(CalibrationError, match="is in the evaluation set"):
+        choose_images(request)
+    from_coco = choose_images(CalibrationRequest(images=dataset, count=4))
+    assert all(sample.path.parent.name == "images" for sample in from_coco.calibration.samples)
+
+
+# ---------------------------------------------------------------- judging
+
+
+def test_share_of_limit_fails_closed() -> None:
+    assert share_of_limit(Check("s", "q", 0.01, 0.02)) == pytest.approx(0.5)
+    assert share_of_limit(Check("s", "q", 0.97, 0.95, at_least=True)) == pytest.approx(0.6)
+    assert share_of_limit(Check("s", "q", float("nan"), 0.02)) == float("inf")
+    assert share_of_limit(Check("s", "q", float("nan"), 0.95, at_least=True)) == float("inf")
+    assert share_of_limit(Check("s", "q", 0.99, 1.0, at_least=True)) == float("inf")
+    assert share_of_limit(Check("s", "q", 1.0, 1.0, at_least=True)) == 0.0
+
+
+def test_a_node_that_cannot_be_float16_either_says_both_reasons() -> None:
+    from edgewise.exporter.fp16 import Fp16Choice
+    from edgewise.runtime.manifest import KeptNode
+
+    half = KeptNode(node="n", precision=Precision.FP16, reason="reads the image")
+    wide = KeptNode(node="n", precision=Precision.FP32, reason="activations reach 900")
+    (merged,) = precisions.explained((half,), Fp16Choice(frozenset(), (wide,)))
+    assert merged.precision is Precision.FP32
+    assert merged.reason == "reads the image; activations reach 900"
