@@ -150,11 +150,10 @@ class Instances:
         """
         try:
             import supervision  # pyright: ignore[reportMissingImports]
-        except ImportError:
+        except ImportError as error:
             raise ResultError(
-                "to_supervision needs the package supervision, which is not installed",
-                hint="pip install supervision",
-            ) from None
+                f"to_supervision needs the package supervision: {error}", hint="pip install supervision"
+            ) from error
         return supervision.Detections(
             xyxy=self.boxes,
             mask=self.dense_masks() if len(self) else None,
