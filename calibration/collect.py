@@ -202,7 +202,7 @@ class _Runner:
         plan.serialised = b""
         self._binding = self._session.io_binding()
         self._buffers = {tensor: np.empty(shape, np.float32) for tensor, shape in plan.counted.items()}
-        self._reduced = plan.reduced
+        self._order, self._reduced = plan.order, plan.reduced
         self._statistics = {
             name: np.zeros((), np.float32) for tensor in plan.reduced for name in _statistic_names(tensor)
         }
@@ -217,27 +217,24 @@ class _Runner:
         for name, array in feed.items():
             self._binding.bind_cpu_input(name, array)
         self._session.run_with_iobinding(self._binding)
+        counted = self.pool.map(MagnitudeHistogram.add, self.histograms.values(), self._buffers.values())
+        broken = {tensor for tensor, finite in zip(self._buffers, counted, strict=True) if not finite}
         for tensor in self._reduced:
             low, high, total = (float(self._statistics[name]) for name in _statistic_names(tensor))
             if math.isnan(total) or not (math.isfinite(low) and math.isfinite(high)):
-                raise _broken(tensor, sample)
+                broken.add(tensor)
             self._low[tensor] = min(self._low[tensor], low)
             self._high[tensor] = max(self._high[tensor], high)
-        counted = self.pool.map(MagnitudeHistogram.add, self.histograms.values(), self._buffers.values())
-        for tensor, ok in zip(self._buffers, counted, strict=True):
-            if not ok:
-                raise _broken(tensor, sample)
+        if broken:
+            first = next(tensor for tensor in self._order if tensor in broken)
+            raise CalibrationError(
+                "an activation is NaN or infinite",
+                where=f"tensor {first}, sample {sample}",
+                hint="check the weights and the image; FP32 inference is broken too",
+            )
 
     def extremes(self) -> dict[str, Extremes]:
         return {tensor: Extremes(self._low[tensor], self._high[tensor]) for tensor in self._reduced}
-
-
-def _broken(tensor: str, sample: str) -> CalibrationError:
-    return CalibrationError(
-        "an activation is NaN or infinite",
-        where=f"tensor {tensor}, sample {sample}",
-        hint="check the weights and the image; FP32 inference is broken too",
-    )
 
 
 def _statistic_names(tensor: str) -> tuple[str, str, str]:

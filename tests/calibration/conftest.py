@@ -38,7 +38,9 @@ class NetBuilder:
         self.nodes.append(helper.make_node(operator, inputs, [output], name=f"node_{output}", **attributes))
         return output
 
-    def conv(self, tensor: str, output: str, channels: tuple[int, int], kernel: int = 1, stride: int = 1) -> str:
+    def conv(
+        self, tensor: str, output: str, channels: tuple[int, int], kernel: int = 1, stride: int = 1
+    ) -> str:
         into, out = channels
         weight = self._rng.normal(0, (2 / (into * kernel**2)) ** 0.5, (out, into, kernel, kernel))
         # Channels of very different size, as batch normalisation leaves them.
@@ -61,7 +63,9 @@ class NetBuilder:
 
     def model(self, outputs: Mapping[str, tuple[int, ...]], opset: int = 17) -> onnx.ModelProto:
         image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, SIDE, SIDE, 3])
-        infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in outputs.items()]
+        infos = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in outputs.items()
+        ]
         graph = helper.make_graph(self.nodes, "residual", [image], infos, self.initializers)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
         onnx.checker.check_model(model, full_check=True)
@@ -170,9 +174,7 @@ def run() -> Run:
         options.intra_op_num_threads = 1
         if not fused:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        session = ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, {"image": image}), strict=True))
 

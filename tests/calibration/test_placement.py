@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from edgewise.calibration.placement import (
+    EVERYTHING,
+    Edge,
+    Placement,
+    PlacementRules,
+    candidate_tensors,
+    place,
+)
+from edgewise.runtime.errors import CalibrationError
+from edgewise.runtime.manifest import Precision, Target
+
+
+def readers(placement: Placement, tensor: str) -> set[str]:
+    return {edge.node.removeprefix("node_") for edge in placement.edges if edge.tensor == tensor}
+
+
+def kept(placement: Placement) -> dict[str, str]:
+    return {node.node.removeprefix("node_"): node.reason for node in placement.kept}
+
+
+def test_weighted_nodes_read_codes_and_their_outputs_stay_float(residual: onnx.ModelProto) -> None:
+    placement = place(residual)
+    assert readers(placement, "a1_relu") == {"a2"}
+    assert readers(placement, "pooled") == {"a1", "a_projection"}
+    assert readers(placement, "mix_relu") == {"up", "classes"}
+    for tensor in ("a3", "b2", "stem_relu", "mask_logits", "classes", "boxes"):
+        assert readers(placement, tensor) == set()
+
+
+def test_the_skip_is_quantised_and_the_branch_is_not(residual: onnx.ModelProto) -> None:
+    placement = place(residual)
+    # The projection is the shorter way; the identity block reuses its input's codes.
+    assert readers(placement, "a_projection") == {"a_sum"}
+    assert readers(placement, "a_out") == {"b1", "b_sum"}
+    assert Edge("top_up", "node_merged", 1) in placement.edges
+
+
+def test_resizes_read_codes_where_their_result_becomes_codes(residual: onnx.ModelProto) -> None:
+    assert readers(place(residual), "top") == {"top_up"}
+
+
+def test_rules_give_reasons(residual: onnx.ModelProto) -> None:
+    reasons = kept(place(residual))
+    assert set(reasons) == {"stem", "boxes"}
+    assert "reads the image" in reasons["stem"]
+    assert "4 channels" in reasons["boxes"]
+    last = kept(place(residual, rules=PlacementRules(keep_last=True)))
+    assert set(last) == {"stem", "boxes", "classes", "mask_logits"}
+    assert "decoding" in last["classes"]
+    assert place(residual, rules=EVERYTHING).kept == ()
+    assert all(node.precision is Precision.FP32 for node in place(residual, wider=Precision.FP32).kept)
+
+
+def test_kept_nodes_read_floats(residual: onnx.ModelProto) -> None:
+    placement = place(residual, keep={"node_b1": "measured", "node_b2": "measured"})
+    assert kept(placement)["b1"] == "measured"
+    assert readers(placement, "b1_relu") == set()
+    # Without a quantised convolution in front, the addition has nothing to fuse with.
+    assert readers(placement, "a_out") == set()
+
+
+def test_onnx_runtime_gets_codes_on_both_sides_and_for_every_reader(residual: onnx.ModelProto) -> None:
+    placement = place(residual, target=Target.ONNXRUNTIME)
+    assert readers(placement, "a3") == {"a_sum"}
+    assert readers(placement, "b2") == {"b_sum"}
+    assert readers(placement, "lateral") == {"merged"}
+    assert readers(placement, "mix_relu") == {"up", "classes", "boxes"}
+    assert set(kept(placement)) == {"stem", "boxes"}
+
+
+def test_all_placements_draw_on_the_candidates(residual: onnx.ModelProto) -> None:
+    candidates = set(candidate_tensors(residual))
+    for target in (Target.TENSORRT, Target.ONNXRUNTIME):
+        for rules in (None, EVERYTHING):
+            assert set(place(residual, rules=rules, target=target).tensors) <= candidates
+
+
+def test_unknown_nodes_and_nothing_left(residual: onnx.ModelProto) -> None:
+    with pytest.raises(CalibrationError, match="'node_nobody'"):
+        place(residual, keep={"node_nobody": "?"})
+    with pytest.raises(CalibrationError, match="is not a node with weights"):
+        place(residual, keep={"node_a_sum": "?"})
+    with pytest.raises(CalibrationError, match="no node is left"):
+        place(residual, rules=PlacementRules(least_channels=1000))
+
+
+def test_nodes_without_names_get_them(residual: onnx.ModelProto) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(residual)
+    for node in model.graph.node:
+        node.name = ""
+    assert "Conv_a1" in place(model).weighted
