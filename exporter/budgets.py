@@ -20,7 +20,7 @@ FP32 = Budget(
 
 FP16 = Budget(
     precision=Precision.FP16,
-    tensor_relative_error=2e-2,
+    tensor_relative_error=5e-2,
     tensor_cosine=0.9999,
     matched_fraction=0.98,
     mask_iou=0.98,
@@ -31,13 +31,14 @@ FP16 = Budget(
 
 INT8 = Budget(
     precision=Precision.INT8,
-    tensor_relative_error=1.0,
+    tensor_relative_error=2.0,
     tensor_cosine=0.995,
     matched_fraction=0.95,
     mask_iou=0.95,
     score_difference=2e-2,
     metric_drop=1e-2,
 )
-"""One of 255 steps per activation: single values move far, whole tensors and decoded results must not."""
+"""One of 255 steps per activation: a single value may even change its sign, a tensor as a whole and the decoded
+results must not move. The cosine judges raw tensors here."""
 
 DEFAULT_BUDGETS = (FP32, FP16, INT8)

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgewise.exporter.build import BuildOptions, EngineRecord, build_engine, with_realised
-from edgewise.exporter.calibration_images import CalibrationRequest
+from edgewise.exporter.calibration_images import HELD_OUT, CalibrationRequest
 from edgewise.exporter.export import ExportOptions, export_checkpoint
 from edgewise.exporter.parity import ParityRequest, parity
 from edgewise.models.scenes.dataset import write_dataset
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 CHECKPOINT = "yolact-tiny.safetensors"
 CALIBRATION_SERIES, EVALUATION_SERIES = 71, 72
 """Series of scenes that neither training nor its evaluation uses."""
-CALIBRATION_SCENES, EVALUATION_SCENES = 72, 32
+CALIBRATED_ON = 64
+CALIBRATION_SCENES, EVALUATION_SCENES = CALIBRATED_ON + HELD_OUT, 32
 COMPUTE_CAPABILITIES = ("sm86", "sm89")
 
 
@@ -107,7 +108,7 @@ def _is_ours(folder: Path) -> bool:
 def _export(folder: Path, calibration: Path, progress: Callable[[str], None]) -> Bundle:
     options = ExportOptions(
         replace=True,
-        calibration=CalibrationRequest(images=calibration / "images", count=CALIBRATION_SCENES - 8),
+        calibration=CalibrationRequest(images=calibration / "images", count=CALIBRATED_ON),
         progress=progress,
     )
     packaged = resources.files("edgewise.models") / "pretrained" / CHECKPOINT
