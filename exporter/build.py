@@ -126,7 +126,7 @@ def build_engine(
         gpu=device.gpu,
         shapes={spec.name: spec.shape for spec in graph.inputs},
         flags=recipe.flags(),
-        options=_named_options(options),
+        options=_named_options(precision, options),
         writer=_writer(),
     )
     if not options.force and (known := cache.lookup(key)) is not None:
@@ -271,11 +271,11 @@ def _calibration_cache(bundle: Bundle) -> bytes:
     return bundle.read(calibration.tensorrt_cache)
 
 
-def _named_options(options: BuildOptions) -> dict[str, str]:
+def _named_options(precision: Precision, options: BuildOptions) -> dict[str, str]:
     named = {
         "workspace_mib": options.workspace_mib,
         "optimisation_level": options.optimisation_level,
-        "int8_source": options.int8_source.value,
+        "int8_source": options.int8_source.value if precision is Precision.INT8 else None,
     }
     return {name: str(value) for name, value in named.items() if value is not None}
 

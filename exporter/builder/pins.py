@@ -1,8 +1,8 @@
 """Layer types for weakly typed builders (TensorRT 8.x), taken from the typed ONNX files.
 
 A weakly typed builder may run any layer in any type that a flag allows. Pinning gives every layer the type
-that the strongly typed graph states. Layers that lead to a QuantizeLinear are left alone: they fuse into the
-INT8 kernel in front of it. Needs the onnx package.
+that the strongly typed graph states. Float32 layers without weights that lead to a QuantizeLinear are left
+alone: they fuse into the INT8 kernel in front of it. Needs the onnx package.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def read_model(data: bytes) -> onnx.ModelProto:
 
 
 def pins_from_types(model: onnx.ModelProto) -> Pins:
-    """The type of every node of a typed graph that does not lead to a QuantizeLinear."""
+    """The type of every node of a typed graph, but for those that make codes or fuse with one that does."""
     import onnx
 
     from edgewise.exporter.passes.graph_edit import element_types, producers
@@ -56,13 +56,13 @@ def pins_from_types(model: onnx.ModelProto) -> Pins:
         quantised = any(
             name in makers and makers[name].op_type == "DequantizeLinear" for name in node.input[:1]
         )
-        if node.op_type in (*_QUANTISERS, "Cast", "Constant") or quantised or node.name in fused:
+        if node.op_type in (*_QUANTISERS, "Cast", "Constant") or quantised:
             continue
         made = {types.get(name) for name in node.output}
-        if onnx.TensorProto.FLOAT in made:
-            pins[node.name] = FLOAT
-        elif onnx.TensorProto.FLOAT16 in made:
+        if onnx.TensorProto.FLOAT16 in made:
             pins[node.name] = HALF
+        elif onnx.TensorProto.FLOAT in made and (node.op_type in _WEIGHTED or node.name not in fused):
+            pins[node.name] = FLOAT
     return pins
 
 

@@ -25,6 +25,7 @@ from edgewise.exporter.builder.realised import (
 )
 from edgewise.exporter.builder.recipe import Features, Int8Source, Recipe, choose_recipe
 from edgewise.exporter.builder.weighted import WeightedNode
+from edgewise.exporter.fp16 import narrow_nodes
 from edgewise.runtime.errors import BuildError
 from edgewise.runtime.manifest import KeptNode, Precision
 
@@ -348,7 +349,15 @@ def test_pins_follow_the_types_of_the_typed_graph() -> None:
 
 
 def test_what_fuses_into_an_int8_kernel_is_not_pinned() -> None:
-    assert pins_from_types(chain(quantised=True, half=False)) == {"softmax": "FLOAT"}
+    """The first convolution is not quantised and keeps its own type; the Relu fuses with the Q behind."""
+    assert pins_from_types(chain(quantised=True, half=False)) == {"first": "FLOAT", "softmax": "FLOAT"}
+
+
+def test_float16_before_a_quantiser_is_pinned() -> None:
+    """A node that the manifest keeps in FP16 asks for the FP16 flag, which only a pin brings."""
+    model = chain(quantised=True, half=False)
+    narrow = narrow_nodes(model, {"first"})
+    assert pins_from_types(narrow) == {"first": "HALF", "softmax": "FLOAT"}
 
 
 def test_calibrator_pins_weighted_nodes_kept_nodes_and_the_decoding() -> None:
