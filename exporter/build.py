@@ -102,24 +102,82 @@ def build_engine(
     """
     options = options or BuildOptions()
     _check_options(target, options)
-    entry = bundle.graph_entry(options.graph, target, precision)
-    graph = bundle.graph(options.graph)
     trt = import_tensorrt(target, verb="build")
+    plan = _plan(trt, bundle, target, precision, options)
+    cache = options.cache()
+    cache.check_writable()
+    if not options.force and (known := cache.lookup(plan.key)) is not None:
+        options.progress("found in the cache")
+        return known
+    compiled = compile_graph(trt, plan.job)
+    options.progress("checking the precision")
+    check_realised(
+        precision,
+        compiled.weighted,
+        plan.kept,
+        compiled.layers,
+        quantised_in_graph=plan.job.calibration_cache is None,
+        where=plan.job.where,
+    )
+    record = EngineRecord(
+        key=plan.key,
+        bundle=bundle.manifest.name,
+        sha256=hashlib.sha256(compiled.plan).hexdigest(),
+        size=len(compiled.plan),
+        realised=RealisedPrecision(
+            target=target,
+            tool=f"{target.value} {trt.__version__}",
+            device=str(plan.device),
+            layers=count_types(compiled.layers),
+        ),
+        build_seconds=round(compiled.seconds, 3),
+        built_at=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
+    )
+    cache.store(record, compiled.plan)
+    return record
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A build before it starts: what to compile, under which key, and which nodes may be wider."""
+
+    device: Device
+    job: CompileJob
+    key: EngineKey
+    kept: tuple[KeptNode, ...]
+
+
+def _plan(trt: Any, bundle: Bundle, target: Target, precision: Precision, options: BuildOptions) -> Plan:
+    named = bundle.graph_bytes(options.graph, target, precision)
+    graph = bundle.graph(options.graph)
     recipe = choose_recipe(Features.of(trt), precision, options.int8_source)
     device = _device(target, options)
     source = bundle.graph_entry(options.graph, target, recipe.source)
     model = bundle.read(source.path)
     kept = _kept(bundle, precision)
-    pins = _pins(bundle, recipe, target, precision, options, kept)
-    set_flags = tuple(name for name in recipe.set_flags if name != "FP16" or HALF in pins.values())
-    cache = options.cache()
-    cache.check_writable()
+    pins = _pins(recipe, named, model, kept)
     calibration = _calibration_cache(bundle) if recipe.calibration_cache else None
+    job = CompileJob(
+        model=model,
+        where=str(bundle.path / source.path),
+        graph=graph,
+        network_flags=recipe.network_flags,
+        set_flags=tuple(name for name in recipe.set_flags if name != "FP16" or HALF in pins.values()),
+        clear_flags=recipe.clear_flags,
+        compute_capabilities=() if device.gpu else device.compute_capabilities,
+        pins=pins,
+        default_pin=FLOAT if precision is Precision.FP16 and recipe.pin_layers else None,
+        calibration_cache=calibration,
+        workspace_mib=options.workspace_mib,
+        optimisation_level=options.optimisation_level,
+        timing_cache=_timing_cache(trt, device),
+        report=options.progress,
+    )
     key = EngineKey(
         graph=options.graph,
         target=target,
         precision=precision,
-        model_sha256=hashlib.sha256(bundle.read(entry.path)).hexdigest(),
+        model_sha256=hashlib.sha256(named).hexdigest(),
         source_sha256=hashlib.sha256(model + (calibration or b"")).hexdigest(),
         tool_version=str(trt.__version__),
         compute_capabilities=device.compute_capabilities,
@@ -129,53 +187,7 @@ def build_engine(
         options=_named_options(precision, options),
         writer=_writer(),
     )
-    if not options.force and (known := cache.lookup(key)) is not None:
-        options.progress("found in the cache")
-        return known
-    compiled = compile_graph(
-        trt,
-        CompileJob(
-            model=model,
-            where=str(bundle.path / source.path),
-            graph=graph,
-            network_flags=recipe.network_flags,
-            set_flags=set_flags,
-            clear_flags=recipe.clear_flags,
-            compute_capabilities=() if device.gpu else device.compute_capabilities,
-            pins=pins,
-            default_pin=FLOAT if precision is Precision.FP16 and recipe.pin_layers else None,
-            calibration_cache=calibration,
-            workspace_mib=options.workspace_mib,
-            optimisation_level=options.optimisation_level,
-            timing_cache=_timing_cache(trt, device),
-            report=options.progress,
-        ),
-    )
-    options.progress("checking the precision")
-    check_realised(
-        precision,
-        compiled.weighted,
-        kept,
-        compiled.layers,
-        quantised_in_graph=not recipe.calibration_cache,
-        where=str(bundle.path / source.path),
-    )
-    record = EngineRecord(
-        key=key,
-        bundle=bundle.manifest.name,
-        sha256=hashlib.sha256(compiled.plan).hexdigest(),
-        size=len(compiled.plan),
-        realised=RealisedPrecision(
-            target=target,
-            tool=f"{target.value} {trt.__version__}",
-            device=str(device),
-            layers=count_types(compiled.layers),
-        ),
-        build_seconds=round(compiled.seconds, 3),
-        built_at=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
-    )
-    cache.store(record, compiled.plan)
-    return record
+    return Plan(device, job, key, kept)
 
 
 def with_realised(bundle: Bundle, record: EngineRecord) -> Bundle:
@@ -243,21 +255,12 @@ def _kept(bundle: Bundle, precision: Precision) -> tuple[KeptNode, ...]:
     return ()
 
 
-def _pins(
-    bundle: Bundle,
-    recipe: Recipe,
-    target: Target,
-    precision: Precision,
-    options: BuildOptions,
-    kept: tuple[KeptNode, ...],
-) -> Pins:
+def _pins(recipe: Recipe, named: bytes, source: bytes, kept: tuple[KeptNode, ...]) -> Pins:
     if not recipe.pin_layers:
         return {}
     if recipe.calibration_cache:
-        return pins_for_calibrator(
-            read_model(bundle.graph_bytes(options.graph, target, Precision.FP32)), kept
-        )
-    return pins_from_types(read_model(bundle.graph_bytes(options.graph, target, precision)))
+        return pins_for_calibrator(read_model(source), kept)
+    return pins_from_types(read_model(named))
 
 
 def _calibration_cache(bundle: Bundle) -> bytes:

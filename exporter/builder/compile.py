@@ -20,6 +20,10 @@ from edgewise.runtime.errors import BuildError
 from edgewise.runtime.manifest import DType, Graph, TensorSpec
 
 
+def _silent(message: str) -> None:
+    del message
+
+
 @dataclass(frozen=True)
 class CompileJob:
     """Everything that the compiler is told.
@@ -51,7 +55,7 @@ class CompileJob:
     workspace_mib: int | None = None
     optimisation_level: int | None = None
     timing_cache: Path | None = None
-    report: Callable[[str], None] = print
+    report: Callable[[str], None] = _silent
 
 
 @dataclass(frozen=True)
