@@ -38,7 +38,7 @@ INT8 = Budget(
     score_difference=2e-2,
     metric_drop=1e-2,
 )
-"""One of 255 steps per activation: a single value may even change its sign, a tensor as a whole and the decoded
-results must not move. The cosine judges raw tensors here."""
+"""One of 255 steps per activation: a single value may even change its sign, a tensor as a whole and the
+decoded results must not move. The cosine judges raw tensors here."""
 
 DEFAULT_BUDGETS = (FP32, FP16, INT8)

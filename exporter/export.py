@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,12 @@ from edgewise.exporter.goldens import golden_frames, make_goldens, network_input
 from edgewise.exporter.lowering import canonicalise, lower_for, lower_fp32
 from edgewise.exporter.model_files import name_model_files
 from edgewise.exporter.numerics import Tensors
-from edgewise.exporter.onnx_export import comparable_names, export_onnx
+from edgewise.exporter.onnx_export import (
+    comparable_names,
+    export_onnx,
+    refuse_broken_weights,
+    run_module,
+)
 from edgewise.exporter.passes import PassRunner
 from edgewise.exporter.simplify import simplify
 from edgewise.exporter.tool_versions import tool_versions, writer
@@ -108,12 +113,14 @@ def export_bundle(
     _check_draft(modules, draft)
     options.progress("reading images")
     frames = golden_frames(draft.preprocess, _pictures(options))
-    (name, graph), module = next(iter(draft.graphs.items())), modules[next(iter(draft.graphs))]
-    samples = [network_input(draft.preprocess, graph, frame)[0] for frame in frames[:CHECKED_FRAMES]]
-    made = canonical_graph(module, graph, samples, options.progress)
-
-    options.progress("running the training definition on the golden frames")
-    goldens = make_goldens(module, draft, graph, frames)
+    (name, graph), module = next(iter(draft.graphs.items())), modules[next(iter(draft.graphs))].eval()
+    refuse_broken_weights(module)
+    samples = [network_input(draft.preprocess, graph, frame)[0] for frame in frames]
+    options.progress("running the training definition")
+    reference = [run_module(module, graph, sample) for sample in samples]
+    goldens = make_goldens(draft, graph, frames, reference)
+    checked = slice(CHECKED_FRAMES)
+    made = canonical_graph(module, graph, samples[checked], reference[checked], options.progress)
     lowered = {(target, Precision.FP32): _bytes(lower_for(made.fp32, target)) for target in options.targets}
     named = name_model_files(name, lowered)
     canonical_path = "models/canonical.onnx" if name == "main" else f"models/{name}.canonical.onnx"
@@ -172,9 +179,17 @@ def export_checkpoint(
 
 
 def canonical_graph(
-    module: nn.Module, graph: Graph, samples: list[Tensors], progress: Callable[[str], None] = _silent
+    module: nn.Module,
+    graph: Graph,
+    samples: Sequence[Tensors],
+    reference: Sequence[Tensors] | None = None,
+    progress: Callable[[str], None] = _silent,
 ) -> CanonicalGraph:
     """Export, simplify and lower one graph to FP32, comparing the numbers after every step.
+
+    Args:
+        samples: Inputs for the comparisons.
+        reference: What the module gives for them; computed where it is None.
 
     Raises:
         ExportError: A step fails or changes the numbers.
@@ -183,7 +198,7 @@ def canonical_graph(
     import torch
 
     progress("exporting with torch.onnx")
-    exported = export_onnx(module, graph, samples)
+    exported = export_onnx(module, graph, samples, reference)
     progress("simplifying with onnxsim")
     simplified = simplify(exported, graph, samples)
     before, after = len(exported.graph.node), len(simplified.graph.node)

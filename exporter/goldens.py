@@ -11,21 +11,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from edgewise.exporter.numerics import Tensors
-from edgewise.exporter.onnx_export import run_module
 from edgewise.runtime.errors import ExportError, SourceError
+from edgewise.runtime.geometry import Geometry
 from edgewise.runtime.manifest import Golden, Graph, Manifest
 from edgewise.runtime.manifest_kinds import AsIs, Preprocess
 from edgewise.runtime.postprocess import postprocess
 from edgewise.runtime.preprocess import preprocess
-
-if TYPE_CHECKING:
-    from torch import nn
 
 GOLDEN_COUNT = 4
 """Frames per bundle: three pictures and a plain grey one, on which a trained detector finds nothing."""
@@ -40,18 +36,20 @@ class GoldenFiles:
 
 
 def make_goldens(
-    module: nn.Module, manifest: Manifest, graph: Graph, frames: Sequence[np.ndarray]
+    manifest: Manifest, graph: Graph, frames: Sequence[np.ndarray], reference: Sequence[Tensors]
 ) -> list[GoldenFiles]:
-    """Run the training definition on frames (uint8 BGR) and keep everything it says.
+    """Keep everything that the training definition says about some frames.
+
+    Args:
+        frames: uint8 BGR.
+        reference: Outputs and probes for each frame, from `onnx_export.run_module`.
 
     Raises:
-        ExportError: An output that does not fit the manifest.
         ResultError: Outputs that the manifest's postprocessing cannot decode.
     """
     made = []
-    for number, frame in enumerate(frames):
-        sample, geometry = network_input(manifest.preprocess, graph, frame)
-        tensors = run_module(module, graph, sample)
+    for number, (frame, tensors) in enumerate(zip(frames, reference, strict=True)):
+        _, geometry = network_input(manifest.preprocess, graph, frame)
         outputs = {spec.name: tensors[spec.name] for spec in graph.outputs}
         result = postprocess(manifest, outputs, geometry)
         stem = f"goldens/{number:03d}"
@@ -65,7 +63,9 @@ def make_goldens(
     return made
 
 
-def network_input(spec: Preprocess, graph: Graph, frame: np.ndarray) -> tuple[dict[str, np.ndarray], object]:
+def network_input(
+    spec: Preprocess, graph: Graph, frame: np.ndarray
+) -> tuple[dict[str, np.ndarray], Geometry]:
     """The graph's input by name, and the geometry, for one frame.
 
     Raises:

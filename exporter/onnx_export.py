@@ -32,7 +32,9 @@ EXPORT_TOLERANCE = 1e-4
 """Largest relative error of ONNX Runtime in FP32 against torch."""
 
 
-def export_onnx(module: nn.Module, graph: Graph, samples: Sequence[Tensors]) -> onnx.ModelProto:
+def export_onnx(
+    module: nn.Module, graph: Graph, samples: Sequence[Tensors], reference: Sequence[Tensors] | None = None
+) -> onnx.ModelProto:
     """Export one graph of a manifest.
 
     Args:
@@ -40,6 +42,7 @@ def export_onnx(module: nn.Module, graph: Graph, samples: Sequence[Tensors]) -> 
         graph: Names, types and shapes of inputs, outputs and probes.
         samples: At least one input per graph input name, of the declared type and shape; the graph is
             compared with torch on each.
+        reference: What `run_module` gave for each sample; computed where it is None.
 
     Returns:
         A checked model whose outputs are `graph.outputs` and then `graph.probes`.
@@ -52,7 +55,8 @@ def export_onnx(module: nn.Module, graph: Graph, samples: Sequence[Tensors]) -> 
         raise ExportError("an export needs at least one sample input", hint="pass a sample image")
     module.eval()
     refuse_broken_weights(module)
-    reference = [run_module(module, graph, sample) for sample in samples]
+    if reference is None:
+        reference = [run_module(module, graph, sample) for sample in samples]
     model = _trace(module, graph, samples[0])
     _name_nodes(model)
     strip_private_text(model)

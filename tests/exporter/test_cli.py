@@ -120,6 +120,9 @@ def test_an_unknown_module_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) 
         (["export", "{checkpoint}", "-o", "{tmp}/full", "--force"], "is no bundle"),
         (["export", "{checkpoint}", "-o", "{tmp}/b", "--validation", "{tmp}"], "needs --calibration"),
         (["calibrate", "{tmp}/none", "{tmp}"], "no such bundle"),
+        (["calibrate", "{bundle}", "{tmp}/full"], "no image to calibrate on"),
+        (["calibrate", "{bundle}", "{tmp}/none"], "no such folder of calibration images"),
+        (["export", "{checkpoint}", "-o", "{tmp}/b", "--calibration", "{tmp}/full"], "no image to calibrate"),
         (["build", "{tmp}/none", "--target", "tensorrt-rtx", "--precision", "fp32"], "no such bundle"),
         (["train", "yolact-huge", "--data", "{tmp}", "-o", "{tmp}/c"], "unknown model 'yolact-huge'"),
         (["import-checkpoint", "{tmp}/none", "--model", "yolact-huge", "-o", "{tmp}/c"], "unknown model"),
@@ -130,14 +133,20 @@ def test_an_unknown_module_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) 
     ],
 )  # fmt: skip
 def test_wrong_inputs_are_one_error_and_leave_nothing(
-    arguments: list[str], message: str, checkpoint: Path, tmp_path: Path
+    arguments: list[str], message: str, checkpoint: Path, spots_bundle: Bundle, tmp_path: Path
 ) -> None:
     (tmp_path / "text.safetensors").write_text("not a checkpoint")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("precious")
     before = sorted(path.name for path in tmp_path.rglob("*"))
     with pytest.raises(EdgewiseError, match=message):
-        edgewise(*(argument.format(tmp=tmp_path, checkpoint=checkpoint) for argument in arguments))
+        edgewise(
+            *(
+                argument.format(tmp=tmp_path, checkpoint=checkpoint, bundle=spots_bundle.path)
+                for argument in arguments
+            )
+        )
+    spots_bundle.verify()
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 

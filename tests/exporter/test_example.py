@@ -27,7 +27,7 @@ def test_the_exported_module_finds_spots(spots_bundle: Bundle) -> None:
     np.testing.assert_allclose(centre, (86, 62), atol=8)
 
 
-def test_the_example_runs_as_documented(tmp_path: Path) -> None:
+def test_the_example_runs_as_documented(spots_bundle: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "spots.bundle"
     done = subprocess.run(
         [sys.executable, str(EXAMPLE), str(folder)],
@@ -38,7 +38,9 @@ def test_the_example_runs_as_documented(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"wrote {folder}\n"
-    Bundle.open(folder).verify()
+    written = Bundle.open(folder)
+    written.verify()
+    assert written.manifest == spots_bundle.manifest, "another process writes the same bytes"
 
 
 def test_the_example_without_an_argument_says_how(tmp_path: Path) -> None:
