@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgewise.exporter.parity.calibration_overlap import refuse_calibration_images
 from edgewise.exporter.parity.gallery import Overlay
 from edgewise.exporter.parity.opening import Opened, graph_of, open_stages
 from edgewise.exporter.parity.report import Against, ParityReport, Status
@@ -47,7 +48,8 @@ def compare(request: ParityRequest, progress: Progress = _silent) -> Compared:
 
     Raises:
         BundleError: The bundle is missing or changed.
-        DatasetError: The dataset is missing, broken, empty, or has other categories than the bundle.
+        DatasetError: The dataset is missing, broken, empty, has other categories than the bundle, or is the
+            one that the calibration images were chosen from.
         CheckpointError: The checkpoint is not the one that was exported.
         ParityError: The bundle cannot be compared, or lacks its sources.
     """
@@ -57,6 +59,7 @@ def compare(request: ParityRequest, progress: Progress = _silent) -> Compared:
     graph = graph_of(bundle)[1]
     dataset = CocoInstances.open(request.dataset, request.images)
     check_categories(bundle.manifest, dataset)
+    refuse_calibration_images(bundle.manifest, dataset)
     count = _image_count(request, dataset)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgewise-parity-")))

@@ -38,7 +38,7 @@ _VARIABLES = {
     BROKEN: "--bad",
 }
 _COLOURS = {Precision.FP32: FP32, Precision.FP16: FP16, Precision.INT8: INT8}
-WIDTH = 6.4
+WIDTH = 5.2
 SMALLEST_ERROR = 1e-8
 """Errors below this, zero among them, are drawn here: a logarithmic axis has no zero."""
 
@@ -256,10 +256,10 @@ def _figure(name: str, height: float, width: float = WIDTH) -> Iterator[tuple[Fi
         "svg.hashsalt": name,
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 10,
+        "font.size": 9.5,
         "text.color": INK,
         "axes.labelcolor": MUTED,
-        "axes.labelsize": 9.5,
+        "axes.labelsize": 9,
         "axes.edgecolor": GRID,
         "axes.facecolor": "none",
         "axes.spines.top": False,

@@ -41,12 +41,16 @@ def report_tables(report: ParityReport) -> RenderableType:
     failures = report.failures()
     parts += [Text(f"✗ {failure}", style="red") for failure in failures]
     parts += [
-        Text(f"  {comparison.candidate} against {found.against}, image {found.image}: {found.detail}")
+        Text(f"  {_title(report, comparison)}: against {found.against}, image {found.image}: {found.detail}")
         for comparison in report.comparisons
         if (found := comparison.divergence) is not None
     ]
     parts.append(verdict(report))
     return Group(*parts)
+
+
+def _title(report: ParityReport, comparison: Comparison) -> str:
+    return report.stage(comparison.candidate).title
 
 
 def _metric_line(report: ParityReport) -> str:

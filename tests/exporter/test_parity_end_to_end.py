@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 
@@ -29,12 +30,13 @@ from edgewise.exporter.parity import Against, Level, ParityReport, ParityRequest
 from edgewise.exporter.parity.html import render_html
 from edgewise.exporter.parity.report import decode_report, encode_report
 from edgewise.runtime.bundle import MANIFEST, Bundle
-from edgewise.runtime.errors import BundleError, DatasetError, EdgewiseError, ParityError
+from edgewise.runtime.errors import BundleError, CheckpointError, DatasetError, EdgewiseError, ParityError
 from edgewise.runtime.manifest import FileEntry, Manifest, Target, encode
 from edgewise.runtime.masks import crop_dense
 from edgewise.runtime.rle import encode_rle
 
 FP32_FILE = "models/fp32.onnx"
+INT8_FILE = "models/onnxruntime.int8.onnx"
 IMAGES = 4
 
 # ---------------------------------------------------------------- a dataset and bundles to break
@@ -485,3 +487,160 @@ def test_a_changed_byte_is_refused_before_anything_runs(broken: Path, request_fo
     (broken / FP32_FILE).write_bytes(bytes(data))
     with pytest.raises(BundleError, match="not the file that was exported"):
         compare(request_for(broken))
+
+
+# ---------------------------------------------------------------- the shipped YOLACT in every precision
+
+
+@pytest.fixture(scope="module")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes that the checkpoint was not trained on, some of them empty."""
+    from edgewise.models.scenes import write_dataset
+
+    return write_dataset(tmp_path_factory.mktemp("scenes") / "unseen", count=TINY_IMAGES, seed=4021)
+
+
+@pytest.fixture(scope="module")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from edgewise.exporter.export import ExportOptions, export_checkpoint
+    from edgewise.exporter.quantise import CalibrationRequest
+    from edgewise.models.scenes import write_dataset
+
+    folder = tmp_path_factory.mktemp("tiny")
+    calibration = write_dataset(folder / "calibration", count=40, seed=4022)
+    checkpoint = files("edgewise.models") / "pretrained" / "yolact-tiny.safetensors"
+    request = CalibrationRequest(images=calibration / "images", count=24)
+    options = ExportOptions(calibration=request)
+    return export_checkpoint(Path(str(checkpoint)), folder / "tiny.bundle", options).path
+
+
+@pytest.fixture
+def broken_tiny(tiny_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "tiny.bundle"))
+
+
+TINY_IMAGES = 16
+LOWERED = ("models/fp16.onnx", INT8_FILE)
+
+
+def tiny_report(bundle: Path, data: Path) -> ParityReport:
+    return compare(ParityRequest(bundle=bundle, dataset=data, overlays=0)).report
+
+
+def stage_of(report: ParityReport, file: str) -> str:
+    return next(stage.name for stage in report.stages if stage.file == file)
+
+
+@pytest.mark.slow
+def test_the_shipped_model_holds_in_every_precision(
+    tiny_bundle: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    text = run_command(ParityRequest(bundle=tiny_bundle, dataset=tiny_data, output=output))
+    report = decode_report((output / "parity.json").read_bytes())
+    assert report.passed, report.failures()
+    ran = [stage.name for stage in report.stages if stage.status is Status.PASSED]
+    assert ran[:6] == ["torch", "exported", "canonical", "fp32", "fp16", "int8"]
+    assert any(name.startswith("int8.tensorrt") for name in ran), "TensorRT's own form is compared too"
+    assert "parity holds" in text
+    fp32, fp16, int8 = (report.comparison(name, Against.REFERENCE) for name in ("fp32", "fp16", "int8"))
+    assert fp32 is not None
+    assert fp16 is not None
+    assert int8 is not None
+    errors = [
+        max(figure.relative or 0.0 for figure in comparison.tensors if figure.judged)
+        for comparison in (fp32, fp16, int8)
+    ]
+    assert errors == sorted(errors)
+    assert 0 < errors[0] <= 1e-4
+    assert {curve.candidate for curve in report.curves} >= {"fp16", "int8"}
+    assert all(len(curve.layers) > 50 for curve in report.curves)
+    page = (output / "parity.html").read_text()
+    assert "Error by depth" in page
+
+
+def shift_weight(model: onnx.ModelProto) -> None:
+    """Two thirds of the largest four-dimensional weight, whatever its type."""
+    weights = [tensor for tensor in model.graph.initializer if len(tensor.dims) == 4]
+    largest = max(weights, key=lambda tensor: int(np.prod(tensor.dims)))
+    values = numpy_helper.to_array(largest)
+    largest.CopyFrom(numpy_helper.from_array((values * 0.67).astype(values.dtype), largest.name))
+
+
+def plant_inner_nan(model: onnx.ModelProto) -> None:
+    """NaN in a float weight, or in the scale of an integer one."""
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    wanted = [tensor for tensor in model.graph.initializer if tensor.data_type in floats and len(tensor.dims)]
+    largest = max(wanted, key=lambda tensor: int(np.prod(tensor.dims)))
+    values = numpy_helper.to_array(largest).copy()
+    values.ravel()[0] = np.nan
+    largest.CopyFrom(numpy_helper.from_array(values, largest.name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", LOWERED)
+@pytest.mark.parametrize("change", [shift_weight, rename_output, plant_inner_nan, find_nothing])
+def test_a_broken_precision_fails_alone(
+    broken_tiny: Path, tiny_data: Path, file: str, change: Callable[[onnx.ModelProto], None]
+) -> None:
+    edit(broken_tiny, file, change)
+    report = tiny_report(broken_tiny, tiny_data)
+    assert not report.passed
+    name = stage_of(report, file)
+    for against in Against:
+        comparison = report.comparison(name, against)
+        assert comparison is not None
+        assert not comparison.passed
+    others = [comparison for comparison in report.comparisons if comparison.candidate != name]
+    assert others
+    assert all(comparison.passed for comparison in others)
+
+
+@pytest.mark.slow
+def test_halved_calibration_ranges_fail(broken_tiny: Path, tiny_data: Path) -> None:
+    from edgewise.calibration.lower_u8 import lower_u8
+    from edgewise.calibration.placement import place
+    from edgewise.calibration.qdq import quantise_s8
+    from edgewise.calibration.table import decode_table
+
+    bundle = Bundle.open(broken_tiny)
+    assert bundle.manifest.calibration is not None
+    table = decode_table(bundle.read(bundle.manifest.calibration.table))
+    fp32 = onnx.load_model_from_string(bundle.read("models/fp32.onnx"))
+
+    def write(factor: float) -> ParityReport:
+        ranges = {
+            name: msgspec.structs.replace(found, amax=found.amax * factor)
+            for name, found in table.tensors.items()
+        }
+        changed = msgspec.structs.replace(table, tensors=ranges)
+        codes = lower_u8(quantise_s8(fp32, changed, place(fp32, target=Target.ONNXRUNTIME)))
+        exchange(broken_tiny, INT8_FILE, codes.SerializeToString())
+        return tiny_report(broken_tiny, tiny_data)
+
+    whole = write(1.0).comparison("int8", Against.REFERENCE)
+    halved = write(0.5).comparison("int8", Against.REFERENCE)
+    assert whole is not None
+    assert halved is not None
+    assert whole.passed
+    assert not halved.passed
+    assert {check.level for check in halved.checks if not check.passed} & {Level.RAW, Level.DECODED}
+
+
+@pytest.mark.slow
+def test_the_calibration_images_are_no_evidence(tiny_bundle: Path) -> None:
+    with pytest.raises(DatasetError, match="24 calibration images were chosen from this dataset"):
+        compare(ParityRequest(bundle=tiny_bundle, dataset=tiny_bundle.parent / "calibration"))
+
+
+@pytest.mark.slow
+def test_another_checkpoint_is_refused(broken_tiny: Path, tiny_data: Path, tmp_path: Path) -> None:
+    from edgewise.models.checkpoint import load_model, save_checkpoint
+
+    loaded = load_model(broken_tiny / "source/checkpoint.safetensors")
+    with torch.no_grad():
+        next(loaded.module.parameters()).mul_(1.01)
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, loaded.module, loaded.meta)
+    with pytest.raises(CheckpointError, match="another SHA-256"):
+        compare(ParityRequest(bundle=broken_tiny, dataset=tiny_data, checkpoint=other))

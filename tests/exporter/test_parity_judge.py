@@ -3,10 +3,20 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from edgewise.exporter.budgets import FP16, FP32
 from edgewise.exporter.parity.judge import metric_checks, raw_checks, run_check, tensor_figures
 from edgewise.exporter.parity.report import Check, Level, MetricFigures
 from edgewise.exporter.parity.tensors import TensorDifference, TensorTally
+from edgewise.runtime.manifest import Budget, Precision
+
+BUDGET = Budget(
+    precision=Precision.FP16,
+    tensor_relative_error=2e-2,
+    tensor_cosine=0.9999,
+    matched_fraction=0.98,
+    mask_iou=0.98,
+    score_difference=5e-3,
+    metric_drop=1e-3,
+)
 
 
 def figures(relative: float, cosine: float = 1.0, name: str = "loc", probes: tuple[str, ...] = ("loc",)):
@@ -37,15 +47,15 @@ def test_a_check_holds_only_for_a_figure_within_its_limit(
 
 
 def test_raw_tensors_are_judged_by_error_and_by_cosine() -> None:
-    assert all(check.passed for check in raw_checks(figures(2e-2), FP16))
-    by_error, by_cosine = raw_checks(figures(2.1e-2, 0.9998), FP16)
+    assert all(check.passed for check in raw_checks(figures(2e-2), BUDGET))
+    by_error, by_cosine = raw_checks(figures(2.1e-2, 0.9998), BUDGET)
     assert not by_error.passed
     assert not by_cosine.passed
     assert by_error.note == "loc, image 7"
 
 
 def test_an_infinite_error_fails() -> None:
-    assert not raw_checks(figures(float("inf")), FP16)[0].passed
+    assert not raw_checks(figures(float("inf")), BUDGET)[0].passed
 
 
 def test_outputs_are_judged_only_where_there_are_no_probes() -> None:
@@ -53,14 +63,14 @@ def test_outputs_are_judged_only_where_there_are_no_probes() -> None:
     assert not reported[0].judged
     judged = figures(0.9, name="scores", probes=())
     assert judged[0].judged
-    assert not raw_checks(judged, FP16)[0].passed
+    assert not raw_checks(judged, BUDGET)[0].passed
 
 
 def test_a_stage_without_its_probes_is_not_passed_by_silence() -> None:
     """Only a built engine, which cannot show inner tensors, goes without a raw check."""
     reported = figures(0.0, name="scores", probes=("loc",))
-    assert [check.passed for check in raw_checks(reported, FP16)] == [False]
-    assert raw_checks(reported, FP16, blind=True) == ()
+    assert [check.passed for check in raw_checks(reported, BUDGET)] == [False]
+    assert raw_checks(reported, BUDGET, blind=True) == ()
 
 
 def test_every_image_must_be_compared() -> None:
@@ -84,10 +94,10 @@ def test_the_metric_may_rise_but_not_drop(
     reference: float | None, candidate: float | None, passed: bool
 ) -> None:
     metric = MetricFigures(name="mask AP", reference=reference, candidate=candidate)
-    assert [check.passed for check in metric_checks(metric, FP16)] == [passed]
+    assert [check.passed for check in metric_checks(metric, BUDGET)] == [passed]
 
 
 def test_the_limits_are_the_budget() -> None:
-    strict = msgspec.structs.replace(FP32, tensor_relative_error=1e-9)
-    assert all(check.passed for check in raw_checks(figures(1e-6), FP32))
+    strict = msgspec.structs.replace(BUDGET, tensor_relative_error=1e-9)
+    assert all(check.passed for check in raw_checks(figures(1e-6), BUDGET))
     assert not raw_checks(figures(1e-6), strict)[0].passed

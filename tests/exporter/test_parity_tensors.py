@@ -93,6 +93,13 @@ def test_integers_are_compared_exactly() -> None:
     assert difference(large, large[::-1].copy()).max_abs == 1.0
 
 
+def test_fill_values_near_the_largest_float_do_not_overflow() -> None:
+    filled = np.array([-3e38, 1.0], np.float32)
+    found = difference(filled, filled)
+    assert (found.relative, found.cosine) == (0.0, 1.0)
+    assert difference(filled, np.array([3e38, 1.0], np.float32)).cosine == -1.0
+
+
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match="cannot be compared"):
         difference(np.zeros((1, 3)), np.zeros((3, 1)))
