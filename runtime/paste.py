@@ -35,6 +35,8 @@ Doubles = NDArray[np.float64]
 
 _STEPS = 1 << 22
 """Positions between two mask cells."""
+_BATCH = 1 << 16
+"""Knots that are interpolated at a time."""
 
 
 def paste_prototype_masks(masks: Probabilities, geometry: Geometry, threshold: float) -> MaskCrops:
@@ -130,9 +132,8 @@ class _Line:
     """What n crops cover along one axis: pixels of the frame, and a window of mask cells.
 
     `start`, `length`: the pixels. `cell`, `cells`: first and number of the window's cells. `tap`: where the
-    pixels of each crop begin in `lower` (first of the two cells of each pixel, counted in the window) and
-    `weight` (of the second). `offset`, `pitch`: the pixel under a position of the window, both counted from
-    the crop's first, is offset + position * pitch.
+    pixels of each crop begin in `lower` (first of the two cells of each pixel) and `weight` (of the second).
+    `offset`, `pitch`: position u of the mask lies at the crop's pixel offset + u * pitch.
     """
 
     start: IntArray
@@ -164,7 +165,7 @@ def _line(
     pixel = np.arange(int(length.sum())) + np.repeat(start - tap, length)
     position = (pixel + 0.5 - np.repeat(origin, length)) / np.repeat(pitch, length) - 0.5
     position = np.minimum(np.maximum(position, np.repeat(cell, length)), np.repeat(end, length))
-    steps = np.rint(position * _STEPS).astype(np.int64) - np.repeat(cell << 22, length)
+    steps = np.rint(position * _STEPS).astype(np.int64)
     return _Line(
         start=start,
         length=length,
@@ -173,7 +174,7 @@ def _line(
         tap=tap,
         lower=steps >> 22,
         weight=(steps & (_STEPS - 1)) / _STEPS,
-        offset=origin + (cell + 0.5) * pitch - 0.5 - start,
+        offset=origin + 0.5 * pitch - 0.5 - start,
         pitch=pitch,
     )
 
@@ -181,104 +182,125 @@ def _line(
 def _paste(masks: Probabilities, across: _Line, down: _Line, threshold: float, frame_size: Size) -> MaskCrops:
     empty = (across.length == 0) | (down.length == 0)
     widths, heights = np.where(empty, 0, across.length), np.where(empty, 0, down.length)
-    found: list[tuple[IntArray, Doubles, Doubles]] = []
-    places = zip(
-        across.cell.tolist(),
-        across.cells.tolist(),
-        down.cell.tolist(),
-        down.cells.tolist(),
-        across.tap.tolist(),
-        widths.tolist(),
-        strict=True,
-    )
-    for mask, (x, columns, y, rows, tap, width) in zip(masks, places, strict=True):
-        window = mask[y : y + rows, x : x + columns] if width else mask[:0, :0]
-        pixels = slice(tap, tap + width)
-        found.append(_crossings(window, across.lower[pixels], across.weight[pixels], threshold))
-    owner = np.repeat(np.arange(len(masks)), [len(at) for at, _, _ in found])
-    at, before, after = (np.concatenate(part) for part in zip(*found, strict=True)) if found else _NOTHING
-    knots = (down.cells + 1)[owner]
-    # Exact for these numbers, and several times faster than the division of integers.
-    column = ((at + 0.5) / knots).astype(np.int64)
-    knot = at - column * knots
-    height = heights[owner]
-    row = _rows(down, owner, knot, before, after, threshold, height)
-    offset = np.cumsum(widths * heights) - widths * heights
-    edges = offset[owner] + column * height + row
-    lengths = np.diff(edges, prepend=0, append=int((widths * heights).sum()))
+    areas = widths * heights
+    edges = [np.zeros(1, np.int64)]
+    begin = np.cumsum(areas) - areas
+    for batch in _batches(np.flatnonzero(areas), widths * down.cells):
+        edges.append(_edges(masks, across, down, batch, begin[batch], threshold))
+    edges.append(areas.sum(keepdims=True))
+    lengths = np.diff(np.concatenate(edges))
     inside = np.zeros(len(lengths), np.bool_)
     inside[1::2] = True
     data = np.repeat(inside, lengths)
     return MaskCrops(data, np.stack([across.start, down.start, widths, heights], axis=1), frame_size)
 
 
-_NOTHING = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+def _batches(members: IntArray, knots: IntArray) -> list[IntArray]:
+    """Successive members whose knots together stay in the processor's cache."""
+    batch = np.cumsum(knots[members]) // _BATCH
+    return np.split(members, np.flatnonzero(np.diff(batch)) + 1) if members.size else []
 
 
-def _crossings(
-    window: Probabilities, lower: IntArray, weight: Doubles, threshold: float
-) -> tuple[IntArray, Doubles, Doubles]:
-    """Where the knots of successive columns change sides: index of the knot behind, values on both sides.
+def _edges(
+    masks: Probabilities, across: _Line, down: _Line, batch: IntArray, begin: IntArray, threshold: float
+) -> IntArray:
+    """Where pixels of the batch's crops begin and cease to be set, in turn, in the order of the data.
 
-    A knot of 0, never above the threshold, is put behind every column: with r rows in the window, the index
-    is column * (r + 1) + row; row 0 means that a column begins above the threshold, row r that it ends there.
+    Args:
+        batch: Indices of masks with a crop.
+        begin: Where the data of each crop begins.
     """
-    rows, columns = window.shape
-    cells = np.zeros((columns + 1, rows + 1))
-    cells[:columns, :rows] = window.T
-    knots = cells.take(lower, axis=0)
-    rise = (cells[1:] - cells[:-1]).take(lower, axis=0)
-    rise *= weight[:, None]
+    widths, heights = across.length[batch], down.length[batch]
+    rows = int(down.cells[batch].max())
+    first_row = np.minimum(down.cell[batch], masks.shape[1] - rows)
+    # A line of the table is a column of a mask; a knot of 0, never above the threshold, ends it.
+    lines = across.cells[batch] + 1
+    line = np.cumsum(lines) - lines
+    table = np.zeros((int(lines.sum()), rows + 1))
+    windows = zip(
+        batch.tolist(),
+        line.tolist(),
+        across.cell[batch].tolist(),
+        across.cells[batch].tolist(),
+        first_row.tolist(),
+        strict=True,
+    )
+    for index, at, x, columns, y in windows:
+        table[at : at + columns, :rows] = masks[index, y : y + rows, x : x + columns].T
+
+    owner = np.repeat(np.arange(len(batch)), widths)
+    column = np.arange(len(owner)) - np.repeat(np.cumsum(widths) - widths, widths)
+    tap = column + across.tap[batch][owner]
+    lower = across.lower[tap] + (line - across.cell[batch])[owner]
+    knots = table.take(lower, axis=0)
+    rise = (table[1:] - table[:-1]).take(lower, axis=0)
+    rise *= across.weight[tap][:, None]
     knots += rise
+
     values = knots.reshape(-1)
     above = np.zeros(len(values) + 1, np.bool_)
     np.greater(values, threshold, out=above[1:])
-    at = (above[1:] != above[:-1]).nonzero()[0]
-    return at, values.take(at - 1, mode="wrap"), values.take(at)
+    crossing = (above[1:] != above[:-1]).nonzero()[0]
+    crossed = crossing // (rows + 1)
+    knot = crossing - crossed * (rows + 1)
+    whose = owner[crossed]
+    pieces = _Pieces(
+        member=batch[whose],
+        knot=knot + first_row[whose],
+        before=values.take(crossing - 1, mode="wrap"),
+        after=values.take(crossing),
+        height=heights[whose],
+    )
+    row = np.where(knot == 0, 0, np.where(knot == rows, pieces.height, _rows(down, pieces, threshold)))
+    return (begin[owner] + column * heights[owner])[crossed] + row
 
 
-def _rows(
-    down: _Line,
-    owner: IntArray,
-    knot: IntArray,
-    before: Doubles,
-    after: Doubles,
-    threshold: float,
-    height: IntArray,
-) -> IntArray:
-    """The first pixel of the crop's column that lies on the side of the knot behind, for each crossing."""
-    inside = (knot > 0) & (knot < down.cells[owner])
-    rise = np.where(inside, after - before, 1.0)
-    pitch = down.pitch[owner]
-    solution = down.offset[owner] + (knot - 1 + (threshold - before) / rise) * pitch
-    nearest = np.rint(solution)
-    row = np.clip(np.ceil(solution), 0, height).astype(np.int64)
+@dataclass(frozen=True, eq=False)
+class _Pieces:
+    """Straight pieces of columns whose two knots lie on different sides of the threshold.
+
+    Args:
+        member: Index of the mask.
+        knot: Mask row of the knot behind.
+        before: Value at the knot in front.
+        after: Value at the knot behind.
+        height: Pixels of the column.
+    """
+
+    member: IntArray
+    knot: IntArray
+    before: Doubles
+    after: Doubles
+    height: IntArray
+
+
+def _rows(down: _Line, pieces: _Pieces, threshold: float) -> IntArray:
+    """The first pixel of the column that lies on the side of the knot behind, for each piece."""
+    rise = pieces.after - pieces.before
+    # Columns that begin or end on a side have no piece there; their knots may be equal.
+    rise[rise == 0] = 1
+    pitch = down.pitch[pieces.member]
+    solution = down.offset[pieces.member] + (pieces.knot - 1 + (threshold - pieces.before) / rise) * pitch
+    row = np.minimum(np.maximum(np.ceil(solution), 0), pieces.height).astype(np.int64)
     # Rounding of positions, and of values where the rise is tiny, can move a solution over a pixel's centre.
-    close = inside & ((np.abs(solution - nearest) < 2.0**-20 * pitch + 2.0**-20) | (np.abs(rise) < 2.0**-28))
+    tolerance = 2.0**-20 * (1 + float(pitch.max(initial=0)))
+    close = (np.abs(solution - np.rint(solution)) < tolerance) | (np.abs(rise) < 2.0**-28)
     doubtful = np.flatnonzero(close)
     if doubtful.size:
-        chosen = owner[doubtful], knot[doubtful], before[doubtful], after[doubtful]
-        row[doubtful] = _settled(down, *chosen, threshold, height[doubtful], row[doubtful])
-    return np.where(inside, row, np.where(knot == 0, 0, height))
+        row[doubtful] = _settled(down, pieces, doubtful, threshold, row[doubtful])
+    return row
 
 
-def _settled(
-    down: _Line,
-    owner: IntArray,
-    knot: IntArray,
-    before: Doubles,
-    after: Doubles,
-    threshold: float,
-    height: IntArray,
-    row: IntArray,
-) -> IntArray:
+def _settled(down: _Line, pieces: _Pieces, chosen: IntArray, threshold: float, row: IntArray) -> IntArray:
     """Rows moved until the definition puts the row before on the first side and the row on the second."""
+    tap, height = down.tap[pieces.member[chosen]], pieces.height[chosen]
+    before, after, piece = pieces.before[chosen], pieces.after[chosen], pieces.knot[chosen] - 1
 
     def beyond(candidate: IntArray) -> NDArray[np.bool_]:
-        tap = down.tap[owner] + np.clip(candidate, 0, height - 1)
-        lower = down.lower[tap]
-        above = before + down.weight[tap] * (after - before) > threshold
-        there = (lower > knot - 1) | ((lower == knot - 1) & (above != (before > threshold)))
+        at = tap + np.clip(candidate, 0, height - 1)
+        above = before + down.weight[at] * (after - before) > threshold
+        lower = down.lower[at]
+        there = (lower > piece) | ((lower == piece) & (above != (before > threshold)))
         return (candidate >= height) | ((candidate >= 0) & there)
 
     while (step := beyond(row - 1).astype(np.int64)).any():

@@ -8,6 +8,8 @@ byte for byte.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +19,10 @@ from edgewise.runtime.masks import IntArray, MaskCrops
 
 _GROUPS = 12
 """Most five-bit groups of one count; 60 bits are more than any frame has pixels."""
+
+
+_BATCH = 1 << 18
+"""Pixels that are searched for runs at a time, so that they stay in the processor's cache."""
 
 
 def encode_rle(masks: MaskCrops) -> list[str]:
@@ -94,26 +100,35 @@ def _counts(masks: MaskCrops) -> tuple[IntArray, IntArray]:
 
 def _runs(masks: MaskCrops) -> tuple[IntArray, IntArray, IntArray]:
     """First pixel, one past the last pixel (in the frame's column order) and mask of every run of ones."""
-    data, places = masks.data, masks.places
-    offsets = masks.offsets
+    batch = np.cumsum(masks.places[:, 2] * masks.places[:, 3]) // _BATCH
+    bounds = [0, *(np.flatnonzero(np.diff(batch)) + 1).tolist(), len(masks)]
+    found = [_runs_between(masks, first, last) for first, last in pairwise(bounds)]
+    start, end, owner = (np.concatenate(part) for part in zip(*found, strict=True))
+    return start, end, owner
+
+
+def _runs_between(masks: MaskCrops, first: int, last: int) -> tuple[IntArray, IntArray, IntArray]:
+    """`_runs` of the masks first..last - 1."""
+    offsets = masks.offsets[first : last + 1]
+    data = masks.data[offsets[0] : offsets[-1]]
     if data.size == 0:
         empty = np.zeros(0, np.int64)
         return empty, empty, empty
-    x, y, w, h = places.T
+    offsets = offsets - offsets[0]
+    x, y, w, h = masks.places[first:last].T
     tall = np.repeat(h, w)
-    tops = np.cumsum(tall) - tall
-    tops = tops[tall > 0]
-    bottoms = np.concatenate([tops[1:], [len(data)]]) - 1
-    before = np.empty_like(data)
-    before[1:] = data[:-1]
-    before[tops] = False
-    after = np.empty_like(data)
-    after[:-1] = data[1:]
-    after[bottoms] = False
-    first = np.flatnonzero(data > before)
-    length = np.flatnonzero(data > after) - first + 1
-    owner = np.searchsorted(offsets, first, side="right") - 1
-    column, row = np.divmod(first - offsets[owner], h[owner])
+    tops = (np.cumsum(tall) - tall)[tall > 0]
+    bottoms = np.append(tops[1:], len(data)) - 1
+    # A run of a column begins where the pixel before is not set, or at the top.
+    beside = np.zeros_like(data)
+    beside[1:] = data[:-1]
+    beside[tops] = False
+    begin = np.flatnonzero(data > beside)
+    beside[:-1] = data[1:]
+    beside[bottoms] = False
+    length = np.flatnonzero(data > beside) - begin + 1
+    owner = np.searchsorted(offsets, begin, side="right") - 1
+    column, row = np.divmod(begin - offsets[owner], h[owner])
     start = (x[owner] + column) * masks.frame_size[0] + y[owner] + row
     end = start + length
     # A run that ends at the frame's bottom goes on at the top of the next column.
@@ -121,7 +136,7 @@ def _runs(masks: MaskCrops) -> tuple[IntArray, IntArray, IntArray]:
     if joined.size:
         start, end = np.delete(start, joined + 1), np.delete(end, joined)
         owner = np.delete(owner, joined)
-    return start, end, owner
+    return start, end, owner + first
 
 
 def _compress(counts: IntArray, lengths: IntArray) -> list[str]:

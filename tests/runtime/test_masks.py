@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from edgewise.runtime import paste
 from edgewise.runtime.errors import ResultError
 from edgewise.runtime.geometry import Geometry, scaling
 from edgewise.runtime.manifest_kinds import AffineCrop, Letterbox
@@ -142,6 +143,17 @@ def test_sizes_of_use_equal_the_full_frame(cells):
     for index, mask in enumerate(masks):
         np.testing.assert_array_equal(boxed[index], box_reference(mask, boxes[index], frame_size, 0.5))
         np.testing.assert_array_equal(whole[index], prototype_reference(mask, geometry, 0.5))
+
+
+@given(mask_stacks, sizes, sizes)
+@settings(deadline=None, max_examples=40)
+def test_batches_do_not_show(masks, source, network):
+    together = paste_prototype_masks(masks, stretch(source, network), 0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paste, "_BATCH", 1)
+        one_by_one = paste_prototype_masks(masks, stretch(source, network), 0.5)
+    np.testing.assert_array_equal(together.places, one_by_one.places)
+    np.testing.assert_array_equal(together.data, one_by_one.data)
 
 
 def test_the_definition_is_opencvs_bilinear_resize():

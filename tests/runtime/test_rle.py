@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco
 
+from edgewise.runtime import rle
 from edgewise.runtime.errors import ResultError
 from edgewise.runtime.masks import MaskCrops, crop_dense, no_masks
 from edgewise.runtime.paste import paste_box_masks
@@ -94,3 +95,13 @@ def test_what_is_no_rle_is_refused(string):
 def test_any_text_decodes_to_the_frame_or_is_refused(text):
     with contextlib.suppress(ResultError):
         assert decode_rle(text, (3, 3)).shape == (3, 3)
+
+
+@given(stacks)
+@settings(deadline=None, max_examples=60)
+def test_batches_do_not_show(dense):
+    crops = crop_dense(dense)
+    together = encode_rle(crops)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rle, "_BATCH", 1)
+        assert encode_rle(crops) == together
