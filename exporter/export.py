@@ -17,7 +17,7 @@ import numpy as np
 
 from edgewise.exporter.budgets import DEFAULT_BUDGETS
 from edgewise.exporter.bundle_writer import Content, refuse_occupied, write_bundle
-from edgewise.exporter.goldens import golden_frames, make_goldens, network_input, read_frames
+from edgewise.exporter.goldens import GOLDEN_COUNT, golden_frames, make_goldens, network_input, read_frames
 from edgewise.exporter.lowering import canonicalise, lower_for, lower_fp32
 from edgewise.exporter.model_files import name_model_files
 from edgewise.exporter.numerics import Tensors
@@ -234,7 +234,7 @@ def _pictures(options: ExportOptions) -> list[np.ndarray]:
     if options.images:
         return read_frames(options.images)
     if options.calibration is not None:
-        return options.calibration.first_frames(3)
+        return options.calibration.first_frames(GOLDEN_COUNT - 1)
     return []
 
 

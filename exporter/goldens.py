@@ -24,7 +24,7 @@ from edgewise.runtime.postprocess import postprocess
 from edgewise.runtime.preprocess import preprocess
 
 GOLDEN_COUNT = 4
-"""Frames per bundle: three pictures and a plain grey one, on which a trained detector finds nothing."""
+"""Fewest frames of a bundle: three pictures and a plain grey one, on which a trained detector finds nothing."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def golden_frames(
     spec: Preprocess, pictures: Sequence[np.ndarray] = (), *, seed: int = 0
 ) -> list[np.ndarray]:
     """The frames of a bundle's goldens: pictures, drawn ones where they are too few, and a plain grey one."""
-    frames = list(pictures[: GOLDEN_COUNT - 1])
+    frames = list(pictures)
     generator = np.random.default_rng(seed)
     while len(frames) < GOLDEN_COUNT - 1:
         frames.append(drawn_frame(_frame_size(spec, generator), generator))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from edgewise.exporter.passes import PassRunner
 from edgewise.exporter.passes.demote_probes import demote_probes
 from edgewise.exporter.passes.lower_opset import lower_opset, obstacle
+from edgewise.exporter.passes.plain_reshape import plain_reshape
 from edgewise.exporter.target_profiles import check_target
 from edgewise.runtime.manifest import Graph, ProvenanceStep, Target
 
@@ -16,15 +17,16 @@ if TYPE_CHECKING:
 
 def canonicalise(simplified: onnx.ModelProto, runner: PassRunner) -> onnx.ModelProto:
     """The canonical graph: opset 17 where nothing is lost by it, else the provenance says what needs 18."""
-    reason = obstacle(simplified)
+    plain = runner.run(plain_reshape(), simplified).model
+    reason = obstacle(plain)
     if reason is not None:
         runner.steps.append(
             ProvenanceStep(
                 step="opset-17", tool="edgewise", detail=f"not lowered, TensorRT 8.x cannot read it: {reason}"
             )
         )
-        return simplified
-    return runner.run(lower_opset(), simplified).model
+        return plain
+    return runner.run(lower_opset(), plain).model
 
 
 def lower_fp32(canonical: onnx.ModelProto, graph: Graph, runner: PassRunner) -> onnx.ModelProto:

@@ -7,9 +7,11 @@ it fuses into the integer kernels, and scales in float32 are read by every Tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from edgewise.calibration.collect import Feeds
 from edgewise.calibration.lower_u8 import lower_u8
@@ -71,6 +73,11 @@ class Workbench:
         task = self.task if precision is Precision.INT8 else None
         return Agreement(self.manifest, self.graph, self.fp32, precision, self.samples, task)
 
+    def judged(self, used: float) -> str:
+        """The provenance's words for a verdict."""
+        metric = f" and {self.task.name} on {len(self.task.frames)}" if self.task is not None else ""
+        return f"uses {used:.2f} of its budget on {len(self.samples)} images{metric}"
+
     @property
     def probes(self) -> list[str]:
         return [spec.name for spec in self.graph.probes]
@@ -85,30 +92,37 @@ def make_fp16(bench: Workbench, table: CalibrationTable) -> TypedGraph:
     choice = choose_fp16(bench.fp32, _ranges(table), probes=bench.probes)
     tolerance = bench.manifest.budget(Precision.FP16).tensor_relative_error
     result = bench.runner().run(fp16_pass(choice, tolerance=tolerance), bench.fp32)
-    _require_budget(bench.judge(Precision.FP16), result.model, Precision.FP16)
+    used = _require_budget(bench.judge(Precision.FP16), [result.model], Precision.FP16)
     record = PrecisionRecord(
         precision=Precision.FP16,
         asked="float16 in nodes with weights and between them; float32 decoding, inputs and outputs",
         kept=choice.kept,
     )
     lowered = {target: lower_for(result.model, target) for target in bench.targets}
-    return TypedGraph(lowered, record, (result.step,))
+    step = msgspec.structs.replace(result.step, detail=f"{result.step.detail}; {bench.judged(used)}")
+    return TypedGraph(lowered, record, (step,))
 
 
 def _ranges(table: CalibrationTable) -> Ranges:
     return {name: (found.minimum, found.maximum) for name, found in table.tensors.items()}
 
 
-def _require_budget(judge: Agreement, model: onnx.ModelProto, precision: Precision) -> None:
-    broken = [check for check in judge.checks(model) if not check.passed]
-    if broken:
-        worst = max(broken, key=share_of_limit)
+def _require_budget(judge: Agreement, models: Sequence[onnx.ModelProto], precision: Precision) -> float:
+    """The share of the budget that the worst of `models` uses.
+
+    Raises:
+        CalibrationError: It is more than all of it.
+    """
+    checks = [check for model in models for check in judge.checks(model)]
+    worst = max(checks, key=share_of_limit)
+    if any(not check.passed for check in checks):
         raise CalibrationError(
             f"{precision.value} misses its budget: {worst.quantity} is {worst.value:.4g}, "
             f"the limit is {worst.limit:.4g}",
-            where=worst.subject,
+            where=f"{worst.subject}, {worst.sample}",
             hint="state another budget in the manifest, or calibrate on images like those in use",
         )
+    return share_of_limit(worst)
 
 
 # ---------------------------------------------------------------- INT8
@@ -142,18 +156,21 @@ def make_int8(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> TypedG
     bench.progress("writing int8 codes")
     judge = bench.judge(Precision.INT8)
     codes, searched = _codes(bench, table, {}), 0
-    if any(judge.budget_used(form) > 1.0 for form in codes.forms(bench.targets)):
+    used = max(judge.budget_used(form) for form in codes.forms(bench.targets))
+    if used > 1.0:
         keep = _search(bench, table, judge, feeds)
         codes, searched = _codes(bench, table, keep), len(keep)
-        for form in codes.forms(bench.targets):
-            _require_budget(judge, form, Precision.INT8)
+        used = _require_budget(judge, codes.forms(bench.targets), Precision.INT8)
     record = PrecisionRecord(
         precision=Precision.INT8,
         asked="int8 in nodes with weights; kept ones in float16 (float32 on onnxruntime), others float32",
         kept=codes.kept,
     )
     lowered = {target: lower_for(codes.form(target), target) for target in bench.targets}
-    detail = f"{len(codes.kept)} weighted nodes kept wider, {searched} of them by the precision search"
+    detail = (
+        f"{len(codes.kept)} weighted nodes kept wider, {searched} of them by the precision search; "
+        f"{bench.judged(used)}"
+    )
     step = ProvenanceStep(step="int8", tool="edgewise", detail=detail)
     return TypedGraph(lowered, record, (step,))
 

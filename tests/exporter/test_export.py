@@ -50,6 +50,7 @@ def test_every_target_shares_one_fp32_file(spots_bundle: Bundle) -> None:
     assert [step.step for step in spots_bundle.manifest.provenance.steps] == [
         "export",
         "simplify",
+        "plain-reshape",
         "opset-17",
         "demote-probes",
     ]
@@ -146,6 +147,8 @@ def test_golden_frames_differ_from_the_network_size() -> None:
     assert len(frames) == GOLDEN_COUNT
     assert all(frame.shape != (64, 64, 3) for frame in frames)
     assert frames[-1].std() == 0
+    many = [np.zeros((9, 9, 3), np.uint8)] * 6
+    assert len(golden_frames(Stretch(size=(64, 64)), many)) == 7, "no picture of the user is dropped"
     assert {frame.shape for frame in golden_frames(AsIs(size=(32, 48)))} == {(32, 48, 3)}
 
 

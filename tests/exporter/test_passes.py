@@ -16,6 +16,7 @@ from edgewise.exporter.passes.conditions import (
 )
 from edgewise.exporter.passes.demote_probes import demote_probes
 from edgewise.exporter.passes.lower_opset import lower_opset, obstacle
+from edgewise.exporter.passes.plain_reshape import plain_reshape
 from edgewise.exporter.target_profiles import check_target
 from edgewise.runtime.errors import ExportError
 from edgewise.runtime.manifest import Target
@@ -189,6 +190,24 @@ def test_a_model_of_opset_17_is_left_alone() -> None:
     model = model_of([node("Relu", ["x"], ["y"])], {"y": X.shape}, opset=17)
     model.ir_version = 8
     assert not PassRunner(SAMPLES, ["y"]).run(lower_opset(), model).changed
+
+
+# ---------------------------------------------------------------- Reshape
+
+
+def test_allowzero_goes_where_it_says_nothing() -> None:
+    model = model_of(
+        [
+            node("Reshape", ["x", "flat"], ["a"], allowzero=1),
+            node("Shape", ["x"], ["s"]),
+            node("Reshape", ["a", "s"], ["y"], allowzero=1),
+        ],
+        {"y": X.shape},
+        {"flat": np.array([1, -1])},
+    )
+    result = PassRunner(SAMPLES, ["y"]).run(plain_reshape(), model)
+    assert result.changed
+    assert [len(each.attribute) for each in result.model.graph.node] == [0, 0, 1]
 
 
 # ---------------------------------------------------------------- probes

@@ -93,7 +93,9 @@ def test_the_bundle_proves_itself_in_every_precision(calibrated: Bundle, precisi
 def test_the_manifest_tells_the_whole_way(calibrated: Bundle, pictures: Path) -> None:
     manifest = calibrated.manifest
     steps = [step.step for step in manifest.provenance.steps]
-    assert steps == ["export", "simplify", "opset-17", "demote-probes", "calibrate", "fp16", "int8"]
+    assert steps == [
+        "export", "simplify", "plain-reshape", "opset-17", "demote-probes", "calibrate", "fp16", "int8"
+    ]  # fmt: skip
     assert [record.precision for record in manifest.precisions] == list(Precision)
     calibration = manifest.calibration
     assert calibration is not None
@@ -282,3 +284,23 @@ def test_a_node_that_cannot_be_float16_either_says_both_reasons() -> None:
     (merged,) = precisions.explained((half,), Fp16Choice(frozenset(), (wide,)))
     assert merged.precision is Precision.FP32
     assert merged.reason == "reads the image; activations reach 900"
+
+
+@pytest.mark.slow
+def test_validation_holds_int8_to_the_mask_ap(tmp_path: Path) -> None:
+    from importlib import resources
+
+    from edgewise.exporter.export import export_checkpoint
+    from edgewise.models.scenes.dataset import write_dataset
+
+    calibration = write_dataset(tmp_path / "calibration", 12, 81)
+    evaluation = write_dataset(tmp_path / "evaluation", 6, 82)
+    request = CalibrationRequest(
+        images=calibration, count=8, validation=evaluation, precisions=(Precision.INT8,)
+    )
+    packaged = resources.files("edgewise.models") / "pretrained" / "yolact-tiny.safetensors"
+    with resources.as_file(packaged) as checkpoint:
+        bundle = export_checkpoint(checkpoint, tmp_path / "tiny.bundle", ExportOptions(calibration=request))
+    step = bundle.manifest.provenance.steps[-1]
+    assert step.step == "int8"
+    assert "and mask AP on 6" in step.detail
