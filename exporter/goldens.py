@@ -24,7 +24,7 @@ from edgewise.runtime.postprocess import postprocess
 from edgewise.runtime.preprocess import preprocess
 
 GOLDEN_COUNT = 4
-"""Fewest frames of a bundle: three pictures and a plain grey one, on which a trained detector finds nothing."""
+"""Fewest frames of a bundle: three pictures and a plain grey one, where a trained detector finds nothing."""
 
 
 @dataclass(frozen=True)

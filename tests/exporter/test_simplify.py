@@ -44,9 +44,7 @@ def cast_first() -> onnx.ModelProto:
 def test_keeps_names_and_numbers(
     spots: ModuleType, spots_canonical: CanonicalGraph, spot_samples: Samples
 ) -> None:
-    simplified = simplify(
-        spots_canonical.exported, spots.draft_manifest().graphs["main"], spot_samples
-    )
+    simplified = simplify(spots_canonical.exported, spots.draft_manifest().graphs["main"], spot_samples)
     assert len(simplified.graph.node) <= len(spots_canonical.exported.graph.node)
     assert not simplified.metadata_props
     before, after = (run_graph(model, spot_samples) for model in (spots_canonical.exported, simplified))
