@@ -17,7 +17,7 @@ from edgewise.exporter.parity.report import (
     Status,
     describe,
 )
-from edgewise.exporter.parity.table import COLUMNS, figure_text, limit_text
+from edgewise.exporter.parity.table import COLUMNS, figure_text, limit_text, not_run
 from edgewise.exporter.parity.task import METRIC
 
 TEMPLATE = "report.html.j2"
@@ -63,7 +63,8 @@ def render_html(report: ParityReport, overlays: Sequence[Overlay]) -> str:
         against_before=rows(report, Against.BEFORE),
         failures=[_failure(report, comparison) for comparison in report.comparisons if not comparison.passed],
         stage_problems=[stage for stage in report.stages if stage.status is Status.FAILED],
-        not_run=[stage for stage in report.stages if stage.status is Status.NOT_RUN],
+        not_run=not_run(report),
+        idle=sum(stage.status is Status.NOT_RUN for stage in report.stages),
         titles={stage.name: stage.title for stage in report.stages},
         plots=all_plots(report),
         scores=score_plots(report),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,15 +23,22 @@ from edgewise.exporter.parity.stages import (
     TorchStage,
 )
 from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.engine_cache import EngineCache
 from edgewise.runtime.engines import open_engine
+from edgewise.runtime.engines.cuda import find_gpu
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edgewise.runtime.errors import BackendError, CheckpointError, ParityError
+from edgewise.runtime.engines.tensorrt_api import import_tensorrt
+from edgewise.runtime.errors import BackendError, CheckpointError, MissingExtraError, ParityError
 from edgewise.runtime.manifest import EveryFrame, Graph, GraphFile, Precision, Target
 
 if TYPE_CHECKING:
     from torch import nn
 
-_LIBRARIES = {Target.TENSORRT: "tensorrt", Target.TENSORRT_RTX: "tensorrt_rtx_bindings"}
+_NAMES = {
+    Target.ONNXRUNTIME: "ONNX Runtime",
+    Target.TENSORRT: "TensorRT",
+    Target.TENSORRT_RTX: "TensorRT-RTX",
+}
 
 
 @dataclass(frozen=True)
@@ -180,7 +186,7 @@ def _lowered(
             continue
         info = StageInfo(
             stage_name(file, graph),
-            _title(file, graph),
+            _title(file),
             file.precision,
             CANONICAL if file.precision is Precision.FP32 else _made_from(file, graph, wanted),
             file.path,
@@ -231,11 +237,10 @@ def stage_name(file: GraphFile, graph: Graph) -> str:
     return f"{representative.precision.value}.{representative.target.value}"
 
 
-def _title(file: GraphFile, graph: Graph) -> str:
+def _title(file: GraphFile) -> str:
     if file.target is Target.ONNXRUNTIME:
         return file.precision.value.upper()
-    sharing = [entry.target.value for entry in graph.files if entry.path == file.path]
-    return f"{file.precision.value.upper()} for {', '.join(sharing)}"
+    return f"{file.precision.value.upper()} for {_NAMES[file.target]}"
 
 
 def _made_from(file: GraphFile, graph: Graph, wanted: list[GraphFile]) -> str:
@@ -260,7 +265,7 @@ def _engines(
             continue
         info = StageInfo(
             f"engine.{file.target.value}.{file.precision.value}",
-            f"{file.target.value} engine {file.precision.value.upper()}",
+            f"{_NAMES[file.target]} engine {file.precision.value.upper()}",
             file.precision,
             stage_name(file, graph),
             file.path,
@@ -272,7 +277,7 @@ def _engine_opener(
     bundle: Bundle, request: ParityRequest, name: str, graph: Graph, file: GraphFile
 ) -> Opener:
     def opener(info: StageInfo) -> Stage | Opened:
-        obstacle = engine_obstacle(file.target) or _not_built(bundle, name, file)
+        obstacle = engine_obstacle(bundle, name, file)
         if obstacle is not None:
             asked = request.backends is not None
             return Opened(info, None, Status.FAILED if asked else Status.NOT_RUN, obstacle)
@@ -282,36 +287,25 @@ def _engine_opener(
     return opener
 
 
-def engine_obstacle(target: Target) -> str | None:
-    """Why this machine cannot run engines of a target at all; None where it can."""
+def engine_obstacle(bundle: Bundle, name: str, file: GraphFile) -> str | None:
+    """Why this machine has no engine of a file to run; None where it has one, which then must open."""
     try:
-        importlib.import_module(_LIBRARIES[target])
-        cuda = importlib.import_module("pycuda.driver")
-    except Exception as error:  # native libraries fail in more ways than ImportError
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"{target.value} is not usable here: {first}"
-    try:
-        cuda.init()
-        count = int(cuda.Device.count())
-    except cuda.Error as error:
-        return f"no NVIDIA GPU: {error}"
-    return None if count else "no NVIDIA GPU on this machine"
-
-
-def _not_built(bundle: Bundle, name: str, file: GraphFile) -> str | None:
-    from edgewise.runtime.engine_cache import EngineCache
-
-    model = next(entry.sha256 for entry in bundle.manifest.files if entry.path == file.path)
-    for record in EngineCache.of_user().records():
-        key = record.key
-        if (key.graph, key.target, key.precision, key.model_sha256) == (
-            name,
-            file.target,
-            file.precision,
-            model,
-        ):
-            return None
+        tensorrt = import_tensorrt(file.target, verb="parity")
+        gpu = find_gpu()
+    except (BackendError, MissingExtraError) as error:
+        return error.what
+    record = EngineCache.of_user().find(
+        graph=name,
+        target=file.target,
+        precision=file.precision,
+        model_sha256=next(entry.sha256 for entry in bundle.manifest.files if entry.path == file.path),
+        tool_version=str(tensorrt.__version__),
+        compute_capability=gpu.compute_capability,
+        gpu=gpu.name,
+    )
+    if record is not None:
+        return None
     return (
-        f"no engine was built here: run `edgewise build --target {file.target.value} "
+        f"no engine is built for {gpu.name}: run `edgewise build --target {file.target.value} "
         f"--precision {file.precision.value}`"
     )

@@ -142,6 +142,7 @@ def depth_plot(report: ParityReport) -> Plot:
     """Error of every shared inner tensor by depth, a line a lowered file."""
     with _figure("depth", 3.6, width=9.6) as (figure, axes):
         axes.set_yscale("log")
+        labelled: set[Precision] = set()
         for number, curve in enumerate(report.curves):
             stage = report.stage(curve.candidate)
             colour = _COLOURS[stage.precision]
@@ -154,7 +155,9 @@ def depth_plot(report: ParityReport) -> Plot:
                 linewidth=1.5,
                 label=f"{stage.title} against {report.stage(curve.reference).title}",
             )
-            _label_worst(axes, curve, colour)
+            if stage.precision not in labelled:
+                _label_worst(axes, curve, colour)
+            labelled.add(stage.precision)
         axes.set_xlabel("inner tensor, in the order of the graph")
         axes.set_ylabel("relative error")
         axes.margins(y=0.18)
@@ -164,7 +167,7 @@ def depth_plot(report: ParityReport) -> Plot:
         return Plot(
             "Error by depth",
             "Tensors that a lowered file shares with the one that it was made from, up to the raw heads, on "
-            "the image that differs most. The largest error of each line is named.",
+            "the image that differs most. The largest error of each precision is named.",
             _svg(figure, "depth"),
         )
 
@@ -211,7 +214,7 @@ def _is_lowered(stage: StageReport) -> bool:
 def _change(value: float, reference: float | None, stage: StageReport, report: ParityReport) -> str:
     if reference is None or stage.name == report.reference:
         return ""
-    return f"  ({value - reference:+.4f})"
+    return f"  ({round(value - reference, 4) + 0.0:+.4f})"
 
 
 def _drawn(relative: float | None) -> float:

@@ -37,7 +37,10 @@ def report_tables(report: ParityReport) -> RenderableType:
     ]
     parts.append(Text(_metric_line(report)))
     parts += [Text(f"note: {note}", style="dim") for note in report.notes]
-    parts += [Text(line, style="yellow") for line in _not_run(report)]
+    parts += [
+        Text(f"not run, proves nothing: {', '.join(titles)} ({reason})", style="yellow")
+        for reason, titles in not_run(report).items()
+    ]
     failures = report.failures()
     parts += [Text(f"✗ {failure}", style="red") for failure in failures]
     parts += [
@@ -59,13 +62,13 @@ def _metric_line(report: ParityReport) -> str:
     return f"{METRIC}: {figures or 'measured on no stage'}"
 
 
-def _not_run(report: ParityReport) -> list[str]:
-    """One line for each reason."""
+def not_run(report: ParityReport) -> dict[str, list[str]]:
+    """Reason -> titles of the stages that could not run here for it."""
     stages: dict[str, list[str]] = {}
     for stage in report.stages:
         if stage.status is Status.NOT_RUN:
             stages.setdefault("; ".join(stage.problems), []).append(stage.title)
-    return [f"not run, proves nothing: {', '.join(titles)} ({reason})" for reason, titles in stages.items()]
+    return stages
 
 
 def verdict(report: ParityReport) -> Text:
@@ -131,5 +134,5 @@ def figure_text(check: Check) -> str:
     if check.at_least:
         return f"{check.value:.6f}" if check.level is Level.RAW else f"{check.value:.4f}"
     if check.level is Level.METRIC:
-        return f"{check.value:+.4f}"
+        return f"{round(check.value, 4) + 0.0:+.4f}"
     return f"{check.value:.1e}" if check.value and check.level is Level.RAW else f"{check.value:.4f}"
