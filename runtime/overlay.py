@@ -21,6 +21,7 @@ Colour = tuple[int, int, int]
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _TINT = 0.45
 """Share of the colour in a tinted pixel."""
+_BLOCK = np.ones((3, 3), np.uint8)
 
 
 def draw_instances(
@@ -50,7 +51,7 @@ def draw_instances(
             f"{[*masks.frame_size, 3]} frame"
         )
     canvas = frame.copy()
-    thickness = max(1, round(min(frame.shape[:2]) / 400))
+    thickness = max(1, round(_size(frame) ** 0.75))
     colours = [instance_colour(int(kind), nth) for kind, nth in zip(classes, _ordinals(classes), strict=True)]
     layers = list(zip(masks, masks.places.tolist(), colours, strict=True))
     for crop, place, colour in reversed(layers):
@@ -71,6 +72,11 @@ def instance_colour(kind: int, nth: int) -> Colour:
     return round(blue * 255), round(green * 255), round(red * 255)
 
 
+def _size(frame: Frame) -> float:
+    """The shorter side in units of 480 pixels; lines and letters grow more slowly than frames."""
+    return min(frame.shape[:2]) / 480
+
+
 def _ordinals(classes: NDArray[np.int32]) -> list[int]:
     """How many instances of the same class come before each."""
     return [int(np.count_nonzero(classes[:index] == kind)) for index, kind in enumerate(classes)]
@@ -81,12 +87,12 @@ def _tint(canvas: Frame, crop: BoolArray, place: list[int], colour: Colour, thic
     if not (w and h):
         return
     region = canvas[y : y + h, x : x + w]
+    paint = np.empty_like(region)
+    cv2.rectangle(paint, (0, 0), (w, h), colour, cv2.FILLED)
     mask = np.ascontiguousarray(crop).view(np.uint8)
-    painted = cv2.addWeighted(region, 1 - _TINT, np.full_like(region, colour), _TINT, 0)
-    cv2.copyTo(painted, mask, region)
-    # Outline what the crop holds; beyond the frame's edge there is none.
-    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, contours, -1, colour, thickness, cv2.LINE_AA, offset=(x, y))
+    cv2.copyTo(cv2.addWeighted(region, 1 - _TINT, paint, _TINT, 0), mask, region)
+    core = cv2.erode(mask, _BLOCK, iterations=thickness, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
+    cv2.copyTo(paint, mask - core, region)
 
 
 def _outline_box(canvas: Frame, box: list[float], colour: Colour, thickness: int) -> None:
@@ -98,7 +104,7 @@ def _outline_box(canvas: Frame, box: list[float], colour: Colour, thickness: int
 
 def _label(canvas: Frame, box: list[float], text: str, colour: Colour, thickness: int) -> None:
     height, width = canvas.shape[:2]
-    scale = max(0.4, min(height, width) / 1400)
+    scale = max(0.4, 0.45 * _size(canvas) ** 0.6)
     weight = max(1, thickness - 1)
     (text_w, text_h), baseline = cv2.getTextSize(text, _FONT, scale, weight)
     pad = max(2, text_h // 4)

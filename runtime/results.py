@@ -50,8 +50,8 @@ class Instances:
     (1, ('cat',))
     >>> len(found[found.scores > 0.9])
     0
-    >>> found.dense_masks().sum()
-    np.int64(6)
+    >>> int(found.dense_masks().sum())
+    6
     >>> found.to_coco(image_id=3)[0]["bbox"]
     [2.0, 1.0, 3.0, 2.0]
     """

@@ -19,8 +19,6 @@ from edgewise.runtime.masks import IntArray, MaskCrops
 
 _GROUPS = 12
 """Most five-bit groups of one count; 60 bits are more than any frame has pixels."""
-
-
 _BATCH = 1 << 18
 """Pixels that are searched for runs at a time, so that they stay in the processor's cache."""
 
