@@ -179,6 +179,8 @@ def _reasons(
             reasons[name] = "feeds the decoding: no weights behind it"
         elif channels < rules.least_channels:
             reasons[name] = f"has {channels} channels, fewer than {rules.least_channels}"
+        elif op.node.op_type == "ConvTranspose" and op.groups > 1:
+            reasons[name] = "is a transposed convolution with groups: one scale would serve several channels"
     return reasons
 
 

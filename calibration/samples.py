@@ -22,7 +22,7 @@ from edgewise.runtime.preprocess import preprocess
 from edgewise.runtime.sources import IMAGE_SUFFIXES, decode_image
 
 LEAST_CORRELATION = 0.3
-"""Photographs and drawings lie above 0.7, white noise (also as JPEG) below 0.15."""
+"""Generated scenes lie above 0.85, white noise below 0.1, as JPEG of quality 50 and more too."""
 
 LEAST_DEVIATION = 1.0
 """Of grey values 0..255."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 
@@ -87,6 +88,19 @@ def test_unknown_nodes_and_nothing_left(residual: onnx.ModelProto) -> None:
         place(residual, keep={"node_a_sum": "?"})
     with pytest.raises(CalibrationError, match="no node is left"):
         place(residual, rules=PlacementRules(least_channels=1000))
+
+
+def test_transposed_convolutions_with_groups_stay_wider(net: type) -> None:
+    builder = net(0)
+    builder.add("Cast", ["image"], "pixels", to=onnx.TensorProto.FLOAT)
+    builder.add("Transpose", ["pixels"], "planes", perm=[0, 3, 1, 2])
+    builder.conv("planes", "stem", (3, 32), 3)
+    builder.conv("stem", "next", (32, 32))
+    builder.constant("up.weight", np.ones((32, 16, 1, 1), np.float32))
+    builder.add("ConvTranspose", ["next", "up.weight"], "up", group=2)
+    placement = place(builder.model({"up": (1, 32, 48, 48)}))
+    assert placement.weighted == ("node_next",)
+    assert "groups" in kept(placement)["up"]
 
 
 def test_nodes_without_names_get_them(residual: onnx.ModelProto) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,11 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, numpy_helper
 
+from edgewise.calibration.collect import calibrate
+from edgewise.calibration.lower_u8 import lower_u8
 from edgewise.calibration.placement import EVERYTHING, place
 from edgewise.calibration.qdq import quantise_s8, quantise_weight
+from edgewise.calibration.samples import CalibrationSet
 from edgewise.calibration.table import CalibrationTable
 from edgewise.runtime.errors import CalibrationError
-from edgewise.runtime.manifest import Target
+from edgewise.runtime.manifest import CalibrationMethod, Target
+from edgewise.runtime.manifest_kinds import Stretch
 
 Run = Callable[..., dict[str, np.ndarray]]
 
@@ -133,6 +138,52 @@ def test_shared_weights_are_stored_once(net: type, table: CalibrationTable) -> N
     assert sum(node.op_type == "DequantizeLinear" for node in result.graph.node) == 4
 
 
+def dense_net(net: type) -> onnx.ModelProto:
+    """Flattened pixels through MatMul, Gemm and a transposed Gemm."""
+    builder = net(0)
+    rng = np.random.default_rng(3)
+    builder.add("Cast", ["image"], "pixels", to=TensorProto.FLOAT)
+    builder.add("Mul", ["pixels", builder.constant("scale", np.float32(1 / 255))], "scaled")
+    builder.add("Reshape", ["scaled", builder.constant("rows", np.array([432, 16], np.int64))], "flat")
+    sizes = {"one.weight": (16, 32), "two.weight": (32, 24), "three.weight": (20, 24)}
+    for name, shape in sizes.items():
+        builder.constant(name, rng.normal(0, 0.3, shape).astype(np.float32))
+    builder.constant("bias", rng.normal(0, 0.1, 24).astype(np.float32))
+    builder.relu(builder.add("MatMul", ["flat", "one.weight"], "one"), "one_relu")
+    builder.relu(builder.add("Gemm", ["one_relu", "two.weight", "bias"], "two"), "two_relu")
+    builder.add("Gemm", ["two_relu", "three.weight"], "three", transB=1)
+    return builder.model({"three": (432, 20)})
+
+
+@pytest.fixture(scope="module")
+def dense_signed(net: type, images: Path, spec: Stretch) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    model = dense_net(net)
+    samples = CalibrationSet.from_folder(images, count=4)
+    table = calibrate(model, samples, spec, method=CalibrationMethod.MINMAX)
+    return model, quantise_s8(model, table, place(model, rules=EVERYTHING))
+
+
+def test_products_have_one_scale_an_output_column(
+    dense_signed: tuple[onnx.ModelProto, onnx.ModelProto], frames: list[np.ndarray], run: Run
+) -> None:
+    model, signed = dense_signed
+    constants = initializers(signed)
+    scales = {name: constants[f"{name}.weight_scale"].shape for name in ("one", "two", "three")}
+    assert scales == {"one": (32,), "two": (24,), "three": (20,)}
+    expected, found = run(model, frames[0])["three"], run(signed, frames[0], fused=False)["three"]
+    assert np.mean((found - expected) ** 2) < 0.001 * np.mean(expected**2)
+    unsigned = run(lower_u8(signed), frames[0], fused=False)["three"]
+    np.testing.assert_array_equal(unsigned, found)
+    fused = run(lower_u8(signed), frames[0])["three"]
+    np.testing.assert_allclose(fused, found, rtol=0, atol=0.05 * np.abs(found).max())
+
+
+def test_nvidias_compiler_takes_quantised_products(
+    dense_signed: tuple[onnx.ModelProto, onnx.ModelProto],
+) -> None:
+    assert "Int8" in engine_log(dense_signed[1])
+
+
 def test_a_tensor_without_a_range(residual: onnx.ModelProto, table: CalibrationTable) -> None:
     tensors = {name: found for name, found in table.tensors.items() if name != "b1_relu"}
     partial = CalibrationTable(
@@ -166,7 +217,7 @@ def test_broken_weights_and_old_opsets(residual: onnx.ModelProto, table: Calibra
 
 def engine_log(model: onnx.ModelProto) -> str:
     """Build for SM86 without a GPU; what the builder logged, its layers with their types among it."""
-    trt = pytest.importorskip("tensorrt_rtx_bindings")
+    import tensorrt_rtx_bindings as trt
 
     class Log(trt.ILogger):
         def __init__(self) -> None:
