@@ -22,7 +22,7 @@ test-gpu: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	PYTHONPATH=$(VENV)/typing $(BIN)/lint-imports
 
 # Trains the checkpoint that ships in models/pretrained again (about an hour on 2 cores).
