@@ -19,6 +19,9 @@ from edgewise.runtime.bundle import MANIFEST, Bundle
 from edgewise.runtime.errors import ExportError
 from edgewise.runtime.manifest import FileEntry, Manifest, encode, referenced_files
 
+UPDATED_FOLDERS = ("models", "calibration")
+"""The folders of a bundle that an update writes to."""
+
 Content = bytes | Path
 """A file's bytes, or a file to copy."""
 
@@ -123,14 +126,18 @@ def update_bundle(bundle: Bundle, manifest: Manifest, files: Mapping[str, bytes]
 
 
 def remove_unlisted(folder: Path) -> None:
-    """Remove files that the bundle's manifest does not list, such as those of a killed update."""
-    listed = {MANIFEST, *(entry.path for entry in Bundle.open(folder).manifest.files)}
-    for file in sorted(folder.rglob("*"), reverse=True):
-        if file.is_dir() and not file.is_symlink():
-            with contextlib.suppress(OSError):  # only empty folders go
-                file.rmdir()
-        elif file.relative_to(folder).as_posix() not in listed:
-            file.unlink()
+    """Remove files in `models/` and `calibration/` that no manifest lists, such as a killed update's.
+
+    Whatever else a user has put into the bundle's folder stays.
+    """
+    listed = {entry.path for entry in Bundle.open(folder).manifest.files}
+    for room in UPDATED_FOLDERS:
+        for file in sorted((folder / room).rglob("*"), reverse=True):
+            if file.is_dir() and not file.is_symlink():
+                with contextlib.suppress(OSError):  # only empty folders go
+                    file.rmdir()
+            elif file.relative_to(folder).as_posix() not in listed:
+                file.unlink()
 
 
 def _write(path: Path, content: Content) -> None:

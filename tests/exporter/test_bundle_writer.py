@@ -74,6 +74,15 @@ def test_an_update_adds_a_file_and_removes_the_one_it_replaces(bundle: Bundle) -
     assert "source/exported.onnx" in files_of(bundle.path)
 
 
+def test_an_update_keeps_what_the_user_put_into_the_folder(bundle: Bundle) -> None:
+    path = place(bundle, "models/extra.onnx", b"first")
+    (bundle.path / "models" / "left-over.onnx").write_bytes(b"of a killed update")
+    (bundle.path / "notes.txt").write_text("the user's own")
+    update_bundle(bundle, with_file(bundle.manifest, path), {path: b"first"})
+    assert "notes.txt" in files_of(bundle.path)
+    assert "models/left-over.onnx" not in files_of(bundle.path)
+
+
 def test_the_same_bytes_keep_their_name(bundle: Bundle) -> None:
     path = place(bundle, "models/tensorrt.int8.onnx", b"first")
     first = update_bundle(bundle, with_file(bundle.manifest, path), {path: b"first"})
