@@ -136,7 +136,7 @@ def _require_selftest(bundle: Bundle, precision: Precision) -> None:
         raise ParityError(
             f"the self test in {precision.value} failed: {worst.quantity} is {worst.value:.4g}, "
             f"the limit is {worst.limit:.4g}",
-            where=worst.subject,
+            where=worst.where,
         )
 
 

@@ -377,9 +377,15 @@ class _Header(msgspec.Struct):
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Check and write a manifest as indented UTF-8 JSON."""
+    """Check and write a manifest as indented UTF-8 JSON.
+
+    Raises:
+        ManifestError: A part does not fit, or a value that reading would refuse, such as NaN.
+    """
     check(manifest)
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    data = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    decode(data)
+    return data
 
 
 def decode(data: bytes) -> Manifest:
@@ -440,6 +446,9 @@ def _problems(manifest: Manifest) -> Iterable[str]:
     ids = [label.id for label in manifest.classes]
     if len(set(ids)) != len(ids):
         yield "two classes share an id"
+    precisions = [budget.precision for budget in manifest.budgets]
+    if len(set(precisions)) != len(precisions):
+        yield "two budgets are stated for one precision"
 
 
 def _schedule_problems(manifest: Manifest) -> Iterable[str]:

@@ -331,6 +331,37 @@ def test_what_does_not_hold_together_is_not_written():
         check(broken)
 
 
+def test_what_could_not_be_read_again_is_not_written():
+    manifest = decode((FOLDER / f"{HAND_WRITTEN[0]}.json").read_bytes())
+    state = manifest_module.StateTensor(
+        name="broken",
+        spec=manifest.graphs[next(iter(manifest.graphs))].outputs[0],
+        source="",
+        sinks=(),
+        initial_value=float("nan"),
+    )
+    graph = next(iter(manifest.graphs))
+    broken = msgspec.structs.replace(
+        manifest, state=(msgspec.structs.replace(state, source=f"{graph}.{state.spec.name}"),)
+    )
+    with pytest.raises(ManifestError, match="initial_value"):
+        encode(broken)
+
+
+def test_a_precision_has_one_budget():
+    example = decode((FOLDER / f"{HAND_WRITTEN[0]}.json").read_bytes())
+    budget = manifest_module.Budget(
+        precision=Precision.FP16,
+        tensor_relative_error=0.01,
+        matched_fraction=1.0,
+        mask_iou=1.0,
+        score_difference=0.0,
+        metric_drop=0.0,
+    )
+    with pytest.raises(ManifestError, match="two budgets"):
+        encode(msgspec.structs.replace(example, budgets=(budget, budget)))
+
+
 def test_parts_cannot_be_changed():
     video = read("video_two_graphs")
     for part in (video, video.graphs["key"], video.preprocess, video.postprocess, video.classes[0]):
