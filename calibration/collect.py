@@ -196,6 +196,8 @@ class _Runner:
         # An arena and a memory pattern are faster on later runs and hold half as much again.
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False
+        # Threads that spin between runs would take the cores from the counting.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
         self._session = ort.InferenceSession(plan.serialised, options, providers=["CPUExecutionProvider"])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 BINS = 4096
 """Between 2048 and 4096 of them lie below the largest magnitude."""
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 _LEAST_EXPONENT = -100
 
 
@@ -61,10 +61,7 @@ class MagnitudeHistogram:
             return False
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         self._extend(max(abs(low), abs(high)))
-        signed = low < 0
-        for start in range(0, flat.size, _CHUNK):
-            chunk = flat[start : start + _CHUNK]
-            self._count(np.abs(chunk) if signed else chunk)
+        self._count(flat, signed=low < 0)
         return True
 
     def _extend(self, magnitude: float) -> None:
@@ -78,7 +75,16 @@ class MagnitudeHistogram:
             self.counts = np.concatenate([halves, np.zeros(BINS - halves.size, np.int64)])
             self.exponent += 1
 
-    def _count(self, magnitudes: NDArray[np.float32]) -> None:
-        # OpenCV bins with one multiplication in double precision: exact for a power of two.
-        found = cv2.calcHist([magnitudes.reshape(1, -1)], [0], None, [BINS], [0.0, self.bin_width * BINS])
-        self.counts += np.asarray(found).reshape(-1).astype(np.int64)
+    def _count(self, flat: NDArray[np.float32], *, signed: bool) -> None:
+        # A multiplication by a power of two is exact, so bin numbers are; OpenCV counts 16-bit integers three
+        # times as fast as floats. Chunks stay in the cache.
+        scale = np.float32(1.0 / self.bin_width)
+        scaled = np.empty(min(_CHUNK, flat.size), np.float32)
+        bins = np.empty(scaled.size, np.uint16)
+        for start in range(0, flat.size, _CHUNK):
+            chunk = flat[start : start + _CHUNK]
+            size = chunk.size
+            np.multiply(np.abs(chunk) if signed else chunk, scale, out=scaled[:size])
+            np.copyto(bins[:size], scaled[:size], casting="unsafe")
+            found = cv2.calcHist([bins[:size].reshape(1, -1)], [0], None, [BINS], [0, BINS])
+            self.counts += np.asarray(found).reshape(-1).astype(np.int64)
