@@ -7,6 +7,7 @@ reached.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,28 +22,33 @@ from edgewise.runtime.manifest import Graph, Manifest, Precision
 from edgewise.runtime.matching import Detections, Matching, display_threshold, margin_of, match, pooled
 from edgewise.runtime.postprocess import postprocess
 from edgewise.runtime.results import Instances
-from edgewise.runtime.selftest import Check, budget_checks, tensor_checks
+from edgewise.runtime.selftest import Check, budget_checks, tensor_checks, tensor_level
 
 if TYPE_CHECKING:
     import onnx
 
 
+class Role(enum.Enum):
+    """What a sample is judged as. Instances are pooled over each role, and each must keep the budget."""
+
+    HELD_OUT = "held-out images"
+    """As parity does: probes, decoded results."""
+    GOLDEN = "goldens"
+    """As the self test on a device does, which sees no probes: a plain golden's are noise to eight bits."""
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One frame as the graph's input, and the way back.
-
-    Instances are pooled over the samples of one `group`, and every group must keep the budget: the goldens
-    that a bundle carries are one, so that it passes its own self test.
-    """
+    """One frame as the graph's input, and the way back."""
 
     inputs: Tensors
     geometry: Geometry
-    group: str = "held-out images"
+    role: Role = Role.HELD_OUT
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The compared tensors and the instances that a graph gave for a sample."""
+    """What a graph gave for a sample: the tensors that its role compares, and the instances."""
 
     tensors: Mapping[str, np.ndarray]
     detections: Detections
@@ -90,16 +96,14 @@ class Agreement:
         threshold = display_threshold(self._manifest.postprocess)
         margin = margin_of(self._budget)
         checks: list[Check] = []
-        matchings: dict[str, list[Matching]] = {}
+        matchings: dict[Role, list[Matching]] = {}
         for number, (sample, wanted) in enumerate(zip(self._samples, self._reference, strict=True)):
             found = self._run(runner, sample)
-            checks += tensor_checks(
-                f"sample {number}", self._compared, wanted.tensors, found.tensors, self._budget
-            )
+            checks += self._tensor_level(f"{sample.role.value}, number {number}", sample.role, wanted, found)
             agreed = match(wanted.detections, found.detections, threshold=threshold, margin=margin)
-            matchings.setdefault(sample.group, []).append(agreed)
-        for group, members in matchings.items():
-            checks += budget_checks(group, pooled(members), self._budget)
+            matchings.setdefault(sample.role, []).append(agreed)
+        for role, members in matchings.items():
+            checks += budget_checks(role.value, pooled(members), self._budget)
         if self._task is not None:
             drop = self._metric - self._task.measure(self._manifest, runner)
             checks.append(Check(self._task.name, "drop", drop, self._budget.metric_drop))
@@ -116,8 +120,14 @@ class Agreement:
         tensors = runner.run(sample.inputs)
         outputs = {spec.name: tensors[spec.name] for spec in self._graph.outputs}
         result = postprocess(self._manifest, outputs, sample.geometry)
-        compared = {spec.name: tensors[spec.name] for spec in self._compared}
-        return Reference(compared, Detections.of_instances(result))
+        specs = self._graph.outputs if sample.role is Role.GOLDEN else self._compared
+        return Reference({spec.name: tensors[spec.name] for spec in specs}, Detections.of_instances(result))
+
+    def _tensor_level(self, name: str, role: Role, wanted: Reference, found: Reference) -> list[Check]:
+        if role is Role.GOLDEN:
+            decoding = self._manifest.postprocess
+            return tensor_level(name, self._graph, decoding, wanted.tensors, found.tensors, self._budget)
+        return tensor_checks(name, self._compared, wanted.tensors, found.tensors, self._budget)
 
 
 def share_of_limit(check: Check) -> float:

@@ -13,7 +13,7 @@ from edgewise.exporter.goldens import read_frames
 from edgewise.runtime.errors import CalibrationError
 from edgewise.runtime.manifest import CalibrationMethod, Precision
 
-HELD_OUT = 16
+HELD_OUT = 8
 """Images beside the calibration set on which FP16 and INT8 are judged."""
 
 

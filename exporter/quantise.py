@@ -21,7 +21,7 @@ from edgewise.calibration.placement import candidate_tensors
 from edgewise.calibration.samples import CalibrationSet
 from edgewise.calibration.table import CalibrationTable, encode_table
 from edgewise.calibration.tensorrt_cache import write_tensorrt_cache
-from edgewise.exporter.agreement import Sample
+from edgewise.exporter.agreement import Role, Sample
 from edgewise.exporter.bundle_writer import place, update_bundle
 from edgewise.exporter.calibration_images import CalibrationRequest, choose_images
 from edgewise.exporter.goldens import network_input, read_frames
@@ -121,7 +121,7 @@ def quantise(
     progress("choosing calibration images")
     images = choose_images(request)
     samples = [_sample(manifest, graph, frame) for frame in read_frames(images.held_out)]
-    samples += [_sample(manifest, graph, frame, group="goldens") for frame in goldens]
+    samples += [_sample(manifest, graph, frame, Role.GOLDEN) for frame in goldens]
     fp32 = lower_fp32(canonical, graph, PassRunner([samples[0].inputs], comparable_names(graph)))
     bench = Workbench(manifest, name, graph, fp32, targets, samples, images.task, progress)
     progress(f"calibrating on {request.count} images ({request.method.value})")
@@ -140,9 +140,9 @@ def _feeds(images: CalibrationSet, manifest: Manifest, graph: Graph) -> Feeds:
         yield name, {graph.inputs[0].name: tensor}
 
 
-def _sample(manifest: Manifest, graph: Graph, frame: np.ndarray, *, group: str = "held-out images") -> Sample:
+def _sample(manifest: Manifest, graph: Graph, frame: np.ndarray, role: Role = Role.HELD_OUT) -> Sample:
     inputs, geometry = network_input(manifest.preprocess, graph, frame)
-    return Sample(inputs, geometry, group)
+    return Sample(inputs, geometry, role)
 
 
 def _compose(bench: Workbench, table: CalibrationTable, typed: Sequence[TypedGraph]) -> Quantised:
