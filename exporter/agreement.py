@@ -18,7 +18,7 @@ import numpy as np
 from edgewise.exporter.numerics import GraphRunner, Tensors
 from edgewise.exporter.passes import expose
 from edgewise.runtime.geometry import Geometry
-from edgewise.runtime.manifest import Graph, Manifest, Precision
+from edgewise.runtime.manifest import Budget, Graph, Manifest, Precision
 from edgewise.runtime.matching import Detections, Matching, display_threshold, margin_of, match, pooled
 from edgewise.runtime.postprocess import postprocess
 from edgewise.runtime.results import Instances
@@ -55,15 +55,14 @@ class Reference:
 
 
 class Agreement:
-    """Judges graphs of one bundle against its FP32 graph by the budget of one precision.
+    """Judges graphs of one bundle against its FP32 graph.
 
     Args:
         manifest: Postprocessing and budgets.
         graph: Names of outputs and probes.
         fp32: The reference; outputs only.
-        precision: Whose budget.
         samples: Frames outside of the calibration set; at least one.
-        task: Measures the task's metric too; None leaves that level to `edgewise parity`.
+        task: Measures the task's metric of INT8 too; None leaves that level to `edgewise parity`.
     """
 
     def __init__(
@@ -71,13 +70,11 @@ class Agreement:
         manifest: Manifest,
         graph: Graph,
         fp32: onnx.ModelProto,
-        precision: Precision,
         samples: Sequence[Sample],
         task: TaskMetric | None = None,
     ) -> None:
         self._manifest = manifest
         self._graph = graph
-        self._budget = manifest.budget(precision)
         self._samples = samples
         self._compared = graph.probes or graph.outputs
         self._task = task
@@ -85,8 +82,8 @@ class Agreement:
         self._reference = [self._run(runner, sample) for sample in samples]
         self._metric = task.measure(manifest, runner) if task is not None else 0.0
 
-    def checks(self, model: onnx.ModelProto) -> list[Check]:
-        """Every figure beside its limit.
+    def checks(self, model: onnx.ModelProto, precision: Precision) -> list[Check]:
+        """Every figure beside its limit in the budget of a precision.
 
         Raises:
             ExportError: ONNX Runtime refuses the graph, or it makes no tensor of a probe's name.
@@ -94,24 +91,36 @@ class Agreement:
         """
         runner = GraphRunner(self._exposed(model))
         threshold = display_threshold(self._manifest.postprocess)
-        margin = margin_of(self._budget)
+        budget = self._manifest.budget(precision)
+        margin = margin_of(budget)
         checks: list[Check] = []
         matchings: dict[Role, list[Matching]] = {}
         for number, (sample, wanted) in enumerate(zip(self._samples, self._reference, strict=True)):
             found = self._run(runner, sample)
-            checks += self._tensor_level(f"{sample.role.value}, number {number}", sample.role, wanted, found)
+            name = f"{sample.role.value}, number {number}"
+            checks += self._tensor_level(name, sample.role, wanted, found, budget)
             agreed = match(wanted.detections, found.detections, threshold=threshold, margin=margin)
             matchings.setdefault(sample.role, []).append(agreed)
         for role, members in matchings.items():
-            checks += budget_checks(role.value, pooled(members), self._budget)
-        if self._task is not None:
-            drop = self._metric - self._task.measure(self._manifest, runner)
-            checks.append(Check(self._task.name, "drop", drop, self._budget.metric_drop))
+            checks += budget_checks(role.value, pooled(members), budget)
+        task = self._task_of(precision)
+        if task is not None:
+            drop = self._metric - task.measure(self._manifest, runner)
+            checks.append(Check(task.name, "drop", drop, budget.metric_drop))
         return checks
 
-    def budget_used(self, model: onnx.ModelProto) -> float:
+    def budget_used(self, model: onnx.ModelProto, precision: Precision) -> float:
         """The share of its limit that the worst figure uses; more than 1 breaks the budget."""
-        return max(share_of_limit(check) for check in self.checks(model))
+        return max(share_of_limit(check) for check in self.checks(model, precision))
+
+    def subject(self, precision: Precision) -> str:
+        """What a precision is judged on, in words."""
+        task = self._task_of(precision)
+        metric = f" and by {task.name} on {len(task.frames)}" if task is not None else ""
+        return f"{len(self._samples)} images{metric}"
+
+    def _task_of(self, precision: Precision) -> TaskMetric | None:
+        return self._task if precision is Precision.INT8 else None
 
     def _exposed(self, model: onnx.ModelProto) -> onnx.ModelProto:
         return expose(model, [spec.name for spec in self._graph.probes])
@@ -123,11 +132,13 @@ class Agreement:
         specs = self._graph.outputs if sample.role is Role.GOLDEN else self._compared
         return Reference({spec.name: tensors[spec.name] for spec in specs}, Detections.of_instances(result))
 
-    def _tensor_level(self, name: str, role: Role, wanted: Reference, found: Reference) -> list[Check]:
+    def _tensor_level(
+        self, name: str, role: Role, wanted: Reference, found: Reference, budget: Budget
+    ) -> list[Check]:
         if role is Role.GOLDEN:
             decoding = self._manifest.postprocess
-            return tensor_level(name, self._graph, decoding, wanted.tensors, found.tensors, self._budget)
-        return tensor_checks(name, self._compared, wanted.tensors, found.tensors, self._budget)
+            return tensor_level(name, self._graph, decoding, wanted.tensors, found.tensors, budget)
+        return tensor_checks(name, self._compared, wanted.tensors, found.tensors, budget)
 
 
 def share_of_limit(check: Check) -> float:

@@ -20,7 +20,7 @@ from edgewise.calibration.qdq import quantise_s8
 from edgewise.calibration.search import search_precision
 from edgewise.calibration.sensitivity import rank_by_error
 from edgewise.calibration.table import CalibrationTable
-from edgewise.exporter.agreement import Agreement, Sample, TaskMetric, share_of_limit
+from edgewise.exporter.agreement import Agreement, Sample, share_of_limit
 from edgewise.exporter.fp16 import Fp16Choice, Ranges, choose_fp16, fp16_pass, narrow_nodes
 from edgewise.exporter.lowering import lower_for
 from edgewise.exporter.onnx_export import comparable_names
@@ -62,21 +62,16 @@ class Workbench:
     graph: Graph
     fp32: onnx.ModelProto
     targets: tuple[Target, ...]
-    samples: list[Sample]
-    task: TaskMetric | None = None
+    samples: Sequence[Sample]
+    agreement: Agreement
     progress: Callable[[str], None] = field(default=_silent)
 
     def runner(self) -> PassRunner:
         return PassRunner([sample.inputs for sample in self.samples[:2]], comparable_names(self.graph))
 
-    def judge(self, precision: Precision) -> Agreement:
-        task = self.task if precision is Precision.INT8 else None
-        return Agreement(self.manifest, self.graph, self.fp32, precision, self.samples, task)
-
-    def judged(self, used: float) -> str:
+    def judged(self, used: float, precision: Precision) -> str:
         """The provenance's words for a verdict."""
-        metric = f" and {self.task.name} on {len(self.task.frames)}" if self.task is not None else ""
-        return f"uses {used:.2f} of its budget on {len(self.samples)} images{metric}"
+        return f"uses {used:.2f} of its budget on {self.agreement.subject(precision)}"
 
     @property
     def probes(self) -> list[str]:
@@ -92,14 +87,16 @@ def make_fp16(bench: Workbench, table: CalibrationTable) -> TypedGraph:
     choice = choose_fp16(bench.fp32, _ranges(table), probes=bench.probes)
     tolerance = bench.manifest.budget(Precision.FP16).tensor_relative_error
     result = bench.runner().run(fp16_pass(choice, tolerance=tolerance), bench.fp32)
-    used = _require_budget(bench.judge(Precision.FP16), [result.model], Precision.FP16)
+    used = _require_budget(bench.agreement, [result.model], Precision.FP16)
     record = PrecisionRecord(
         precision=Precision.FP16,
         asked="float16 in nodes with weights and between them; float32 decoding, inputs and outputs",
         kept=choice.kept,
     )
     lowered = {target: lower_for(result.model, target) for target in bench.targets}
-    step = msgspec.structs.replace(result.step, detail=f"{result.step.detail}; {bench.judged(used)}")
+    step = msgspec.structs.replace(
+        result.step, detail=f"{result.step.detail}; {bench.judged(used, Precision.FP16)}"
+    )
     return TypedGraph(lowered, record, (step,))
 
 
@@ -107,13 +104,13 @@ def _ranges(table: CalibrationTable) -> Ranges:
     return {name: (found.minimum, found.maximum) for name, found in table.tensors.items()}
 
 
-def _require_budget(judge: Agreement, models: Sequence[onnx.ModelProto], precision: Precision) -> float:
+def _require_budget(agreement: Agreement, models: Sequence[onnx.ModelProto], precision: Precision) -> float:
     """The share of the budget that the worst of `models` uses.
 
     Raises:
         CalibrationError: It is more than all of it.
     """
-    checks = [check for model in models for check in judge.checks(model)]
+    checks = [check for model in models for check in agreement.checks(model, precision)]
     worst = max(checks, key=share_of_limit)
     if any(not check.passed for check in checks):
         raise CalibrationError(
@@ -154,13 +151,12 @@ def make_int8(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> TypedG
         feeds: A few calibration samples, by which nodes are ranked where the budget is missed.
     """
     bench.progress("writing int8 codes")
-    judge = bench.judge(Precision.INT8)
     codes, searched = _codes(bench, table, {}), 0
-    used = max(judge.budget_used(form) for form in codes.forms(bench.targets))
+    used = max(bench.agreement.budget_used(form, Precision.INT8) for form in codes.forms(bench.targets))
     if used > 1.0:
-        keep = _search(bench, table, judge, feeds)
+        keep = _search(bench, table, feeds)
         codes, searched = _codes(bench, table, keep), len(keep)
-        used = _require_budget(judge, codes.forms(bench.targets), Precision.INT8)
+        used = _require_budget(bench.agreement, codes.forms(bench.targets), Precision.INT8)
     record = PrecisionRecord(
         precision=Precision.INT8,
         asked="int8 in nodes with weights; kept ones in float16 (float32 on onnxruntime), others float32",
@@ -169,13 +165,13 @@ def make_int8(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> TypedG
     lowered = {target: lower_for(codes.form(target), target) for target in bench.targets}
     detail = (
         f"{len(codes.kept)} weighted nodes kept wider, {searched} of them by the precision search; "
-        f"{bench.judged(used)}"
+        f"{bench.judged(used, Precision.INT8)}"
     )
     step = ProvenanceStep(step="int8", tool="edgewise", detail=detail)
     return TypedGraph(lowered, record, (step,))
 
 
-def _search(bench: Workbench, table: CalibrationTable, judge: Agreement, feeds: Feeds) -> dict[str, str]:
+def _search(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> dict[str, str]:
     """The fewest most sensitive nodes, with reasons, whose keeping brings every form into the budget.
 
     Raises:
@@ -191,7 +187,7 @@ def _search(bench: Workbench, table: CalibrationTable, judge: Agreement, feeds: 
         found = search_precision(
             ranking,
             lambda keep, target=target: _codes(bench, table, keep).form(target),
-            judge.budget_used,
+            lambda model: bench.agreement.budget_used(model, Precision.INT8),
             1.0,
             progress=lambda trial: bench.progress(
                 f"int8 with {trial.kept} more nodes kept wider uses {trial.loss:.2f} of its budget"

@@ -21,7 +21,7 @@ from edgewise.calibration.placement import candidate_tensors
 from edgewise.calibration.samples import CalibrationSet
 from edgewise.calibration.table import CalibrationTable, encode_table
 from edgewise.calibration.tensorrt_cache import write_tensorrt_cache
-from edgewise.exporter.agreement import Role, Sample
+from edgewise.exporter.agreement import Agreement, Role, Sample
 from edgewise.exporter.bundle_writer import place, update_bundle
 from edgewise.exporter.calibration_images import CalibrationRequest, choose_images
 from edgewise.exporter.goldens import network_input, read_frames
@@ -123,7 +123,8 @@ def quantise(
     samples = [_sample(manifest, graph, frame) for frame in read_frames(images.held_out)]
     samples += [_sample(manifest, graph, frame, Role.GOLDEN) for frame in goldens]
     fp32 = lower_fp32(canonical, graph, PassRunner([samples[0].inputs], comparable_names(graph)))
-    bench = Workbench(manifest, name, graph, fp32, targets, samples, images.task, progress)
+    agreement = Agreement(manifest, graph, fp32, samples, images.task)
+    bench = Workbench(manifest, name, graph, fp32, targets, samples, agreement, progress)
     progress(f"calibrating on {request.count} images ({request.method.value})")
     table = calibrate(fp32, images.calibration, manifest.preprocess, method=request.method)
     feeds = islice(_feeds(images.calibration, manifest, graph), RANKING_SAMPLES)

@@ -303,4 +303,4 @@ def test_validation_holds_int8_to_the_mask_ap(tmp_path: Path) -> None:
         bundle = export_checkpoint(checkpoint, tmp_path / "tiny.bundle", ExportOptions(calibration=request))
     step = bundle.manifest.provenance.steps[-1]
     assert step.step == "int8"
-    assert "and mask AP on 6" in step.detail
+    assert "and by mask AP on 6" in step.detail
