@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 # Two cores: a second thread pool beside the running one only makes both slower.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# A suite started in the background inherits an ignored Ctrl-C, and so would the commands it interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
