@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from edgewise.runtime.atomic import sha256_of
@@ -73,10 +75,7 @@ class Bundle:
         status = path.stat()
         key = (str(path), status.st_mtime_ns, status.st_size, entry.sha256)
         if key not in _verified:
-            if status.st_size != entry.size:
-                raise _changed(entry, path, f"{status.st_size} bytes instead of {entry.size}")
-            if sha256_of(path) != entry.sha256:
-                raise _changed(entry, path, "another SHA-256")
+            _require_unchanged(entry, path, status.st_size, partial(sha256_of, path))
             _verified.add(key)
         return path
 
@@ -89,10 +88,7 @@ class Bundle:
         entry = self._entry(relative)
         path = _locate(self.path, relative)
         data = _read_regular(path, relative)
-        if len(data) != entry.size:
-            raise _changed(entry, path, f"{len(data)} bytes instead of {entry.size}")
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise _changed(entry, path, "another SHA-256")
+        _require_unchanged(entry, path, len(data), lambda: hashlib.sha256(data).hexdigest())
         return data
 
     def verify(self) -> None:
@@ -103,10 +99,7 @@ class Bundle:
         """
         for entry in self.manifest.files:
             path = _locate(self.path, entry.path)
-            if path.stat().st_size != entry.size:
-                raise _changed(entry, path, f"{path.stat().st_size} bytes instead of {entry.size}")
-            if sha256_of(path) != entry.sha256:
-                raise _changed(entry, path, "another SHA-256")
+            _require_unchanged(entry, path, path.stat().st_size, partial(sha256_of, path))
 
     def graph(self, name: str) -> Graph:
         """A graph of the manifest; BundleError lists the known names."""
@@ -194,6 +187,14 @@ def _read_regular(path: Path, relative: str) -> bytes:
             where=str(path),
             hint="copy the bundle again; a bundle holds plain files, no links",
         ) from None
+
+
+def _require_unchanged(entry: FileEntry, path: Path, size: int, digest: Callable[[], str]) -> None:
+    """Raise BundleError unless size and hash are the listed ones; a wrong size spares the hashing."""
+    if size != entry.size:
+        raise _changed(entry, path, f"{size} bytes instead of {entry.size}")
+    if digest() != entry.sha256:
+        raise _changed(entry, path, "another SHA-256")
 
 
 def _changed(entry: FileEntry, path: Path, how: str) -> BundleError:
