@@ -23,6 +23,7 @@ from edgewise.runtime.matching import Detections, Matching, display_threshold, m
 from edgewise.runtime.postprocess import postprocess
 from edgewise.runtime.results import Instances
 from edgewise.runtime.selftest import Check, budget_checks, tensor_checks, tensor_level
+from edgewise.runtime.views import View, Views
 
 if TYPE_CHECKING:
     import onnx
@@ -128,7 +129,7 @@ class Agreement:
     def _run(self, runner: GraphRunner, sample: Sample) -> Reference:
         tensors = runner.run(sample.inputs)
         outputs = {spec.name: tensors[spec.name] for spec in self._graph.outputs}
-        result = postprocess(self._manifest, outputs, sample.geometry)
+        result = postprocess(self._manifest, one_look(sample.inputs, sample.geometry), [outputs])
         specs = self._graph.outputs if sample.role is Role.GOLDEN else self._compared
         return Reference({spec.name: tensors[spec.name] for spec in specs}, Detections.of_instances(result))
 
@@ -139,6 +140,12 @@ class Agreement:
             decoding = self._manifest.postprocess
             return tensor_level(name, self._graph, decoding, wanted.tensors, found.tensors, budget)
         return tensor_checks(name, self._compared, wanted.tensors, found.tensors, budget)
+
+
+def one_look(inputs: Tensors, geometry: Geometry) -> Views:
+    """The only look at a frame, from the graph's only input."""
+    (tensor,) = inputs.values()
+    return Views(geometry.source_size, (View(tensor, geometry),))
 
 
 def share_of_limit(check: Check) -> float:
@@ -171,7 +178,7 @@ class TaskMetric:
         Raises:
             DatasetError: The dataset is missing or empty.
         """
-        from edgewise.models.coco import CocoInstances
+        from edgewise.models.datasets import CocoInstances
 
         dataset = CocoInstances.open(path)
         return cls(
@@ -196,4 +203,4 @@ class TaskMetric:
 
         for image_id, path in self.frames:
             inputs, geometry = network_input(manifest.preprocess, graph, read_frames([path])[0])
-            yield image_id, postprocess(manifest, runner.run(inputs), geometry)
+            yield image_id, postprocess(manifest, one_look(inputs, geometry), [runner.run(inputs)])

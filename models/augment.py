@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.models.coco import Example, Image
+from edgewise.models.example import Example, Image
 
 FILL = (104, 117, 124)
 """BGR of the canvas around a zoomed-out image: ImageNet's mean."""

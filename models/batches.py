@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgewise.models.augment import Augmentation, augment
-from edgewise.models.coco import CocoInstances, to_network
+from edgewise.models.datasets import CocoInstances, to_network
 from edgewise.models.instance_targets import InstanceTargets
 from edgewise.runtime.manifest import Preprocess
 

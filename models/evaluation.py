@@ -18,11 +18,11 @@ from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
 from edgewise.models.checkpoint import LoadedModel, load_model
-from edgewise.models.coco import CocoInstances
+from edgewise.models.datasets import CocoInstances
 from edgewise.runtime.errors import DatasetError, EdgewiseError
 from edgewise.runtime.manifest import Manifest, Provenance
 from edgewise.runtime.postprocess import postprocess
-from edgewise.runtime.preprocess import preprocess
+from edgewise.runtime.views import views_of
 
 Network = Callable[[NDArray[np.uint8]], Mapping[str, NDArray[Any]]]
 """uint8 [1, h, w, 3] -> the graph's outputs by name."""
@@ -149,8 +149,8 @@ def detect(
     """COCO results of any network that follows a manifest, on some images of a dataset."""
     results: list[dict[str, Any]] = []
     for index in _shown(list(indices), progress):
-        tensor, geometry = preprocess(manifest.preprocess, dataset.frame(index))
-        instances = postprocess(manifest, network(tensor), geometry)
+        views = views_of(manifest, dataset.frame(index))
+        instances = postprocess(manifest, views, [network(look.tensor) for look in views.looks])
         results += instances.to_coco(dataset.images[index].id)
     return results
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from edgewise.models.batches import Batch, BatchSource
 from edgewise.models.checkpoint import CheckpointMeta, LoadedModel, save_checkpoint
-from edgewise.models.coco import CocoInstances
+from edgewise.models.datasets import CocoInstances
 from edgewise.models.recipes import Optimiser, Recipe, recipe_for
 from edgewise.models.registry import ModelEntry
 from edgewise.runtime.atomic import refuse_existing, sha256_of, staged_file

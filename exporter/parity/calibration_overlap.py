@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgewise.calibration.samples import CalibrationSet
-from edgewise.models.coco import CocoInstances
+from edgewise.models.datasets import CocoInstances
 from edgewise.runtime.errors import CalibrationError, DatasetError
 from edgewise.runtime.manifest import Calibration, Manifest
 

@@ -19,7 +19,7 @@ from edgewise.exporter.parity.stages import EngineStage
 from edgewise.exporter.parity.task import ResultFile, check_categories, check_task
 from edgewise.exporter.parity.tracks import Image, Measured, PairTrack, StageTrack
 from edgewise.exporter.parity.verdict import Run, gallery, report
-from edgewise.models.coco import CocoInstances
+from edgewise.models.datasets import CocoInstances
 from edgewise.runtime.bundle import Bundle
 from edgewise.runtime.errors import DatasetError, ParityError
 from edgewise.runtime.manifest import Precision

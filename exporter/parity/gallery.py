@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from edgewise.exporter.parity.report import Against, Comparison
 from edgewise.exporter.parity.stages import Stage
 from edgewise.exporter.parity.tensors import structure_problems, value_problems
-from edgewise.models.coco import CocoInstances, Example
+from edgewise.models.datasets import CocoInstances
+from edgewise.models.example import Example
 from edgewise.runtime.errors import EdgewiseError
 from edgewise.runtime.manifest import ClassLabel, Manifest
 from edgewise.runtime.masks import crop_dense
 from edgewise.runtime.postprocess import postprocess
-from edgewise.runtime.preprocess import preprocess
 from edgewise.runtime.results import Instances
+from edgewise.runtime.views import views_of
 
 TILE_WIDTH = 360
 JPEG_QUALITY = 84
@@ -80,13 +81,14 @@ def draw_overlay(
     example = dataset.example(index)
     truth = ground_truth(example, dataset.labels)
     tiles = [_tile("ground truth", _counted(len(truth), "object"), truth.draw(example.frame))]
-    tensor, geometry = preprocess(manifest.preprocess, example.frame)
+    views = views_of(manifest, example.frame)
+    tensor = views.looks[0].tensor
     graph = next(iter(manifest.graphs.values()))
     for stage in stages:
         try:
             tensors = stage.run({graph.inputs[0].name: tensor})
             problems = structure_problems(stage.tensors, tensors) + value_problems(tensors)
-            found = None if problems else postprocess(manifest, tensors, geometry)
+            found = None if problems else postprocess(manifest, views, [tensors])
         except EdgewiseError:
             found = None
         if found is None:

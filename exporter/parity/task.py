@@ -11,7 +11,7 @@ from typing import IO, Any
 import msgspec
 
 from edgewise.exporter.parity.report import finite
-from edgewise.models.coco import CocoInstances
+from edgewise.models.datasets import CocoInstances
 from edgewise.models.evaluation import mask_ap
 from edgewise.runtime.errors import DatasetError, ParityError
 from edgewise.runtime.manifest import Manifest, Task

@@ -34,7 +34,7 @@ from edgewise.exporter.parity.stages import CANONICAL, EXPORTED_STAGE, LoweredSt
 from edgewise.exporter.parity.task import METRIC, objects_per_image, task_metrics
 from edgewise.exporter.parity.tracks import PairTrack, StageTrack
 from edgewise.exporter.tool_versions import tool_versions, writer
-from edgewise.models.coco import CocoInstances
+from edgewise.models.datasets import CocoInstances
 from edgewise.runtime.atomic import sha256_of
 from edgewise.runtime.bundle import MANIFEST, Bundle
 from edgewise.runtime.engines.base import Tensor

@@ -21,7 +21,7 @@ from edgewise.models.augment import (
     tight_box,
     vary_colour,
 )
-from edgewise.models.coco import Example
+from edgewise.models.example import Example
 
 Array = np.ndarray[Any, Any]
 

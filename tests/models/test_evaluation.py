@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 import edgewise.models
 from edgewise.models.checkpoint import CheckpointMeta, LoadedModel, load_model
-from edgewise.models.coco import CocoInstances
+from edgewise.models.datasets import CocoInstances
 from edgewise.models.evaluation import detect, evaluate_module, main, mask_ap
 from edgewise.models.scenes import LABELS, write_dataset
 from edgewise.runtime.errors import DatasetError

@@ -18,7 +18,7 @@ from edgewise.models import registry
 from edgewise.models.augment import Augmentation
 from edgewise.models.batches import BatchSource
 from edgewise.models.checkpoint import load_checkpoint, load_model
-from edgewise.models.coco import CocoInstances
+from edgewise.models.datasets import CocoInstances
 from edgewise.models.recipes import PAPER, TINY, Optimiser, Recipe, Schedule, recipe_for
 from edgewise.models.registry import ModelEntry
 from edgewise.models.scenes import LABELS, write_dataset

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from edgewise.models.coco import CocoInstances, CocoRle, decode_segmentation, to_network
+from edgewise.models.datasets import CocoInstances, CocoRle, decode_segmentation, to_network
 from edgewise.models.scenes import LABELS, render_scene, write_dataset
 from edgewise.runtime.errors import DatasetError
 from edgewise.runtime.manifest import Letterbox, Stretch
