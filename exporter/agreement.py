@@ -131,7 +131,7 @@ class Agreement:
         outputs = {spec.name: tensors[spec.name] for spec in self._graph.outputs}
         result = postprocess(self._manifest, one_look(sample.inputs, sample.geometry), [outputs])
         specs = self._graph.outputs if sample.role is Role.GOLDEN else self._compared
-        return Reference({spec.name: tensors[spec.name] for spec in specs}, Detections.of_instances(result))
+        return Reference({spec.name: tensors[spec.name] for spec in specs}, Detections.of_result(result))
 
     def _tensor_level(
         self, name: str, role: Role, wanted: Reference, found: Reference, budget: Budget

@@ -12,7 +12,7 @@ FP32 = Budget(
     tensor_relative_error=1e-4,
     tensor_cosine=0.999999,
     matched_fraction=1.0,
-    mask_iou=0.995,
+    similarity=0.995,
     score_difference=1e-4,
     metric_drop=1e-4,
 )
@@ -23,7 +23,7 @@ FP16 = Budget(
     tensor_relative_error=5e-2,
     tensor_cosine=0.9999,
     matched_fraction=0.98,
-    mask_iou=0.98,
+    similarity=0.98,
     score_difference=5e-3,
     metric_drop=1e-3,
 )
@@ -34,7 +34,7 @@ INT8 = Budget(
     tensor_relative_error=2.0,
     tensor_cosine=0.99,
     matched_fraction=0.95,
-    mask_iou=0.95,
+    similarity=0.95,
     score_difference=2e-2,
     metric_drop=1e-2,
 )

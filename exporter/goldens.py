@@ -22,6 +22,7 @@ from edgewise.runtime.manifest import Golden, Graph, Manifest
 from edgewise.runtime.manifest_kinds import AsIs, Preprocess
 from edgewise.runtime.postprocess import postprocess
 from edgewise.runtime.preprocess import preprocess
+from edgewise.runtime.views import views_of
 
 GOLDEN_COUNT = 4
 """Fewest frames of a bundle: three pictures and a plain grey one, where a trained detector finds nothing."""
@@ -49,9 +50,9 @@ def make_goldens(
     """
     made = []
     for number, (frame, tensors) in enumerate(zip(frames, reference, strict=True)):
-        _, geometry = network_input(manifest.preprocess, graph, frame)
+        views = views_of(manifest, frame)
         outputs = {spec.name: tensors[spec.name] for spec in graph.outputs}
-        result = postprocess(manifest, outputs, geometry)
+        result = postprocess(manifest, views, [outputs])
         stem = f"goldens/{number:03d}"
         golden = Golden(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json")
         files = {

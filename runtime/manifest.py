@@ -88,6 +88,9 @@ from edgewise.runtime.manifest_kinds import (
     PanopticFusion as PanopticFusion,
 )
 from edgewise.runtime.manifest_kinds import (
+    PanopticSegments as PanopticSegments,
+)
+from edgewise.runtime.manifest_kinds import (
     Part as Part,
 )
 from edgewise.runtime.manifest_kinds import (
@@ -302,13 +305,16 @@ class Calibration(Part, frozen=True, kw_only=True):
 class Golden(Part, frozen=True, kw_only=True):
     """One input and what the training definition gave for it.
 
-    `image` is a PNG of the source frame; `tensors` an .npz of the graph's outputs and probes; `result` the
-    decoded result as COCO-style JSON in source coordinates.
+    `image` is a PNG of the source frame; `tensors` an .npz of the graph's outputs and probes, the looks at
+    the frame stacked along the batch axis; `result` the decoded result as COCO-style JSON in source
+    coordinates.
     """
 
     image: str
     tensors: str
     result: str
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    """Where the network looks, x1, y1, x2, y2 in source pixels; none for models of whole frames."""
 
 
 class Budget(Part, frozen=True, kw_only=True):
@@ -320,8 +326,8 @@ class Budget(Part, frozen=True, kw_only=True):
     tensor_cosine: Fraction = 0.0
     matched_fraction: Fraction
     """Share of reference instances above the display threshold that find a partner of the same class."""
-    mask_iou: Fraction
-    """Least mean IoU of matched masks."""
+    similarity: Fraction
+    """Least mean similarity of matched pairs: IoU of masks and segments, object keypoint similarity."""
     score_difference: NonNegative
     """Largest mean absolute score difference of matched instances."""
     metric_drop: NonNegative

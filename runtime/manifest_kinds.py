@@ -194,22 +194,49 @@ class PastedInstances(Part, frozen=True, kw_only=True, tag_field="kind", tag="pa
     tracker: IouTracker | None = None
 
 
-class PanopticFusion(Part, frozen=True, kw_only=True, tag_field="kind", tag="panoptic-fusion"):
-    """Things and stuff into one segment map.
+class PanopticSegments(Part, frozen=True, kw_only=True, tag_field="kind", tag="panoptic-segments"):
+    """The graph has a panoptic head: an argmax over stuff channels, instance slots and the unknown (UPSNet).
 
-    With `segments` (an argmax over stuff channels then instance channels) the graph has a panoptic head;
-    without it the runtime fuses `semantic` logits and instances in score order (detectron2's rule).
+    With S stuff classes (in the order of the manifest's classes) and K slots, `segments` [1, h, w] says s for
+    the s-th stuff class, S + i for slot i and S + K for the unknown; `semantic` [1, h, w] is the class index
+    that the semantic head alone gives. Both maps lie over the whole network input.
+    """
+
+    scores: str = "scores"
+    classes: str = "classes"
+    segments: str = "segments"
+    semantic: str = "semantic"
+    settled: str | None = None
+    score_threshold: Fraction = 0.0
+    """Only slots with a score above this become segments."""
+    display_threshold: Fraction = 0.5
+    agreement: Fraction = 0.5
+    """An instance becomes stuff when at least this share of its pixels has that class by `semantic`."""
+    stuff_area_limit: Annotated[int, Meta(ge=0)] = 4096
+    """Stuff segments with fewer source pixels become void."""
+    tracker: IouTracker | None = None
+
+
+class PanopticFusion(Part, frozen=True, kw_only=True, tag_field="kind", tag="panoptic-fusion"):
+    """Instances and a semantic map fused in score order (detectron2's rule), for any pair of heads.
+
+    `masks` follow `mask_rule` as in the instance kinds. `semantic` is float logits [1, C, h, w] or an int32
+    map of channel numbers [1, h, w], over the whole network input.
     """
 
     boxes: str = "boxes"
     scores: str = "scores"
     classes: str = "classes"
     masks: str = "masks"
-    semantic: str | None = None
-    segments: str | None = None
+    semantic: str = "semantic"
+    semantic_classes: tuple[int, ...]
+    """The index into the manifest's classes of each semantic channel; -1 for one that is no stuff class."""
     settled: str | None = None
     score_threshold: Fraction = 0.5
+    """Only instances with a score above this take part."""
+    display_threshold: Fraction = 0.5
     overlap_limit: Fraction = 0.5
+    """An instance of whose pixels more than this share is taken already is left out."""
     stuff_area_limit: Annotated[int, Meta(ge=0)] = 4096
     """Stuff segments with fewer source pixels become void."""
     mask_threshold: Fraction = 0.5
@@ -228,7 +255,10 @@ class HeatmapKeypoints(Part, frozen=True, kw_only=True, tag_field="kind", tag="h
     heatmaps: str = "heatmaps"
     decoding: HeatmapDecoding = HeatmapDecoding.QUARTER_PIXEL
     flip_test: bool = False
+    """Also look at the mirrored crop and average both heatmaps."""
     score_threshold: Fraction = 0.2
+    """Keypoints that score less are drawn faintly and do not count in a person's score."""
+    display_threshold: Fraction = 0.2
 
 
 class Boxes(Part, frozen=True, kw_only=True, tag_field="kind", tag="boxes"):
@@ -272,6 +302,7 @@ class ImageOutput(Part, frozen=True, kw_only=True, tag_field="kind", tag="image"
 Postprocess = (
     PrototypeInstances
     | PastedInstances
+    | PanopticSegments
     | PanopticFusion
     | HeatmapKeypoints
     | Boxes

@@ -10,38 +10,37 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.runtime.box_sources import BoxSource
 from edgewise.runtime.bundle import Bundle
 from edgewise.runtime.engines import Engine, open_engine
 from edgewise.runtime.engines.base import Tensor, check_not_nan
 from edgewise.runtime.errors import BackendError, ManifestError, SourceError
-from edgewise.runtime.geometry import Geometry
 from edgewise.runtime.manifest import Manifest, Precision, Target
 from edgewise.runtime.pipeline import overlapped
 from edgewise.runtime.postprocess import postprocess
-from edgewise.runtime.preprocess import preprocess
-from edgewise.runtime.results import Instances
+from edgewise.runtime.results import Result
 from edgewise.runtime.schedule import StateTensors, graph_choice, graph_names
 from edgewise.runtime.sources import Frame
+from edgewise.runtime.views import FrameBoxes, Views, views_of
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A preprocessed frame: the graph chosen for it, that graph's image input, and the way back."""
+    """A preprocessed frame: the graph chosen for it, and the looks that it takes."""
 
     frame: Frame
     graph: str
-    tensor: NDArray[np.uint8]
-    geometry: Geometry
+    views: Views
 
 
 @dataclass(frozen=True)
 class Inferred:
-    """The outputs of one run and the geometry that leads them back to the source image."""
+    """The outputs of every look at a frame, and the looks that lead them back to the source image."""
 
     frame: Frame
     engine: str
-    outputs: dict[str, Tensor]
-    geometry: Geometry
+    views: Views
+    outputs: tuple[dict[str, Tensor], ...]
 
 
 class Session:
@@ -94,33 +93,40 @@ class Session:
                 engine.close()
             raise
 
-    def __call__(self, image: NDArray[np.uint8]) -> Instances:
-        """Run on one image, uint8 [H, W, 3] BGR as OpenCV reads it; state goes on from the last call."""
-        return self.finish(self.infer(self.prepare(Frame(0, "", image, 0.0))))
+    def __call__(self, image: NDArray[np.uint8], boxes: FrameBoxes | None = None) -> Result:
+        """Run on one image, uint8 [H, W, 3] BGR as OpenCV reads it; state goes on from the last call.
+
+        Args:
+            boxes: Where to look, for a model of crops; the whole image where None.
+        """
+        return self.finish(self.infer(self.prepare(Frame(0, "", image, 0.0), boxes)))
 
     def stream(
-        self, frames: Iterable[Frame | NDArray[np.uint8]], *, depth: int = 2
-    ) -> Generator[tuple[Frame, Instances]]:
+        self,
+        frames: Iterable[Frame | NDArray[np.uint8]],
+        boxes: BoxSource | None = None,
+        *,
+        depth: int = 2,
+    ) -> Generator[tuple[Frame, Result]]:
         """Run on consecutive frames; decoding, inference and postprocessing of neighbours overlap.
 
-        Every frame gives one result, in order. At most `depth` frames wait before each stage. The first error
-        is raised after the results of the frames before it; closing the generator stops its threads. State
-        starts at its initial values.
+        Every frame gives one result, in order; `boxes` says where a model of crops looks in it. At most
+        `depth` frames wait before each stage. The first error is raised after the results of the frames
+        before it; closing the generator stops its threads. State starts at its initial values.
         """
         self.reset()
         numbered = (
             frame if isinstance(frame, Frame) else Frame(index, f"frame {index}", frame, 0.0)
             for index, frame in enumerate(frames)
         )
-        prepared = (self.prepare(frame) for frame in numbered)
+        prepared = (self.prepare(frame, None if boxes is None else boxes.boxes(frame)) for frame in numbered)
         return overlapped(prepared, (self.infer, self._finish_with_frame), depth=depth)
 
-    def prepare(self, frame: Frame) -> Prepared:
-        """Choose the graph and preprocess. Call once per frame, in order."""
+    def prepare(self, frame: Frame, boxes: FrameBoxes | None = None) -> Prepared:
+        """Choose the graph and preprocess every look. Call once per frame, in order."""
         _check_image(frame.image, frame.name)
         graph = self._choose(frame.image)
-        tensor, geometry = preprocess(self.manifest.preprocess, frame.image)
-        return Prepared(frame, graph, tensor, geometry)
+        return Prepared(frame, graph, views_of(self.manifest, frame.image, boxes))
 
     def infer(self, prepared: Prepared) -> Inferred:
         """Run the engine with the state left by earlier frames. Call in frame order.
@@ -128,24 +134,26 @@ class Session:
         Raises:
             BackendError: The engine failed.
         """
-        graph = prepared.graph
-        inputs = {self._image_inputs[graph]: prepared.tensor, **self._state.inputs_of(graph)}
+        graph, outputs = prepared.graph, list[dict[str, Tensor]]()
         engine = self.engines[graph]
-        outputs = engine.run(inputs)
-        self._state.keep(graph, outputs)
-        return Inferred(prepared.frame, engine.name, outputs, prepared.geometry)
+        for look in prepared.views.looks:
+            inputs = {self._image_inputs[graph]: look.tensor, **self._state.inputs_of(graph)}
+            outputs.append(engine.run(inputs))
+            self._state.keep(graph, outputs[-1])
+        return Inferred(prepared.frame, engine.name, prepared.views, tuple(outputs))
 
-    def finish(self, inferred: Inferred) -> Instances:
+    def finish(self, inferred: Inferred) -> Result:
         """Decode to source-image coordinates.
 
         Raises:
             BackendError: An output holds NaN. (Looked for here, beside the inference of the next frame.)
             ResultError: The outputs cannot be decoded.
         """
-        check_not_nan(inferred.outputs, where=inferred.engine)
-        return postprocess(self.manifest, inferred.outputs, inferred.geometry)
+        for outputs in inferred.outputs:
+            check_not_nan(outputs, where=inferred.engine)
+        return postprocess(self.manifest, inferred.views, inferred.outputs)
 
-    def _finish_with_frame(self, inferred: Inferred) -> tuple[Frame, Instances]:
+    def _finish_with_frame(self, inferred: Inferred) -> tuple[Frame, Result]:
         return inferred.frame, self.finish(inferred)
 
     def reset(self) -> None:

@@ -14,8 +14,8 @@ def match_instances(
 ) -> Matching:
     """Match two results of one frame; `threshold` is the score from which a user sees an instance."""
     return match(
-        Detections.of_instances(reference),
-        Detections.of_instances(candidate),
+        Detections.of_result(reference),
+        Detections.of_result(candidate),
         threshold=threshold,
         margin=margin_of(budget),
     )
@@ -51,13 +51,13 @@ class DecodedTally:
         self.candidate_count += matching.candidate_count
         self.reference_found += matching.reference_found
         self.candidate_found += matching.candidate_found
-        self.pairs += len(matching.ious)
-        self.iou_sum += sum(matching.ious)
+        self.pairs += len(matching.similarities)
+        self.iou_sum += sum(matching.similarities)
         self.score_difference_sum += sum(matching.score_differences)
         self.largest_score_difference = max(self.largest_score_difference, *matching.score_differences, 0.0)
         self.one_empty += matching.one_side_empty
-        self.both_empty += not (matching.one_side_empty or matching.ious)
-        agreement = matching.matched_fraction + matching.mask_iou
+        self.both_empty += not (matching.one_side_empty or matching.similarities)
+        agreement = matching.matched_fraction + matching.similarity
         if agreement < self.worst_agreement:
             self.worst_agreement, self.worst_image = agreement, image_id
 
@@ -69,7 +69,7 @@ class DecodedTally:
         return min(forward, backward)
 
     @property
-    def mask_iou(self) -> float:
+    def similarity(self) -> float:
         return self.iou_sum / self.pairs if self.pairs else self._nothing_to_find()
 
     @property

@@ -41,7 +41,7 @@ def decoded_figures(tally: DecodedTally) -> DecodedFigures:
         matched=tally.reference_found + tally.candidate_found,
         pairs=tally.pairs,
         matched_fraction=tally.matched_fraction,
-        mask_iou=tally.mask_iou,
+        similarity=tally.similarity,
         score_difference=tally.score_difference,
         largest_score_difference=tally.largest_score_difference,
         images_both_empty=tally.both_empty,
@@ -116,8 +116,8 @@ def decoded_checks(figures: DecodedFigures, budget: Budget, images: int) -> tupl
         Check(
             level=Level.DECODED,
             figure="mean mask IoU",
-            value=figures.mask_iou,
-            limit=budget.mask_iou,
+            value=figures.similarity,
+            limit=budget.similarity,
             at_least=True,
         ),
         Check(

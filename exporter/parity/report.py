@@ -85,7 +85,7 @@ class DecodedFigures(Part, frozen=True, kw_only=True):
     """Of both sides' instances, those that found theirs."""
     pairs: int
     matched_fraction: float
-    mask_iou: float
+    similarity: float
     score_difference: float
     largest_score_difference: float
     images_both_empty: int

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from edgewise.exporter.agreement import one_look
 from edgewise.exporter.parity.decoded import DecodedTally, match_instances, score_pairs
 from edgewise.exporter.parity.opening import Opened
 from edgewise.exporter.parity.report import Against, Status
@@ -117,7 +118,7 @@ class StageTrack:
             )
             return None
         try:
-            instances = postprocess(manifest, tensors, image.geometry)
+            instances = postprocess(manifest, one_look(image.feeds, image.geometry), [tensors])
         except EdgewiseError as error:
             self.problems[f"cannot be decoded: {error.what}"] += 1
             return None

@@ -37,6 +37,7 @@ from edgewise.runtime.manifest import (
 )
 from edgewise.runtime.postprocess import postprocess
 from edgewise.runtime.preprocess import preprocess
+from edgewise.runtime.views import views_of
 
 SIZE = (32, 48)
 SLOTS = 2
@@ -122,7 +123,7 @@ def budget(precision: Precision) -> Budget:
         tensor_relative_error=1e-4,
         tensor_cosine=0.9999,
         matched_fraction=1.0,
-        mask_iou=0.99,
+        similarity=0.99,
         score_difference=1e-3,
         metric_drop=1e-3,
     )
@@ -162,15 +163,16 @@ def build_bundle(folder: Path, *, models: Mapping[Precision, bytes] | None = Non
     truth = OnnxRuntimeEngine(detector(), inputs=(IMAGE,), outputs=OUTPUTS, where="truth", threads=1)
     goldens = []
     for number, frame in enumerate((bright_frame(), np.zeros((40, 40, 3), np.uint8))):
-        tensor, geometry = preprocess(manifest.preprocess, frame)
+        tensor, _ = preprocess(manifest.preprocess, frame)
         outputs = truth.run({"image": tensor})
         buffer = io.BytesIO()
         np.savez(buffer, **outputs)
         stem = f"goldens/{number:03d}"
         golden = Golden(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json")
+        result = postprocess(manifest, views_of(manifest, frame), [outputs])
         files[golden.image] = cv2.imencode(".png", frame)[1].tobytes()
         files[golden.tensors] = buffer.getvalue()
-        files[golden.result] = msgspec.json.encode(postprocess(manifest, outputs, geometry).to_coco(number))
+        files[golden.result] = msgspec.json.encode(result.to_coco(number))
         goldens.append(golden)
     return write_files(folder, msgspec.structs.replace(manifest, goldens=tuple(goldens)), files)
 

@@ -101,10 +101,9 @@ def test_a_panoptic_model():
         "classes",
         "masks",
         "semantic",
-        "segments",
         "settled",
     }
-    assert panoptic.budget(Precision.INT8).mask_iou == 0.9
+    assert panoptic.budget(Precision.INT8).similarity == 0.9
     with pytest.raises(ManifestError, match="no budget for fp16"):
         panoptic.budget(Precision.FP16)
 
@@ -354,7 +353,7 @@ def test_a_precision_has_one_budget():
         precision=Precision.FP16,
         tensor_relative_error=0.01,
         matched_fraction=1.0,
-        mask_iou=1.0,
+        similarity=1.0,
         score_difference=0.0,
         metric_drop=0.0,
     )

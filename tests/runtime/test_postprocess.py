@@ -14,8 +14,8 @@ import pytest
 from edgewise.runtime.errors import ResultError
 from edgewise.runtime.manifest import (
     ClassLabel,
+    Faces,
     Graph,
-    HeatmapKeypoints,
     Manifest,
     PastedInstances,
     PrototypeInstances,
@@ -27,6 +27,7 @@ from edgewise.runtime.manifest_kinds import Letterbox, MaskRule
 from edgewise.runtime.paste import paste_box_masks
 from edgewise.runtime.postprocess import postprocess
 from edgewise.runtime.preprocess import preprocess
+from edgewise.runtime.views import View, Views
 
 NETWORK = (110, 110)
 SLOTS = 5
@@ -48,6 +49,11 @@ def manifest(spec):
 
 def geometry(size=(200, 330), spec=None):
     return preprocess(spec or Stretch(size=NETWORK), np.zeros((*size, 3), np.uint8))[1]
+
+
+def decode(manifest, outputs, geometry):
+    look = View(np.zeros((1, *geometry.network_size, 3), np.uint8), geometry)
+    return postprocess(manifest, Views(geometry.source_size, (look,)), [outputs])
 
 
 def prototype_outputs(**changes):
@@ -72,7 +78,7 @@ PROTOTYPES = PrototypeInstances(settled="settled", score_threshold=0.05)
 
 
 def test_boxes_scores_and_classes_of_prototype_instances():
-    found = postprocess(manifest(PROTOTYPES), prototype_outputs(), geometry())
+    found = decode(manifest(PROTOTYPES), prototype_outputs(), geometry())
     np.testing.assert_array_equal(found.scores, np.float32([0.9, 0.8, 0.5, 0.1]))
     assert found.names == ("car", "van", "van", "car")
     expected = prototype_outputs()["boxes"][0, :4] * [3, 200 / 110, 3, 200 / 110]
@@ -83,7 +89,7 @@ def test_boxes_scores_and_classes_of_prototype_instances():
 
 def test_masks_of_prototype_instances_are_the_resized_ones():
     outputs = prototype_outputs()
-    found = postprocess(manifest(PROTOTYPES), outputs, geometry())
+    found = decode(manifest(PROTOTYPES), outputs, geometry())
     for mask, dense in zip(outputs["masks"][0], found.dense_masks(), strict=False):
         whole = cv2.resize(mask, (330, 200), interpolation=cv2.INTER_LINEAR)
         sure = np.abs(whole - 0.5) > 1e-4
@@ -100,7 +106,7 @@ def test_letterboxed_instances_leave_the_padding_out():
     scores = np.zeros((1, SLOTS), np.float32)
     scores[0, 0] = 1
     outputs = prototype_outputs(boxes=boxes, masks=masks, scores=scores)
-    found = postprocess(manifest(PROTOTYPES), outputs, shape)
+    found = decode(manifest(PROTOTYPES), outputs, shape)
     # 440 x 220 became 110 x 55 with 27 rows above: row 40 of the input is row 52 of the frame.
     np.testing.assert_allclose(found.boxes, [[80, 52, 200, 132]])
     expected = np.zeros((220, 440), bool)
@@ -115,7 +121,7 @@ def test_the_order_is_by_score_then_slot():
     classes = np.array([[0, 1, 1, 0, 0]], np.int32)
     boxes = np.tile(np.float32([10, 10, 20, 20]), (1, SLOTS, 1)) + np.arange(SLOTS, dtype=np.float32)[:, None]
     outputs = prototype_outputs(scores=scores, classes=classes, boxes=boxes)
-    found = postprocess(manifest(PROTOTYPES), outputs, geometry())
+    found = decode(manifest(PROTOTYPES), outputs, geometry())
     np.testing.assert_array_equal(found.scores, np.float32([0.8, 0.8, 0.5, 0.2]))
     np.testing.assert_allclose(found.boxes[:, 0], np.array([11, 13, 12, 10]) * 3, rtol=1e-6)
 
@@ -123,21 +129,21 @@ def test_the_order_is_by_score_then_slot():
 def test_a_score_equal_to_the_threshold_is_no_instance():
     scores = np.array([[0.5, 0.5, 0.25, 0, 0]], np.float32)
     spec = msgspec.structs.replace(PROTOTYPES, score_threshold=0.25)
-    assert len(postprocess(manifest(spec), prototype_outputs(scores=scores), geometry())) == 2
+    assert len(decode(manifest(spec), prototype_outputs(scores=scores), geometry())) == 2
 
 
 def test_corners_are_put_in_order_and_boxes_outside_are_dropped():
     boxes = np.float32(
         [[[60, 80, 10, 20], [-50, 10, -1, 20], [10, 111, 50, 180], [30, 30, 30, 50], [0, 0, 1, 1]]]
     )
-    found = postprocess(manifest(PROTOTYPES), prototype_outputs(boxes=boxes), geometry())
+    found = decode(manifest(PROTOTYPES), prototype_outputs(boxes=boxes), geometry())
     np.testing.assert_allclose(found.boxes, [[30, 20 * 200 / 110, 180, 80 * 200 / 110]], rtol=1e-6)
     np.testing.assert_array_equal(found.scores, np.float32([0.9]))
 
 
 def test_nothing_found():
     outputs = prototype_outputs(scores=np.zeros((1, SLOTS), np.float32))
-    found = postprocess(manifest(PROTOTYPES), outputs, geometry())
+    found = decode(manifest(PROTOTYPES), outputs, geometry())
     assert len(found) == 0
     assert found.to_coco(1) == []
     assert (found.draw(np.zeros((200, 330, 3), np.uint8)) == 0).all()
@@ -146,14 +152,14 @@ def test_nothing_found():
 def test_slots_below_the_threshold_may_hold_anything():
     outputs = prototype_outputs()
     outputs["boxes"][0, 4] = np.nan
-    assert len(postprocess(manifest(PROTOTYPES), outputs, geometry())) == 4
+    assert len(decode(manifest(PROTOTYPES), outputs, geometry())) == 4
 
 
 def test_outputs_are_not_changed():
     outputs = prototype_outputs()
     before = {name: array.copy() for name, array in outputs.items()}
     for _ in range(2):
-        postprocess(manifest(PROTOTYPES), outputs, geometry())
+        decode(manifest(PROTOTYPES), outputs, geometry())
     for name, array in outputs.items():
         np.testing.assert_array_equal(array, before[name])
 
@@ -200,7 +206,7 @@ def with_value(index, value):
 )
 def test_wrong_outputs_are_named(name, change, says):
     with pytest.raises(ResultError, match=says) as caught:
-        postprocess(manifest(PROTOTYPES), spoilt(name, change), geometry())
+        decode(manifest(PROTOTYPES), spoilt(name, change), geometry())
     assert repr(name) in str(caught.value)
 
 
@@ -208,7 +214,7 @@ def test_wrong_outputs_are_named(name, change, says):
 def test_masks_that_are_no_probabilities_are_refused(value):
     outputs = spoilt("masks", with_value((0, 1, 3, 3), value))
     with pytest.raises(ResultError, match="probabilities") as caught:
-        postprocess(manifest(PROTOTYPES), outputs, geometry())
+        decode(manifest(PROTOTYPES), outputs, geometry())
     assert "'masks'" in str(caught.value)
 
 
@@ -217,7 +223,7 @@ def test_missing_outputs_are_named(name):
     outputs = prototype_outputs()
     del outputs[name]
     with pytest.raises(ResultError, match="gave no output") as caught:
-        postprocess(manifest(PROTOTYPES), outputs, geometry())
+        decode(manifest(PROTOTYPES), outputs, geometry())
     assert repr(name) in str(caught.value)
 
 
@@ -225,13 +231,13 @@ def test_without_a_settled_output_none_is_asked_for():
     outputs = prototype_outputs()
     del outputs["settled"]
     spec = msgspec.structs.replace(PROTOTYPES, settled=None)
-    assert len(postprocess(manifest(spec), outputs, geometry())) == 4
+    assert len(decode(manifest(spec), outputs, geometry())) == 4
 
 
 def test_pasted_instances():
     rng = np.random.default_rng(1)
     outputs = prototype_outputs(masks=rng.random((1, SLOTS, 14, 14), dtype=np.float32))
-    found = postprocess(manifest(PastedInstances(score_threshold=0.05)), outputs, geometry())
+    found = decode(manifest(PastedInstances(score_threshold=0.05)), outputs, geometry())
     whole_boxes = geometry().to_source(outputs["boxes"][0, :4].reshape(-1, 2, 2)).reshape(-1, 4)
     expected = paste_box_masks(outputs["masks"][0, :4], whole_boxes, (200, 330), 0.5)
     np.testing.assert_array_equal(found.dense_masks(), expected.dense())
@@ -247,9 +253,9 @@ def test_pasted_instances():
 )
 def test_a_rule_of_the_other_kind_is_refused(spec):
     with pytest.raises(ResultError, match="rule"):
-        postprocess(manifest(spec), prototype_outputs(), geometry())
+        decode(manifest(spec), prototype_outputs(), geometry())
 
 
 def test_kinds_that_are_not_built_are_named():
     with pytest.raises(ResultError, match="heatmap-keypoints"):
-        postprocess(manifest(HeatmapKeypoints()), prototype_outputs(), geometry())
+        decode(manifest(Faces()), prototype_outputs(), geometry())

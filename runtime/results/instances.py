@@ -1,4 +1,4 @@
-"""What a session returns: instances over numpy arrays, in the coordinates of the frame."""
+"""Detected instances over numpy arrays, in the coordinates of the frame."""
 
 from __future__ import annotations
 
@@ -106,6 +106,10 @@ class Instances:
         """The class name of each instance."""
         return tuple(self.labels[int(index)].name for index in self.classes)
 
+    def above(self, threshold: float) -> Instances:
+        """The instances that score at least `threshold`."""
+        return self[self.scores >= threshold]
+
     def dense_masks(self) -> BoolArray:
         """bool [n, height, width]; a byte for every pixel of every instance."""
         return self.masks.dense()
@@ -117,7 +121,7 @@ class Instances:
             frame: uint8 [height, width, 3], BGR, of this result's size.
             threshold: Show scores of at least this; the display threshold by default.
         """
-        shown = self[self.scores >= (self.display_threshold if threshold is None else threshold)]
+        shown = self.above(self.display_threshold if threshold is None else threshold)
         return draw_instances(frame, shown.boxes, shown.scores, shown.classes, shown.masks, shown.names)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
