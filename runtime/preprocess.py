@@ -201,23 +201,32 @@ def _lerp(values: NDArray[np.floating], positions: NDArray[np.floating]) -> NDAr
     return values[before] + weight * (values[after] - values[before])
 
 
-def _crop(spec: AffineCrop, frame: Frame, canvas: Frame, box: Box | None) -> Geometry:
-    if box is None:
-        raise SourceError(
-            "this bundle looks at a crop around a box, and no box was given",
-            hint="pass box=(x1, y1, x2, y2) in source pixels",
-        )
+def crop_geometry(spec: AffineCrop, source_size: Size, box: Box) -> Geometry:
+    """Where the crop around a box lies in a frame of (height, width).
+
+    Raises:
+        SourceError: The box is empty.
+    """
     x1, y1, x2, y2 = box
     if not (math.isfinite(x1 + y1 + x2 + y2) and x2 > x1 and y2 > y1):
         raise SourceError(f"the box {box} to crop around is empty")
-    if spec.interpolation not in _WARP:
-        raise ManifestError(f"an affine crop cannot use {spec.interpolation.value} interpolation")
     height, width = spec.size
     crop_w = max(x2 - x1, (y2 - y1) * width / height) * spec.padding
     crop_h = crop_w * height / width
     scale_x, offset_x = _crop_axis((x1 + x2) / 2, crop_w, width, spec.pixel_rule)
     scale_y, offset_y = _crop_axis((y1 + y2) / 2, crop_h, height, spec.pixel_rule)
-    geometry = scaling(frame.shape[:2], spec.size, (scale_x, scale_y), (offset_x, offset_y))
+    return scaling(source_size, spec.size, (scale_x, scale_y), (offset_x, offset_y))
+
+
+def warp_into(spec: AffineCrop, frame: Frame, canvas: Frame, geometry: Geometry) -> None:
+    """Fill `canvas` (uint8 [h, w, 3]) with what a crop's geometry, turned or not, shows of the frame.
+
+    Raises:
+        ManifestError: An interpolation that a warp cannot be done with.
+    """
+    if spec.interpolation not in _WARP:
+        raise ManifestError(f"an affine crop cannot use {spec.interpolation.value} interpolation")
+    height, width = spec.size
     # cv2.warpAffine counts from the centre of the first pixel.
     centred = geometry.matrix.copy()
     centred[:, 2] += 0.5 * centred[:, :2].sum(axis=1) - 0.5
@@ -231,6 +240,16 @@ def _crop(spec: AffineCrop, frame: Frame, canvas: Frame, box: Box | None) -> Geo
         borderValue=_as_bgr(spec.pad_value, spec.colour),
     )
     _store(warped, canvas, spec.colour)
+
+
+def _crop(spec: AffineCrop, frame: Frame, canvas: Frame, box: Box | None) -> Geometry:
+    if box is None:
+        raise SourceError(
+            "this bundle looks at a crop around a box, and no box was given",
+            hint="pass box=(x1, y1, x2, y2) in source pixels",
+        )
+    geometry = crop_geometry(spec, (frame.shape[0], frame.shape[1]), box)
+    warp_into(spec, frame, canvas, geometry)
     return geometry
 
 
