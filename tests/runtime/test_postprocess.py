@@ -257,5 +257,5 @@ def test_a_rule_of_the_other_kind_is_refused(spec):
 
 
 def test_kinds_that_are_not_built_are_named():
-    with pytest.raises(ResultError, match="heatmap-keypoints"):
+    with pytest.raises(ResultError, match="faces"):
         decode(manifest(Faces()), prototype_outputs(), geometry())

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from edgewise.runtime import results
 from edgewise.runtime.errors import ResultError
 from edgewise.runtime.manifest import ClassLabel
 from edgewise.runtime.masks import crop_dense
-from edgewise.runtime.results import Instances
+from edgewise.runtime.results import Instances, instances
 
 SIZE = (40, 60)
 LABELS = (ClassLabel(id=1, name="cat"), ClassLabel(id=44, name="dog"))
@@ -40,8 +39,9 @@ def instances(**changes):
 
 
 def test_docstring_examples():
-    assert doctest.testmod(results).failed == 0
-    assert doctest.testmod(results).attempted > 5
+    found = doctest.testmod(instances)
+    assert found.failed == 0
+    assert found.attempted > 5
 
 
 def test_length_names_and_masks():

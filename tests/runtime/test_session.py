@@ -124,10 +124,10 @@ def test_an_error_in_a_later_stage_stops_the_source(session: Session) -> None:
 
 
 def _failing_on(stage: Callable, name: str) -> Callable:
-    def failing(frame: Frame) -> object:
+    def failing(frame: Frame, boxes: object = None) -> object:
         if frame.name == name:
             raise ZeroDivisionError
-        return stage(frame)
+        return stage(frame, boxes)
 
     return failing
 
