@@ -1,8 +1,8 @@
 """Heatmaps become keypoints of people, for all people and joints of a frame at once.
 
 Heatmap coordinates are continuous: cell (i, j) (row, column) covers [j, j + 1) x [i, i + 1) and its centre
-is (j + 0.5, i + 0.5). A map lies over the whole network input, so network = cell * stride with stride = network
-length / map length on each axis, and the crop's inverse affine map leads from there to the frame.
+is (j + 0.5, i + 0.5). A map lies over the whole network input, so network = cell * stride with stride =
+network length / map length on each axis, and the crop's inverse affine map leads from there to the frame.
 
 Two rules place a point, both starting from the first maximum of its map:
 
@@ -14,9 +14,9 @@ Two rules place a point, both starting from the first maximum of its map:
 Where this leaves the published code on purpose:
 
 - Points stay continuous. bearpaw's hourglass code and princeton's truncate the point to whole source pixels
-  (and count from 1); anibali's and the HRNet code do not.
-- The centre of a cell is half a cell from its corner. HRNet's code maps cell numbers instead of centres, which
-  moves every point by half a heatmap cell; that belongs to its crop's geometry and cancels with it.
+  (bearpaw's counts them from 1); anibali's and the HRNet code do not.
+- A cell stands for its centre, as in the hourglass code. HRNet's maps the cell's number times the stride, and
+  its weights are trained so: its bundles have to carry the difference in their geometry.
 - The border that takes no quarter is one cell wide, as in the hourglass code, because both neighbours exist
   inside it; HRNet's code also leaves out the second column and row.
 - A map without a positive value scores 0 and keeps its maximum's place; the published code moves it to the
@@ -122,7 +122,7 @@ def decode_heatmaps(heatmaps: Heatmaps, decoding: HeatmapDecoding) -> tuple[Poin
         decoding: The rule that places the point inside and around its cell.
 
     Returns:
-        float64 [n, k, 2], x and y in continuous heatmap cells, and float32 [n, k], the maxima held inside 0..1.
+        float64 [n, k, 2], x and y in continuous heatmap cells, and float32 [n, k], the maxima held in 0..1.
 
     Raises:
         ResultError: A map holds NaN or infinity.

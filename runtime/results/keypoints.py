@@ -16,7 +16,7 @@ from edgewise.runtime.overlay_keypoints import draw_people
 
 @dataclass(frozen=True, eq=False)
 class Keypoints:
-    """n people (or hands, faces, animals) of one frame with k points each, in the order of the boxes asked for.
+    """n people (or hands, or animals) of one frame with k points each, in the order of the boxes.
 
     Args:
         points: float32 [n, k, 2], x and y in continuous frame pixels (pixel column j covers [j, j + 1)); they
@@ -146,8 +146,9 @@ class Keypoints:
         """COCO results: one dictionary a person.
 
         `keypoints` is x, y, score of each point. COCO's annotations name the pixel that a point lies in, so
-        its coordinates are those of pixel centres: x and y here are the continuous ones less 0.5. `bbox` is x,
-        y, width, height in continuous pixels, `category_id` the label's id. Pixels are rounded to thousandths.
+        its coordinates are those of pixel centres: x and y here are the continuous ones less 0.5. `bbox` is
+        x, y, width, height in continuous pixels, `category_id` the label's id. Coordinates are rounded to
+        thousandths.
         """
         places = np.rint((self.points.astype(np.float64) - 0.5) * 1000) / 1000
         triples = np.concatenate([places, self.point_scores[..., None]], axis=2)
