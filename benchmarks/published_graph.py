@@ -18,12 +18,13 @@ def write_graph(path: Path) -> Path:
 
     from edgewise.exporter.export import canonical_graph
     from edgewise.models.registry import find
-    from edgewise.runtime.manifest import ClassLabel, Provenance
+    from edgewise.models.vocabulary import Vocabulary
+from edgewise.runtime.manifest import ClassLabel, Provenance
 
     torch.manual_seed(0)
     entry = find(MODEL)
     labels = tuple(ClassLabel(id=i + 1, name=f"class {i + 1}") for i in range(entry.config.class_count))
-    graph = entry.manifest(labels, Provenance(definition=f"registry:{MODEL}")).graphs["main"]
+    graph = entry.manifest(Vocabulary(labels), Provenance(definition=f"registry:{MODEL}")).graphs["main"]
     sample = {"image": picture(0)[None]}
     onnx.save(canonical_graph(entry.deploy(entry.build()), graph, [sample]).fp32, str(path))
     return path

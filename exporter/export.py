@@ -173,7 +173,7 @@ def export_checkpoint(
         checkpoint_sha256=loaded.sha256,
         training_command=loaded.meta.training_command,
     )
-    draft = loaded.entry.manifest(loaded.meta.labels, provenance)
+    draft = loaded.entry.manifest(loaded.meta.vocabulary, provenance)
     module = loaded.entry.deploy(loaded.module)
     return export_bundle({"main": module}, draft, destination, options, checkpoint=Path(checkpoint))
 

@@ -1,4 +1,4 @@
-"""Checkpoints of edgewise: one safetensors file that carries its model, config and labels.
+"""Checkpoints of edgewise: one safetensors file that carries its model, config and vocabulary.
 
 The file's metadata key `edgewise` holds the JSON of `CheckpointMeta`; the tensors are the state_dict of the
 training definition. Nothing in it is code.
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from edgewise.models import registry
 from edgewise.models.layouts import Layout, map_state
+from edgewise.models.vocabulary import Vocabulary
 from edgewise.runtime.atomic import sha256_of, write_bytes
 from edgewise.runtime.errors import CheckpointError, ModelError
-from edgewise.runtime.manifest import ClassLabel
 
 CHECKPOINT_FORMAT = 1
 METADATA_KEY = "edgewise"
@@ -36,7 +36,7 @@ class CheckpointMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Name in the registry."""
     config: dict[str, Any]
     """The entry's config as plain values."""
-    labels: tuple[ClassLabel, ...]
+    vocabulary: Vocabulary
     training_command: str = ""
     origin: str = ""
     """Where imported weights come from: layout and SHA-256 of the imported file."""
@@ -46,7 +46,7 @@ class CheckpointMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     def of(
         cls,
         entry: registry.ModelEntry,
-        labels: tuple[ClassLabel, ...],
+        vocabulary: Vocabulary,
         *,
         training_command: str = "",
         origin: str = "",
@@ -56,7 +56,7 @@ class CheckpointMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         return cls(
             model=entry.name,
             config=msgspec.to_builtins(entry.config),
-            labels=labels,
+            vocabulary=vocabulary,
             training_command=training_command,
             origin=origin,
             metrics=metrics or {},
@@ -123,7 +123,7 @@ def load_model(path: Path) -> LoadedModel:
     """Build the model that a checkpoint describes, with its weights, in eval mode.
 
     Raises:
-        CheckpointError: As `load_checkpoint`; or the tensors or labels do not fit the model that the metadata
+        CheckpointError: As `load_checkpoint`; or the tensors or the vocabulary do not fit the model that the metadata
             names.
     """
     meta, tensors = load_checkpoint(path)
@@ -131,12 +131,10 @@ def load_model(path: Path) -> LoadedModel:
         entry = meta.entry()
     except ModelError as error:
         raise CheckpointError(error.what, where=str(path), hint=error.hint) from None
-    if len(meta.labels) != entry.class_count:
-        raise CheckpointError(
-            f"{len(meta.labels)} labels for the {entry.class_count} classes of the checkpoint's model",
-            where=str(path),
-            hint=_RETRAIN,
-        )
+    try:
+        entry.refuse_misfit(meta.vocabulary)
+    except ModelError as error:
+        raise CheckpointError(error.what, where=str(path), hint=_RETRAIN) from None
     module = entry.build()
     load_whole_state(module, tensors, str(path))
     return LoadedModel(entry, module.eval(), meta, sha256_of(path))
@@ -184,6 +182,8 @@ def _read_meta(text: str, path: Path) -> CheckpointMeta:
                 where=str(path),
                 hint="update edgewise on this machine",
             )
+        if "labels" in plain:  # how instance models said it before there were other vocabularies
+            plain["vocabulary"] = {"classes": plain.pop("labels")}
         return msgspec.convert(plain, CheckpointMeta)
     except (ValueError, TypeError, KeyError, msgspec.ValidationError) as error:
         raise CheckpointError(

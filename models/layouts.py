@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from edgewise.runtime.manifest import ClassLabel
+from edgewise.models.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Layout:
         name: What it is called in reports.
         renames: (pattern, replacement) pairs for `re.sub`, applied in order to every key.
         dropped: Patterns of published keys that are legacy and carry nothing (matched from the start).
-        labels: The classes that published weights of this layout were trained on.
+        vocabulary: What published weights of this layout were trained to name; None where it does not say.
     """
 
     name: str
     renames: tuple[tuple[str, str], ...] = ()
     dropped: tuple[str, ...] = ()
-    labels: tuple[ClassLabel, ...] = ()
+    vocabulary: Vocabulary | None = None
 
     def drops(self, key: str) -> bool:
         """Whether a published key is legacy."""

@@ -15,26 +15,33 @@ import msgspec
 from torch import Tensor, nn
 
 from edgewise.models.layouts import Layout
+from edgewise.models.vocabulary import Vocabulary, VocabularySize
 from edgewise.models.yolact import config as yolact_configs
 from edgewise.models.yolact import family as yolact
 from edgewise.models.yolact import layouts as yolact_layouts
 from edgewise.runtime.errors import ModelError
-from edgewise.runtime.manifest import ClassLabel, Manifest, Preprocess, Provenance
+from edgewise.runtime.manifest import Manifest, Preprocess, Provenance, Task
 
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture: its config type, published layouts, and the functions that an entry calls."""
+    """One architecture: its config type, published layouts, and the functions that an entry calls.
+
+    `vocabulary_size` says what a config names; `fit` gives the config that names a vocabulary, and raises
+    ModelError where the architecture cannot.
+    """
 
     name: str
+    task: Task
     config_type: type[msgspec.Struct]
-    class_count: Callable[[Any], int]
+    vocabulary_size: Callable[[Any], VocabularySize]
+    fit: Callable[[Any, Vocabulary], Any]
     build: Callable[[Any], nn.Module]
     loss: Callable[[Any, nn.Module, Tensor, Sequence[Any]], dict[str, Tensor]]
     normalise: Callable[[Any, Tensor], Tensor]
     deploy: Callable[[Any, nn.Module], nn.Module]
     preprocessing: Callable[[Any], Preprocess]
-    manifest: Callable[[str, Any, tuple[ClassLabel, ...], Provenance], Manifest]
+    manifest: Callable[[str, Any, Vocabulary, Provenance], Manifest]
     layouts: tuple[Layout, ...]
 
 
@@ -68,9 +75,30 @@ class ModelEntry:
             raise ModelError(f"not a config of {self.name}: {error}") from None
 
     @property
-    def class_count(self) -> int:
-        """How many labels the model needs."""
-        return self.family.class_count(self.config)
+    def task(self) -> Task:
+        """What kind of result the model gives."""
+        return self.family.task
+
+    @property
+    def vocabulary_size(self) -> VocabularySize:
+        """How many things, stuff classes and keypoints the model names."""
+        return self.family.vocabulary_size(self.config)
+
+    def fit(self, vocabulary: Vocabulary) -> ModelEntry:
+        """The same entry with as many classes and keypoints as a vocabulary has.
+
+        Raises:
+            ModelError: The architecture cannot name such a vocabulary.
+        """
+        return replace(self, config=self.family.fit(self.config, vocabulary))
+
+    def refuse_misfit(self, vocabulary: Vocabulary) -> None:
+        """Raise ModelError unless the model names exactly as much as the vocabulary has."""
+        if vocabulary.size != self.vocabulary_size:
+            raise ModelError(
+                f"a vocabulary of {vocabulary.size} for the {self.vocabulary_size} of {self.name}",
+                hint="the vocabulary and the config of a checkpoint belong together; import or train it again",
+            )
 
     def build(self) -> nn.Module:
         """The training definition with fresh weights drawn from torch's global generator."""
@@ -98,13 +126,14 @@ class ModelEntry:
         """How frames reach network size, in training as on the device."""
         return self.family.preprocessing(self.config)
 
-    def manifest(self, labels: tuple[ClassLabel, ...], provenance: Provenance) -> Manifest:
+    def manifest(self, vocabulary: Vocabulary, provenance: Provenance) -> Manifest:
         """The draft of a bundle's manifest: no files, precisions, calibration, goldens or budgets yet.
 
         Raises:
-            ModelError: The number of labels is not the number of classes.
+            ModelError: The model names more or less than the vocabulary has.
         """
-        return self.family.manifest(self.name, self.config, labels, provenance)
+        self.refuse_misfit(vocabulary)
+        return self.family.manifest(self.name, self.config, vocabulary, provenance)
 
 
 def _fields(config: msgspec.Struct) -> dict[str, Any]:
@@ -113,8 +142,10 @@ def _fields(config: msgspec.Struct) -> dict[str, Any]:
 
 YOLACT = Family(
     name="yolact",
+    task=Task.INSTANCES,
     config_type=yolact_configs.YolactConfig,
-    class_count=yolact.class_count,
+    vocabulary_size=yolact.vocabulary_size,
+    fit=yolact.fit,
     build=yolact.build,
     loss=yolact.loss,
     normalise=yolact.normalise,

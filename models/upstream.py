@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from edgewise.models import registry
 from edgewise.models.checkpoint import CheckpointMeta, refuse_non_finite, save_checkpoint
-from edgewise.models.layouts import Mapped, map_state
+from edgewise.models.layouts import Layout, Mapped, map_state
+from edgewise.models.vocabulary import Vocabulary
 from edgewise.runtime.atomic import sha256_of
-from edgewise.runtime.errors import CheckpointError
-from edgewise.runtime.manifest import ClassLabel
+from edgewise.runtime.errors import CheckpointError, ModelError
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PARALLEL_PREFIX = "module."
@@ -35,7 +35,7 @@ class ImportReport:
         parameters: Number of learnt values among them.
         dropped: Legacy keys that were left behind.
         sha256: Of the imported file.
-        labels: Classes of the layout; empty where it does not say.
+        vocabulary: Of the layout; None where it does not say.
     """
 
     layout: str
@@ -43,7 +43,7 @@ class ImportReport:
     parameters: int
     dropped: tuple[str, ...]
     sha256: str
-    labels: tuple[ClassLabel, ...]
+    vocabulary: Vocabulary | None
 
 
 def import_checkpoint(file: Path, entry: registry.ModelEntry) -> tuple[nn.Module, ImportReport]:
@@ -57,7 +57,9 @@ def import_checkpoint(file: Path, entry: registry.ModelEntry) -> tuple[nn.Module
     refuse_non_finite(published, str(file))
     wanted = _shapes(entry)
     attempts = [(layout, map_state(layout, published, wanted)) for layout in entry.layouts]
-    layout, mapped = min(attempts, key=lambda attempt: len(attempt[1].problems))
+    layout, mapped = min(
+        attempts, key=lambda attempt: (len(attempt[1].problems), not _speaks(attempt[0], entry))
+    )
     if mapped.problems:
         raise _misfit(file, entry, layout.name, mapped, published)
     module = entry.build()
@@ -68,13 +70,13 @@ def import_checkpoint(file: Path, entry: registry.ModelEntry) -> tuple[nn.Module
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         dropped=mapped.dropped,
         sha256=sha256_of(file),
-        labels=layout.labels,
+        vocabulary=layout.vocabulary,
     )
     return module.eval(), report
 
 
 def convert_checkpoint(
-    file: Path, entry: registry.ModelEntry, destination: Path, labels: tuple[ClassLabel, ...] | None = None
+    file: Path, entry: registry.ModelEntry, destination: Path, vocabulary: Vocabulary | None = None
 ) -> ImportReport:
     """Import a published checkpoint and write it as one of edgewise's own.
 
@@ -82,19 +84,22 @@ def convert_checkpoint(
         file: The published file.
         entry: The model it is for.
         destination: A .safetensors path.
-        labels: The classes, where they are not those of the layout.
+        vocabulary: What it names, where that is not the layout's.
 
     Raises:
-        CheckpointError: As `import_checkpoint`; or the labels do not fit the model's classes.
+        CheckpointError: As `import_checkpoint`; or the vocabulary is unknown or does not fit the model.
     """
     module, report = import_checkpoint(file, entry)
-    chosen = report.labels if labels is None else labels
-    if len(chosen) != entry.class_count:
+    chosen = vocabulary or report.vocabulary
+    hint = "give the classes that the checkpoint was trained on"
+    if chosen is None:
         raise CheckpointError(
-            f"{len(chosen)} labels for the {entry.class_count} classes of {entry.name}",
-            where=str(file),
-            hint="give the labels that the checkpoint was trained on",
+            f"the layout {report.layout!r} does not say what the model names", where=str(file), hint=hint
         )
+    try:
+        entry.refuse_misfit(chosen)
+    except ModelError as error:
+        raise CheckpointError(error.what, where=str(file), hint=hint) from None
     origin = f"{report.layout}, sha256 {report.sha256}"
     save_checkpoint(destination, module, CheckpointMeta.of(entry, chosen, origin=origin))
     return report
@@ -149,6 +154,11 @@ def _read_pickle(file: Path) -> Any:
         raise CheckpointError(
             f"not a PyTorch checkpoint: {reason}", where=str(file), hint="fetch the file again"
         ) from None
+
+
+def _speaks(layout: Layout, entry: registry.ModelEntry) -> bool:
+    """Whether a layout names what the model names: layouts of one architecture may differ in nothing else."""
+    return layout.vocabulary is not None and layout.vocabulary.size == entry.vocabulary_size
 
 
 def _as_stored(tensor: Tensor) -> Tensor:

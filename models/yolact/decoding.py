@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from edgewise.models.layers.nms import fast_nms, greedy_nms
+from edgewise.models.layers.rows import rows
 from edgewise.models.yolact.config import DecodingConfig, Suppression
 
 
@@ -103,17 +104,6 @@ def _greedy(scores: Tensor, boxes: Tensor, config: DecodingConfig) -> Detections
         fixed = fixed & complete
     priors, classes = (rows(value[..., None], slot)[..., 0] for value in (priors, classes))
     return _filled(rows(boxes, priors), best, classes, priors, fixed, config.slots)
-
-
-def rows(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of each image: values [N, P, D] and index int64 [N, K] -> [N, K, D], as one flat Gather."""
-    images, count, width = values.shape
-    offsets = torch.arange(images, device=index.device)[:, None] * count
-    return (
-        values.reshape(images * count, width)
-        .index_select(0, (index + offsets).flatten())
-        .reshape(images, index.shape[1], width)
-    )
 
 
 def _filled(

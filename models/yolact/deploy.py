@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from edgewise.models.layers import boxes as box_ops
+from edgewise.models.layers.rows import rows
 from edgewise.models.yolact.config import YolactConfig
-from edgewise.models.yolact.decoding import decode_detections, rows
+from edgewise.models.yolact.decoding import decode_detections
 from edgewise.models.yolact.network import DoubleSize, Yolact
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 from edgewise.models.instance_targets import InstanceTargets
+from edgewise.models.vocabulary import Vocabulary, VocabularySize
 from edgewise.models.yolact.config import Suppression, YolactConfig
 from edgewise.models.yolact.deploy import YolactDeploy
 from edgewise.models.yolact.losses import losses
 from edgewise.models.yolact.network import Yolact
 from edgewise.runtime.errors import ModelError
 from edgewise.runtime.manifest import (
-    ClassLabel,
     DType,
     Graph,
     Manifest,
@@ -27,9 +28,23 @@ from edgewise.runtime.manifest import (
 )
 
 
-def class_count(config: YolactConfig) -> int:
-    """How many labels the model needs; the background is not one."""
-    return config.class_count
+def vocabulary_size(config: YolactConfig) -> VocabularySize:
+    """The things that the model names; the background is not one."""
+    return VocabularySize(things=config.class_count)
+
+
+def fit(config: YolactConfig, vocabulary: Vocabulary) -> YolactConfig:
+    """The config for as many things as the vocabulary has.
+
+    Raises:
+        ModelError: The vocabulary has no things, or stuff.
+    """
+    if not vocabulary.things or vocabulary.stuff:
+        raise ModelError(
+            f"YOLACT finds things, the vocabulary has {vocabulary.size}",
+            hint="give a dataset of instances (instances.json of a scenes folder)",
+        )
+    return msgspec.structs.replace(config, class_count=len(vocabulary.things))
 
 
 def build(config: YolactConfig) -> Yolact:
@@ -58,19 +73,8 @@ def deploy(config: YolactConfig, module: nn.Module) -> YolactDeploy:
     return YolactDeploy(config, module)
 
 
-def manifest(
-    name: str, config: YolactConfig, labels: tuple[ClassLabel, ...], provenance: Provenance
-) -> Manifest:
-    """The draft of a bundle's manifest: everything but files, precisions, calibration, goldens and budgets.
-
-    Raises:
-        ModelError: The number of labels is not the number of classes.
-    """
-    if len(labels) != config.class_count:
-        raise ModelError(
-            f"{len(labels)} labels for the {config.class_count} classes of {name}",
-            hint="the checkpoint's labels and config belong together; import or train it again",
-        )
+def manifest(name: str, config: YolactConfig, vocabulary: Vocabulary, provenance: Provenance) -> Manifest:
+    """The draft of a bundle's manifest: everything but files, precisions, calibration, goldens and budgets."""
     height, width = config.input_size
     greedy = config.decoding.suppression is Suppression.GREEDY
     image = TensorSpec(
@@ -84,7 +88,7 @@ def manifest(
         writer=f"edgewise {version('edgewise')}",
         name=name,
         task=Task.INSTANCES,
-        classes=labels,
+        classes=vocabulary.classes,
         provenance=provenance,
         graphs={"main": Graph(inputs=(image,), outputs=_outputs(config), probes=_probes(config))},
         preprocess=preprocessing(config),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgewise.models.labels import COCO_THINGS
 from edgewise.models.layouts import Layout
+from edgewise.models.vocabulary import Vocabulary
 
 PUBLISHED = Layout(
     name="yolact (paper's code)",
@@ -13,7 +14,7 @@ PUBLISHED = Layout(
         r"backbone\.layer\d",
         r"fpn\.downsample_layers\.([2-9]|\d\d)",
     ),
-    labels=COCO_THINGS,
+    vocabulary=Vocabulary(COCO_THINGS),
 )
 
 LAYOUTS = (PUBLISHED,)

@@ -13,6 +13,7 @@ from edgewise.exporter.cli import app
 from edgewise.models import registry
 from edgewise.models.checkpoint import CheckpointMeta, save_checkpoint
 from edgewise.models.scenes import LABELS
+from edgewise.models.vocabulary import Vocabulary
 from edgewise.runtime.bundle import Bundle
 from edgewise.runtime.errors import EdgewiseError, MissingExtraError
 
@@ -48,7 +49,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     entry = registry.find("yolact-tiny").with_config(class_count=len(LABELS))
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save_checkpoint(path, entry.build(), CheckpointMeta.of(entry, tuple(LABELS)))
+    save_checkpoint(path, entry.build(), CheckpointMeta.of(entry, Vocabulary(tuple(LABELS))))
     return path
 
 

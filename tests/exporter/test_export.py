@@ -18,6 +18,7 @@ from edgewise.exporter.goldens import GOLDEN_COUNT, drawn_frame, golden_frames
 from edgewise.models import registry
 from edgewise.models.checkpoint import CheckpointMeta, save_checkpoint
 from edgewise.models.scenes import LABELS
+from edgewise.models.vocabulary import Vocabulary
 from edgewise.runtime.bundle import Bundle
 from edgewise.runtime.errors import CheckpointError, EdgewiseError, ExportError, ManifestError, SourceError
 from edgewise.runtime.manifest import Manifest, Precision, Target
@@ -31,7 +32,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     entry = registry.find("yolact-tiny").with_config(class_count=len(LABELS))
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save_checkpoint(path, entry.build(), CheckpointMeta.of(entry, tuple(LABELS), training_command="none"))
+    save_checkpoint(
+        path, entry.build(), CheckpointMeta.of(entry, Vocabulary(tuple(LABELS)), training_command="none")
+    )
     return path
 
 

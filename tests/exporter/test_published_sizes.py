@@ -27,6 +27,7 @@ from edgewise.exporter.fp16 import choose_fp16, narrow_nodes
 from edgewise.exporter.goldens import drawn_frame, network_input
 from edgewise.exporter.lowering import lower_for
 from edgewise.exporter.model_files import name_model_files
+from edgewise.models.vocabulary import Vocabulary
 from edgewise.runtime.bundle import Bundle
 from edgewise.runtime.manifest import (
     CalibrationMethod,
@@ -69,7 +70,7 @@ def export_every_precision(name: str, images: Path, folder: Path) -> Bundle:
     entry = registry.find(name)
     torch.manual_seed(0)
     module = entry.deploy(entry.build().eval())
-    draft = entry.manifest(LABELS, Provenance(definition=f"registry:{name}"))
+    draft = entry.manifest(Vocabulary(LABELS), Provenance(definition=f"registry:{name}"))
     graph = draft.graphs["main"]
     chosen = CalibrationSet.from_folder(images, count=2, seed=0)
     frame = cv2.imread(str(chosen.samples[0].path))

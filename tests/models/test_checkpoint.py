@@ -13,6 +13,7 @@ from edgewise.models.checkpoint import (
     load_model,
     save_checkpoint,
 )
+from edgewise.models.vocabulary import Vocabulary
 from edgewise.models.yolact.config import TINY
 from edgewise.runtime.atomic import sha256_of
 from edgewise.runtime.errors import CheckpointError
@@ -33,7 +34,9 @@ def module():
 @pytest.fixture
 def saved(module, tmp_path):
     path = tmp_path / "model.safetensors"
-    meta = CheckpointMeta.of(ENTRY, LABELS, training_command="edgewise train x", metrics={"mask_ap": 0.5})
+    meta = CheckpointMeta.of(
+        ENTRY, Vocabulary(LABELS), training_command="edgewise train x", metrics={"mask_ap": 0.5}
+    )
     save_checkpoint(path, module, meta)
     return path
 
@@ -51,7 +54,7 @@ def rewritten(path, change):
 def test_a_checkpoint_brings_its_model_back(module, saved):
     loaded = load_model(saved)
     assert loaded.entry == ENTRY
-    assert loaded.meta.labels == LABELS
+    assert loaded.meta.vocabulary == Vocabulary(LABELS)
     assert loaded.meta.metrics == {"mask_ap": 0.5}
     assert loaded.sha256 == sha256_of(saved)
     assert not loaded.module.training
@@ -108,7 +111,7 @@ def test_a_foreign_safetensors_file(tmp_path):
         (lambda meta: meta.update(surprise=1), "metadata is broken"),
         (lambda meta: meta.update(model="yolact-giant"), "unknown model 'yolact-giant'"),
         (lambda meta: meta["config"].update(class_count="x"), "not a config"),
-        (lambda meta: meta["config"].update(class_count=3), "2 labels for the 3 classes"),
+        (lambda meta: meta["config"].update(class_count=3), "vocabulary of 2 things for the 3 things"),
         (lambda meta: meta.update(model="yolact-r50", config=R50_TWO_CLASSES), "do not fit the model"),
     ],
 )

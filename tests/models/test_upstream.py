@@ -14,6 +14,7 @@ from edgewise.models.checkpoint import load_model
 from edgewise.models.labels import COCO_THINGS
 from edgewise.models.layouts import map_state
 from edgewise.models.upstream import convert_checkpoint, import_checkpoint
+from edgewise.models.vocabulary import Vocabulary
 from edgewise.models.yolact.layouts import PUBLISHED as PUBLISHED_LAYOUT
 from edgewise.runtime.errors import CheckpointError
 from edgewise.runtime.manifest import ClassLabel
@@ -60,7 +61,7 @@ def test_published_files_arrive_whole(name, tmp_path):
     state = published_state(name)
     module, report = import_checkpoint(written(state, tmp_path), registry.find(name))
     assert report.tensors == len(state)
-    assert report.labels == COCO_THINGS
+    assert report.vocabulary == Vocabulary(COCO_THINGS)
     assert not module.training
     loaded = module.state_dict()
     for key, tensor in state.items():
@@ -176,11 +177,11 @@ def test_plain_files_without_a_state(content, tmp_path):
 
 def test_conversion_writes_a_checkpoint_or_nothing(tiny, tmp_path):
     source, target = written(tiny, tmp_path), tmp_path / "out" / "tiny.safetensors"
-    with pytest.raises(CheckpointError, match="1 labels for the 80 classes"):
-        convert_checkpoint(source, COCO_TINY, target, labels=(ClassLabel(id=1, name="x"),))
+    with pytest.raises(CheckpointError, match="1 things for the 80 things"):
+        convert_checkpoint(source, COCO_TINY, target, Vocabulary((ClassLabel(id=1, name="x"),)))
     assert not target.parent.exists()
     report = convert_checkpoint(source, COCO_TINY, target)
     loaded = load_model(target)
     assert loaded.entry == COCO_TINY
-    assert loaded.meta.labels == COCO_THINGS
+    assert loaded.meta.vocabulary == Vocabulary(COCO_THINGS)
     assert report.sha256 in loaded.meta.origin

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from edgewise.models import registry
 from edgewise.models.layers.resnet import ResNetConfig
+from edgewise.models.vocabulary import Vocabulary
 from edgewise.models.yolact.config import DARKNET53, TINY, DecodingConfig, Suppression
 from edgewise.models.yolact.decoding import decode_detections
 from edgewise.models.yolact.deploy import YolactDeploy, assemble_masks
@@ -237,7 +238,7 @@ def test_outputs_are_what_the_manifest_declares(suppression):
     network = seeded(suppression=suppression)
     entry = registry.find("yolact-tiny").from_config(msgspec.to_builtins(network.config))
     labels = tuple(ClassLabel(id=i, name=f"class {i}") for i in range(3))
-    manifest = entry.manifest(labels, Provenance(definition="registry:yolact-tiny"))
+    manifest = entry.manifest(Vocabulary(labels), Provenance(definition="registry:yolact-tiny"))
     assert decode(encode(manifest)) == manifest
     graph = manifest.graphs["main"]
     with torch.inference_mode():
@@ -256,8 +257,10 @@ def test_outputs_are_what_the_manifest_declares(suppression):
 
 
 def test_labels_must_fit_the_classes():
-    with pytest.raises(ModelError, match="1 labels for the 6 classes"):
-        registry.find("yolact-tiny").manifest((ClassLabel(id=1, name="x"),), Provenance(definition="x"))
+    with pytest.raises(ModelError, match="1 things for the 6 things"):
+        registry.find("yolact-tiny").manifest(
+            Vocabulary((ClassLabel(id=1, name="x"),)), Provenance(definition="x")
+        )
 
 
 @pytest.mark.parametrize("suppression", list(Suppression))
