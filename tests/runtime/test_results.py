@@ -13,7 +13,8 @@ from pycocotools import mask as coco
 from edgewise.runtime.errors import ResultError
 from edgewise.runtime.manifest import ClassLabel
 from edgewise.runtime.masks import crop_dense
-from edgewise.runtime.results import Instances, instances
+from edgewise.runtime.results import Instances
+from edgewise.runtime.results import instances as instances_module
 
 SIZE = (40, 60)
 LABELS = (ClassLabel(id=1, name="cat"), ClassLabel(id=44, name="dog"))
@@ -39,7 +40,7 @@ def instances(**changes):
 
 
 def test_docstring_examples():
-    found = doctest.testmod(instances)
+    found = doctest.testmod(instances_module)
     assert found.failed == 0
     assert found.attempted > 5
 
