@@ -1,14 +1,16 @@
-"""How far two results of the same frame agree: which instances are the same, and by how much they differ.
+"""How far two results of the same frame agree: which things are the same, and by how much they differ.
 
-The rule, used by `selftest` and by the workstation's parity alike:
+Things are instances, panoptic segments or people. The rule, used by `selftest` and by the workstation's
+parity alike:
 
-- Partners have the same class and a mask IoU of at least 0.5; where both masks are empty the boxes' IoU
-  stands in. The best pair is taken first, each instance once.
-- Only instances that a user sees are judged. With the display threshold t and a margin m, an instance of
-  score t + m or more *must* find a partner of score t - m or more on the other side; an instance between
-  t - m and t + m may, because a permitted score error can carry it over the threshold.
-- A missing and an invented instance weigh alike: the matched fraction is the smaller of the two sides'
-  shares. Two empty results agree fully; of one empty and one not, nothing is matched.
+- Partners have the same class and a similarity of at least 0.5: intersection over union of the masks of
+  instances and segments, object keypoint similarity of people (`edgewise.runtime.similarity`). The best pair
+  is taken first, each thing once. (Segments do not overlap, so this is the panoptic quality's own matching.)
+- Only what a user sees is judged. With the display threshold t and a margin m, a thing of score t + m or more
+  *must* find a partner of score t - m or more on the other side; one between t - m and t + m may, because a
+  permitted score error can carry it over the threshold. Stuff has the score 1.
+- A missing and an invented thing weigh alike: the matched fraction is the smaller of the two sides' shares.
+  Two empty results agree fully; of one empty and one not, nothing is matched.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ from numpy.typing import NDArray
 
 from edgewise.runtime.errors import ResultError
 from edgewise.runtime.geometry import Size
-from edgewise.runtime.manifest import Budget
+from edgewise.runtime.manifest import Budget, KeypointLayout
 from edgewise.runtime.manifest_kinds import Postprocess
-from edgewise.runtime.masks import BoolArray, IntArray, MaskCrops, crop_dense, mask_iou
-from edgewise.runtime.results import Instances
+from edgewise.runtime.masks import BoolArray, IntArray, MaskCrops, crop_dense
+from edgewise.runtime.results import Instances, Keypoints, Panoptic, Result
 from edgewise.runtime.rle import decode_rle
+from edgewise.runtime.similarity import DEFAULT_SIGMA, Joints, Outlines, Shapes, similarity
 
-PARTNER_IOU = 0.5
+PARTNER_SIMILARITY = 0.5
 LARGEST_MARGIN = 0.05
 MARGIN_OF_SCORE_BUDGET = 3.0
 
@@ -40,55 +43,84 @@ class Detections:
     Attributes:
         categories: int64 [n], the dataset's category ids.
         scores: float64 [n].
-        boxes: float64 [n, 4], xyxy in source pixels.
-        masks: n crops.
+        shapes: n masks or sets of keypoints, with their boxes in source pixels.
+        frame_size: (height, width).
     """
 
     categories: IntArray
     scores: NDArray[np.float64]
-    boxes: NDArray[np.float64]
-    masks: MaskCrops
+    shapes: Shapes
+    frame_size: Size
 
     def __len__(self) -> int:
         return len(self.scores)
 
     @classmethod
-    def of_instances(cls, instances: Instances) -> Detections:
-        """The detections of a session's result."""
-        ids = np.array([label.id for label in instances.labels], np.int64)
-        return cls(
-            ids[instances.classes],
-            instances.scores.astype(np.float64),
-            instances.boxes.astype(np.float64),
-            instances.masks,
-        )
-
-    @classmethod
-    def of_coco(cls, records: Sequence[Mapping[str, Any]], frame_size: Size) -> Detections:
-        """The detections of COCO result records of one image, as `Instances.to_coco` gives them.
+    def of_result(cls, result: Result) -> Detections:
+        """The detections of a session's result.
 
         Raises:
-            ResultError: A record lacks a field, or its mask is not of `frame_size`.
+            ResultError: A kind of result that has no shapes to compare.
+        """
+        ids = np.array([label.id for label in result.labels], np.int64)
+        boxes = result.boxes.astype(np.float64)
+        if isinstance(result, (Instances, Panoptic)):
+            shapes: Shapes = Outlines(result.masks, boxes)
+        elif isinstance(result, Keypoints):
+            points = result.points.astype(np.float64)
+            shapes = _joints(points, result.point_scores, boxes, result.layout, result.point_threshold)
+        else:
+            raise ResultError(f"results of the type {type(result).__name__} cannot be compared")
+        return cls(ids[result.classes], result.scores.astype(np.float64), shapes, result.frame_size)
+
+    @classmethod
+    def of_coco(
+        cls,
+        records: Sequence[Mapping[str, Any]],
+        frame_size: Size,
+        layout: KeypointLayout | None = None,
+        point_threshold: float = 0.0,
+    ) -> Detections:
+        """The detections of COCO result records of one image, as a result's `to_coco` gives them.
+
+        Args:
+            records: With `segmentation`, or with `keypoints` where there is a layout.
+            frame_size: (height, width) of the image.
+            layout: The keypoints of people; None for instances and segments.
+            point_threshold: Keypoints of at least this score are vouched for.
+
+        Raises:
+            ResultError: A record lacks a field, its mask is not of `frame_size`, or its keypoints are not
+                those of `layout`.
         """
         try:
             boxes = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
             boxes[:, 2:] += boxes[:, :2]
+            if layout is None:
+                masks = _crops((record["segmentation"] for record in records), frame_size)
+                shapes: Shapes = Outlines(masks, boxes)
+            else:
+                flat = np.array([record["keypoints"] for record in records], np.float64)
+                joints = flat.reshape(len(records), len(layout.names), 3)
+                continuous = joints[..., :2] + 0.5  # COCO counts from the middle of a pixel
+                shapes = _joints(continuous, joints[..., 2], boxes, layout, point_threshold)
             return cls(
                 np.array([record["category_id"] for record in records], np.int64),
                 np.array([record["score"] for record in records], np.float64),
-                boxes,
-                _crops((record["segmentation"] for record in records), frame_size),
+                shapes,
+                frame_size,
             )
         except (KeyError, TypeError, ValueError) as error:
+            what = "RLE mask" if layout is None else f"{len(layout.names)} keypoints"
             raise ResultError(
-                f"not a COCO result record with box, score, category and RLE mask: {error!r}",
+                f"not a COCO result record with box, score, category and {what}: {error!r}",
                 hint="export the bundle again",
             ) from None
 
     def select(self, indices: IntArray) -> Detections:
         """The detections at `indices`, in that order."""
         return Detections(
-            self.categories[indices], self.scores[indices], self.boxes[indices], self.masks.select(indices)
+            self.categories[indices], self.scores[indices], self.shapes.select(indices), self.frame_size
         )
 
 
@@ -97,11 +129,11 @@ class Matching:
     """Agreement of a candidate with a reference on one frame, or on several (`pooled`).
 
     Attributes:
-        reference_count, candidate_count: Instances that must find a partner on each side.
+        reference_count, candidate_count: Things that must find a partner on each side.
         reference_found, candidate_found: Those of them that did.
-        ious: Mask IoU of every pair.
+        similarities: Of every pair, 0..1.
         score_differences: |score - score| of every pair.
-        lost, invented: Indices of instances without the partner they must have, in the reference and in the
+        lost, invented: Indices of things without the partner they must have, in the reference and in the
             candidate (empty after pooling).
         pairs: (index in the reference, index in the candidate) of every pair (empty after pooling).
     """
@@ -110,7 +142,7 @@ class Matching:
     candidate_count: int
     reference_found: int
     candidate_found: int
-    ious: tuple[float, ...] = ()
+    similarities: tuple[float, ...] = ()
     score_differences: tuple[float, ...] = ()
     lost: tuple[int, ...] = ()
     invented: tuple[int, ...] = ()
@@ -118,7 +150,7 @@ class Matching:
 
     @property
     def matched_fraction(self) -> float:
-        """The smaller of the two shares of instances that found their partner; 1 where none must."""
+        """The smaller of the two shares of things that found their partner; 1 where none must."""
         shares = [
             found / count
             for found, count in (
@@ -130,9 +162,9 @@ class Matching:
         return min(shares, default=1.0)
 
     @property
-    def mask_iou(self) -> float:
-        """Mean mask IoU of the pairs; without a pair 1 where none was needed, otherwise 0."""
-        return float(np.mean(self.ious)) if self.ious else self._nothing_to_find()
+    def similarity(self) -> float:
+        """Mean similarity of the pairs; without a pair 1 where none was needed, otherwise 0."""
+        return float(np.mean(self.similarities)) if self.similarities else self._nothing_to_find()
 
     @property
     def score_difference(self) -> float:
@@ -144,7 +176,7 @@ class Matching:
     @property
     def one_side_empty(self) -> bool:
         """Whether one side must find partners and no pair at all was found."""
-        return bool(self.reference_count or self.candidate_count) and not self.ious
+        return bool(self.reference_count or self.candidate_count) and not self.similarities
 
     def _nothing_to_find(self) -> float:
         return 0.0 if self.reference_count or self.candidate_count else 1.0
@@ -153,22 +185,25 @@ class Matching:
 def match(
     reference: Detections, candidate: Detections, *, threshold: float, margin: float = LARGEST_MARGIN
 ) -> Matching:
-    """Pair the instances of two results of the same frame; the module's text states the rule.
+    """Pair the things in two results of the same frame; the module's text states the rule.
 
     Raises:
-        ResultError: Frames of different size, or a NaN score.
+        ResultError: Frames of different size, results of different kinds, or a NaN score.
     """
+    if reference.frame_size != candidate.frame_size:
+        raise ResultError(
+            f"results of {reference.frame_size} and {candidate.frame_size} frames cannot be compared"
+        )
+    if type(reference.shapes) is not type(candidate.shapes):
+        raise ResultError("masks and keypoints cannot be compared", hint="export the bundle again")
     if np.isnan(reference.scores).any() or np.isnan(candidate.scores).any():
         raise ResultError("a score is NaN", hint="run `edgewise selftest`")
     visible_r = np.flatnonzero(reference.scores >= threshold - margin)
     visible_c = np.flatnonzero(candidate.scores >= threshold - margin)
     first, second = reference.select(visible_r), candidate.select(visible_c)
-    ious = mask_iou(first.masks, second.masks)
-    both_empty = (first.masks.areas() == 0)[:, None] & (second.masks.areas() == 0)[None]
-    affinity = np.where(both_empty, _box_iou(first.boxes, second.boxes), ious)
-    affinity[first.categories[:, None] != second.categories[None]] = 0.0
+    alike = _similarity_within_classes(first, second)
     differences = np.abs(first.scores[:, None] - second.scores[None])
-    pairs = _best_first(affinity, differences)
+    pairs = _best_first(alike, differences)
     must_r, must_c = first.scores >= threshold + margin, second.scores >= threshold + margin
     found_r, found_c = {pair[0] for pair in pairs}, {pair[1] for pair in pairs}
     lost = [index for index in np.flatnonzero(must_r).tolist() if index not in found_r]
@@ -178,7 +213,7 @@ def match(
         candidate_count=int(must_c.sum()),
         reference_found=int(must_r.sum()) - len(lost),
         candidate_found=int(must_c.sum()) - len(invented),
-        ious=tuple(1.0 if both_empty[pair] else float(ious[pair]) for pair in pairs),
+        similarities=tuple(float(alike[pair]) for pair in pairs),
         score_differences=tuple(float(differences[pair]) for pair in pairs),
         lost=tuple(visible_r[lost].tolist()),
         invented=tuple(visible_c[invented].tolist()),
@@ -187,20 +222,20 @@ def match(
 
 
 def pooled(matchings: Iterable[Matching]) -> Matching:
-    """All instances of several frames judged together, as a budget means it."""
+    """All things in several frames judged together, as a budget means it."""
     every = list(matchings)
     return Matching(
         reference_count=sum(one.reference_count for one in every),
         candidate_count=sum(one.candidate_count for one in every),
         reference_found=sum(one.reference_found for one in every),
         candidate_found=sum(one.candidate_found for one in every),
-        ious=tuple(iou for one in every for iou in one.ious),
+        similarities=tuple(value for one in every for value in one.similarities),
         score_differences=tuple(value for one in every for value in one.score_differences),
     )
 
 
 def display_threshold(postprocess: Postprocess) -> float:
-    """The score from which a user sees an instance: the kind's display threshold, or its only threshold."""
+    """The score from which a user sees a thing: the kind's display threshold, or its only threshold."""
     for field in ("display_threshold", "score_threshold"):
         value = getattr(postprocess, field, None)
         if value is not None:
@@ -213,10 +248,20 @@ def margin_of(budget: Budget) -> float:
     return min(LARGEST_MARGIN, MARGIN_OF_SCORE_BUDGET * budget.score_difference)
 
 
-def _best_first(affinity: NDArray[np.float64], differences: NDArray[np.float64]) -> list[tuple[int, int]]:
-    """Pairs of at least PARTNER_IOU by falling affinity, equal ones by rising score difference."""
-    rows, columns = np.nonzero(affinity >= PARTNER_IOU)
-    order = np.lexsort((differences[rows, columns], -affinity[rows, columns]))
+def _similarity_within_classes(first: Detections, second: Detections) -> NDArray[np.float64]:
+    """float64 [n, m]; 0 for things of different classes."""
+    alike = np.zeros((len(first), len(second)))
+    for category in np.intersect1d(first.categories, second.categories).tolist():
+        rows = np.flatnonzero(first.categories == category)
+        columns = np.flatnonzero(second.categories == category)
+        alike[np.ix_(rows, columns)] = similarity(first.shapes.select(rows), second.shapes.select(columns))
+    return alike
+
+
+def _best_first(alike: NDArray[np.float64], differences: NDArray[np.float64]) -> list[tuple[int, int]]:
+    """Pairs of at least PARTNER_SIMILARITY by falling similarity, equal ones by rising score difference."""
+    rows, columns = np.nonzero(alike >= PARTNER_SIMILARITY)
+    order = np.lexsort((differences[rows, columns], -alike[rows, columns]))
     free_rows, free_columns = set(rows.tolist()), set(columns.tolist())
     pairs: list[tuple[int, int]] = []
     for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
@@ -227,13 +272,15 @@ def _best_first(affinity: NDArray[np.float64], differences: NDArray[np.float64])
     return pairs
 
 
-def _box_iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    corner = np.maximum(first[:, None, :2], second[None, :, :2])
-    far = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = np.clip(far - corner, 0, None).prod(axis=2)
-    areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1) for boxes in (first, second)]
-    union = areas[0][:, None] + areas[1][None] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+def _joints(
+    points: NDArray[np.float64],
+    scores: NDArray[np.floating[Any]],
+    boxes: NDArray[np.float64],
+    layout: KeypointLayout,
+    threshold: float,
+) -> Joints:
+    sigmas = layout.sigmas or (DEFAULT_SIGMA,) * len(layout.names)
+    return Joints(points, scores >= threshold, boxes, np.array(sigmas, np.float64))
 
 
 def _crops(segmentations: Iterable[Mapping[str, Any]], frame_size: Size) -> MaskCrops:

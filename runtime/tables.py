@@ -12,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.checks import Check
 from edgewise.runtime.doctor import Finding
 from edgewise.runtime.engines.base import describe
 from edgewise.runtime.manifest import Graph, Manifest, Part
 from edgewise.runtime.results import Instances
-from edgewise.runtime.selftest import Check, SelfTestReport
+from edgewise.runtime.selftest import SelfTestReport
 from edgewise.runtime.timing import StageTimes
 
 SHOWN_CLASSES = 12
@@ -101,7 +102,7 @@ def _budgets(manifest: Manifest) -> Table:
         "precision",
         "tensor error",
         "matched",
-        "mask IoU",
+        "similarity",
         "score difference",
         "metric drop",
     )
@@ -111,7 +112,7 @@ def _budgets(manifest: Manifest) -> Table:
             budget.precision.value,
             f"<= {budget.tensor_relative_error:g}",
             f">= {budget.matched_fraction:g}",
-            f">= {budget.mask_iou:g}",
+            f">= {budget.similarity:g}",
             f"<= {budget.score_difference:g}",
             f"<= {budget.metric_drop:g}",
         )

@@ -55,7 +55,7 @@ def passed(found: DecodedTally) -> bool:
 
 def test_equal_results_agree() -> None:
     found = tally((TWO, TWO), ([], []))
-    assert (found.matched_fraction, found.mask_iou, found.score_difference) == (1.0, 1.0, 0.0)
+    assert (found.matched_fraction, found.similarity, found.score_difference) == (1.0, 1.0, 0.0)
     assert (found.both_empty, found.one_empty) == (1, 0)
     assert passed(found)
 
@@ -65,7 +65,7 @@ def test_one_empty_side_is_disagreement() -> None:
     for found in (lost, invented):
         assert found.one_empty == 1
         assert found.matched_fraction == 0.0
-        assert found.mask_iou == 0.0
+        assert found.similarity == 0.0
         assert not passed(found)
 
 
@@ -87,7 +87,7 @@ def test_the_worst_image_is_named() -> None:
     moved: list[Thing] = [(6, 4, 0, 0.9)]
     found = tally((ONE, ONE), (moved, ONE), (TWO, TWO))
     assert found.worst_image == 2
-    assert found.mask_iou == pytest.approx((1 + 6 / 10 + 1 + 1) / 4)
+    assert found.similarity == pytest.approx((1 + 6 / 10 + 1 + 1) / 4)
 
 
 def test_another_class_is_no_partner() -> None:
@@ -119,6 +119,6 @@ def test_the_tally_is_the_pooled_matching(frames: list[tuple[list[Thing], list[T
         for candidate, reference in frames
     )
     assert found.matched_fraction == whole.matched_fraction
-    assert found.mask_iou == pytest.approx(whole.mask_iou)
+    assert found.similarity == pytest.approx(whole.similarity)
     assert found.score_difference == pytest.approx(whole.score_difference)
     assert found.both_empty + found.one_empty <= len(frames)

@@ -13,7 +13,7 @@ BUDGET = Budget(
     tensor_relative_error=2e-2,
     tensor_cosine=0.9999,
     matched_fraction=0.98,
-    mask_iou=0.98,
+    similarity=0.98,
     score_difference=5e-3,
     metric_drop=1e-3,
 )

@@ -57,7 +57,7 @@ def calibrated(spots: ModuleType, pictures: Path, tmp_path_factory: pytest.TempP
     options = ExportOptions(calibration=CalibrationRequest(images=pictures, count=8))
     folder = tmp_path_factory.mktemp("calibrated") / "deeper.bundle"
     # Peaks of an untrained network are near ties, so its instances come and go more easily.
-    tolerant = msgspec.structs.replace(INT8, matched_fraction=0.5, mask_iou=0.5, score_difference=0.1)
+    tolerant = msgspec.structs.replace(INT8, matched_fraction=0.5, similarity=0.5, score_difference=0.1)
     draft = msgspec.structs.replace(spots.draft_manifest(), budgets=(FP32, FP16, tolerant))
     return export_bundle({"main": deeper(spots)}, draft, folder, options)
 
@@ -189,7 +189,7 @@ def with_int8_budget(bundle: Bundle, **limits: float) -> Bundle:
     return Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, budgets=budgets), bundle._entries)
 
 
-LOOSE = {"matched_fraction": 0.0, "mask_iou": 0.0, "score_difference": 1.0, "tensor_cosine": 0.0}
+LOOSE = {"matched_fraction": 0.0, "similarity": 0.0, "score_difference": 1.0, "tensor_cosine": 0.0}
 
 
 def test_the_search_keeps_the_most_sensitive_nodes(copied: Bundle, pictures: Path) -> None:

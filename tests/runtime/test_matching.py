@@ -37,7 +37,7 @@ def instances(*specs: Spec) -> Instances:
 
 
 def detections(*specs: Spec) -> Detections:
-    return Detections.of_instances(instances(*specs))
+    return Detections.of_result(instances(*specs))
 
 
 A = (0, 0, 20, 20)
@@ -47,13 +47,13 @@ B = (40, 30, 70, 55)
 def test_the_same_result() -> None:
     both = detections((0.9, 0, A), (0.8, 1, B))
     matching = match(both, both, threshold=0.3)
-    assert (matching.matched_fraction, matching.mask_iou, matching.score_difference) == (1, 1, 0)
+    assert (matching.matched_fraction, matching.similarity, matching.score_difference) == (1, 1, 0)
     assert matching.pairs == ((0, 0), (1, 1))
 
 
 def test_two_empty_results_agree() -> None:
     matching = match(detections(), detections(), threshold=0.3)
-    assert (matching.matched_fraction, matching.mask_iou, matching.score_difference) == (1, 1, 0)
+    assert (matching.matched_fraction, matching.similarity, matching.score_difference) == (1, 1, 0)
     assert not matching.one_side_empty
 
 
@@ -61,7 +61,7 @@ def test_two_empty_results_agree() -> None:
 def test_one_empty_result_matches_nothing(swap: bool) -> None:
     sides = (detections((0.9, 0, A)), detections())
     matching = match(*reversed(sides), threshold=0.3) if swap else match(*sides, threshold=0.3)
-    assert (matching.matched_fraction, matching.mask_iou, matching.score_difference) == (0, 0, 1)
+    assert (matching.matched_fraction, matching.similarity, matching.score_difference) == (0, 0, 1)
     assert matching.one_side_empty
     assert (matching.invented if swap else matching.lost) == (0,)
 
@@ -100,14 +100,14 @@ def test_the_best_pair_goes_first() -> None:
     shifted = (4, 0, 24, 20)
     matching = match(detections((0.9, 0, A), (0.8, 0, shifted)), detections((0.8, 0, shifted)), threshold=0.3)
     assert matching.pairs == ((1, 0),)
-    assert matching.mask_iou == 1
+    assert matching.similarity == 1
 
 
 def test_less_than_half_overlap_is_no_partner() -> None:
     # 20 x 20 against the same shifted by 8: 12 / 28 < 0.5; by 6: 14 / 26 > 0.5.
     assert match(detections((0.9, 0, A)), detections((0.9, 0, (8, 0, 28, 20))), threshold=0.3).pairs == ()
     close = match(detections((0.9, 0, A)), detections((0.9, 0, (6, 0, 26, 20))), threshold=0.3)
-    assert close.mask_iou == pytest.approx(14 / 26)
+    assert close.similarity == pytest.approx(14 / 26)
 
 
 def test_empty_masks_are_paired_by_their_boxes() -> None:
@@ -120,10 +120,10 @@ def test_empty_masks_are_paired_by_their_boxes() -> None:
         LABELS,
         SIZE,
     )
-    one = Detections.of_instances(empty)
+    one = Detections.of_result(empty)
     matching = match(one, one, threshold=0.3)
     assert matching.pairs == ((0, 0), (1, 1))
-    assert matching.mask_iou == 1
+    assert matching.similarity == 1
 
 
 def test_frames_of_different_size_cannot_be_compared() -> None:
@@ -141,10 +141,10 @@ def test_coco_records_are_the_same_detections() -> None:
     found = instances((0.9, 0, A), (0.8, 1, B))
     records = json.loads(json.dumps(found.to_coco(0)))
     read = Detections.of_coco(records, SIZE)
-    direct = Detections.of_instances(found)
+    direct = Detections.of_result(found)
     np.testing.assert_array_equal(read.categories, [11, 22])
-    np.testing.assert_allclose(read.boxes, direct.boxes)
-    assert match(read, direct, threshold=0).mask_iou == 1
+    np.testing.assert_allclose(read.shapes.boxes, direct.shapes.boxes)
+    assert match(read, direct, threshold=0).similarity == 1
     with pytest.raises(ResultError, match="not a COCO result record"):
         Detections.of_coco([{"bbox": [0, 0, 1, 1]}], SIZE)
     with pytest.raises(ResultError, match="a mask is of a"):
@@ -162,7 +162,7 @@ def test_frames_are_pooled_by_instance() -> None:
 
 def test_thresholds_and_margins() -> None:
     assert display_threshold(PrototypeInstances(display_threshold=0.4)) == pytest.approx(0.4)
-    assert display_threshold(PanopticFusion(score_threshold=0.6)) == pytest.approx(0.6)
+    assert display_threshold(PanopticFusion(semantic_classes=(), display_threshold=0.6)) == pytest.approx(0.6)
     assert display_threshold(ImageOutput()) == 0
 
     def margin(score_difference: float) -> float:
@@ -171,7 +171,7 @@ def test_thresholds_and_margins() -> None:
                 precision=Precision.FP32,
                 tensor_relative_error=0,
                 matched_fraction=1,
-                mask_iou=1,
+                similarity=1,
                 score_difference=score_difference,
                 metric_drop=0,
             )
@@ -197,7 +197,7 @@ def test_matching_is_symmetric_and_bounded(first: list[Spec], second: list[Spec]
     assert (
         len({pair[0] for pair in there.pairs}) == len(there.pairs) == len({pair[1] for pair in there.pairs})
     )
-    assert all(0.5 <= iou <= 1 for iou in there.ious)
+    assert all(0.5 <= iou <= 1 for iou in there.similarities)
 
 
 @settings(max_examples=30, deadline=None)
@@ -206,5 +206,5 @@ def test_everything_matches_itself(first: list[Spec]) -> None:
     one = detections(*first)
     matching = match(one, one, threshold=0.0, margin=0.0)
     assert matching.matched_fraction == 1
-    assert matching.mask_iou == 1
+    assert matching.similarity == 1
     assert matching.score_difference == pytest.approx(0)

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.checks import Check, tensor_checks, tensor_level
 from edgewise.runtime.errors import BackendError, BundleError, ManifestError
 from edgewise.runtime.manifest import DType, Graph, HeatmapKeypoints, Precision, TensorSpec
-from edgewise.runtime.selftest import Check, SelfTestReport, selftest, tensor_checks, tensor_level
+from edgewise.runtime.selftest import SelfTestReport, selftest
 
-from .conftest import IMAGE, OUTPUTS, budget, detector, write_files
+from .conftest import IMAGE, OUTPUTS, budget, detector, detector_manifest, write_files
 
 
 def run(path: Path, precision: str = "fp32") -> SelfTestReport:
@@ -44,13 +45,13 @@ def test_every_precision_is_tested_on_its_own(make_bundle: Callable[..., Path]) 
 
 def test_scores_that_vanish_fail_as_an_empty_side(make_bundle: Callable[..., Path]) -> None:
     path = make_bundle(models={Precision.FP32: detector(score_scale=0.01)})
-    assert {"one side empty", "matched instances"} <= failed(run(path))
+    assert {"one side empty", "matched fraction"} <= failed(run(path))
 
 
 def test_masks_that_differ_fail(make_bundle: Callable[..., Path]) -> None:
     # At 0.5 of its brightness nothing of the frame is above the mask threshold.
     path = make_bundle(models={Precision.FP32: detector(mask_scale=0.5)})
-    assert "matched instances" in failed(run(path))
+    assert "matched fraction" in failed(run(path))
 
 
 def test_nan_is_refused(make_bundle: Callable[..., Path]) -> None:
@@ -152,9 +153,9 @@ def test_a_graph_without_slots_compares_its_outputs() -> None:
     graph = Graph(inputs=(IMAGE,), outputs=(spec,))
     tensors = {"heatmaps": np.array([[0.0, 1.0]], np.float32)}
     wrong = {"heatmaps": np.array([[1.0, 0.0]], np.float32)}
-    decoding = HeatmapKeypoints()
-    good = tensor_level("g", graph, decoding, tensors, tensors, budget(Precision.FP32))
-    bad = tensor_level("g", graph, decoding, tensors, wrong, budget(Precision.FP32))
+    manifest = msgspec.structs.replace(detector_manifest({}), postprocess=HeatmapKeypoints())
+    good = tensor_level("g", manifest, graph, tensors, tensors, budget(Precision.FP32))
+    bad = tensor_level("g", manifest, graph, tensors, wrong, budget(Precision.FP32))
     assert good
     assert all(check.passed for check in good)
     assert not any(check.passed for check in bad)
