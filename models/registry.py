@@ -166,6 +166,23 @@ _ENTRIES = {
 }
 
 
+def register(entry: ModelEntry) -> None:
+    """Make a model known by its name, as the models above are.
+
+    Raises:
+        ModelError: The name is taken.
+    """
+    if entry.name in _ENTRIES:
+        raise ModelError(f"a model is called {entry.name!r} already", hint="choose another name")
+    _ENTRIES[entry.name] = entry
+
+
+def unregister(name: str) -> None:
+    """Forget a model that `register` added; ModelError where no such model is known."""
+    find(name)
+    del _ENTRIES[name]
+
+
 def names() -> tuple[str, ...]:
     """All model names, in the order of the registry."""
     return tuple(_ENTRIES)
