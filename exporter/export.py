@@ -121,7 +121,10 @@ def export_bundle(
     goldens = make_goldens(draft, graph, frames, reference)
     checked = slice(CHECKED_FRAMES)
     made = canonical_graph(module, graph, samples[checked], reference[checked], options.progress)
-    lowered = {(target, Precision.FP32): _bytes(lower_for(made.fp32, target)) for target in options.targets}
+    runner = PassRunner(samples[checked], comparable_names(graph))
+    lowered = {
+        (target, Precision.FP32): _bytes(lower_for(made.fp32, target, runner)) for target in options.targets
+    }
     named = name_model_files(name, lowered)
     canonical_path = "models/canonical.onnx" if name == "main" else f"models/{name}.canonical.onnx"
     files: dict[str, Content] = {canonical_path: _bytes(made.canonical), **named.files}
@@ -135,7 +138,9 @@ def export_bundle(
         draft,
         writer=writer(),
         provenance=msgspec.structs.replace(
-            draft.provenance, tools=tool_versions(), steps=(*draft.provenance.steps, *made.steps)
+            draft.provenance,
+            tools=tool_versions(),
+            steps=(*draft.provenance.steps, *made.steps, *runner.steps),
         ),
         graphs={name: msgspec.structs.replace(graph, canonical=canonical_path, files=named.entries)},
         precisions=(PrecisionRecord(precision=Precision.FP32, asked="every node in float32"),),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgewise.exporter.native_operators import translations
 from edgewise.exporter.numerics import Tensors, first_difference, run_graph
 from edgewise.runtime.errors import ExportError
 from edgewise.runtime.manifest import DType, Graph, TensorSpec
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-EXPORT_OPSET = 18
-"""The exporter's own opset; `passes.lower_opset` brings the graph to 17 where nothing newer is used."""
+EXPORT_OPSET = 19
+"""The first with DeformConv; `passes.lower_opset` brings the graph to 17 where nothing newer is used."""
 
 EXPORT_TOLERANCE = 1e-4
 """Largest relative error of ONNX Runtime in FP32 against torch."""
@@ -151,6 +152,7 @@ def _trace(module: nn.Module, graph: Graph, sample: Tensors) -> onnx.ModelProto:
                 external_data=False,
                 verbose=False,
                 optimize=True,
+                custom_translation_table=translations(),
             )
     except Exception as error:  # torch raises many types here; the first line says which construct
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -69,6 +69,10 @@ class Workbench:
     def runner(self) -> PassRunner:
         return PassRunner([sample.inputs for sample in self.samples[:2]], comparable_names(self.graph))
 
+    def lowered(self, form: Callable[[Target], onnx.ModelProto]) -> dict[Target, onnx.ModelProto]:
+        """The typed graph of every target, lowered for it."""
+        return {target: lower_for(form(target), target, self.runner()) for target in self.targets}
+
     def judged(self, used: float, precision: Precision) -> str:
         """The provenance's words for a verdict."""
         return f"uses {used:.2f} of its budget on {self.agreement.subject(precision)}"
@@ -93,7 +97,7 @@ def make_fp16(bench: Workbench, table: CalibrationTable) -> TypedGraph:
         asked="float16 in nodes with weights and between them; float32 decoding, inputs and outputs",
         kept=choice.kept,
     )
-    lowered = {target: lower_for(result.model, target) for target in bench.targets}
+    lowered = bench.lowered(lambda target: result.model)
     step = msgspec.structs.replace(
         result.step, detail=f"{result.step.detail}; {bench.judged(used, Precision.FP16)}"
     )
@@ -162,7 +166,7 @@ def make_int8(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> TypedG
         asked="int8 in nodes with weights; kept ones in float16 (float32 on onnxruntime), others float32",
         kept=codes.kept,
     )
-    lowered = {target: lower_for(codes.form(target), target) for target in bench.targets}
+    lowered = bench.lowered(codes.form)
     detail = (
         f"{len(codes.kept)} weighted nodes kept wider, {searched} of them by the precision search; "
         f"{bench.judged(used, Precision.INT8)}"

@@ -41,6 +41,16 @@ def no_control_flow(model: onnx.ModelProto) -> str | None:
     return None
 
 
+def has_no(operator: str) -> Callable[[onnx.ModelProto], str | None]:
+    """No node is such an operator."""
+
+    def the_operator_is_gone(model: onnx.ModelProto) -> str | None:
+        found = (node for node in model.graph.node if node.op_type == operator)
+        return next((f"{operator} ({node.name})" for node in found), None)
+
+    return the_operator_is_gone
+
+
 def opset_at_most(newest: int) -> Callable[[onnx.ModelProto], str | None]:
     """The default operator set is `newest` or older."""
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edgewise.exporter.numerics import Tensors, first_difference, run_graph
+from edgewise.exporter.numerics import Difference, Tensors, first_difference, run_graph
+from edgewise.exporter.passes.regions import Region, run_region
 from edgewise.runtime.errors import ExportError
 from edgewise.runtime.manifest import ProvenanceStep
 
@@ -34,6 +35,8 @@ class Pass:
         ensures: Conditions on the model it returns.
         tolerance: Largest relative error that it may cause. 0 demands equal bits in every output that both
             models have; more than 0 compares the tensors that the runner was told to compare, and those only.
+        regions: The parts that it writes anew, found in the model that it is given. Where it names them, each
+            is compared alone, on what flows into it, and the rest of the graph must be the same nodes.
         detail: What it did, for the provenance.
     """
 
@@ -42,6 +45,7 @@ class Pass:
     requires: tuple[Condition, ...] = ()
     ensures: tuple[Condition, ...] = ()
     tolerance: float = 0.0
+    regions: Callable[[onnx.ModelProto], Sequence[Region]] | None = None
     detail: str = ""
 
 
@@ -93,7 +97,10 @@ class PassRunner:
                 raise ExportError(
                     f"the pass {pass_.name!r} made an invalid graph", where=str(error).strip().splitlines()[0]
                 ) from error
-            self._compare(pass_, model, before, after_model, after)
+            if pass_.regions is not None:
+                self._compare_regions(pass_, pass_.regions(model), model, after_model)
+            else:
+                self._compare(pass_, model, before, after_model, after)
         step = ProvenanceStep(
             step=pass_.name, tool="edgewise", detail=pass_.detail if changed else "nothing to change"
         )
@@ -119,13 +126,19 @@ class PassRunner:
         self._last = (after_key, values)
         for number, (new, old) in enumerate(zip(values, reference, strict=True)):
             names = self.compared if pass_.tolerance > 0 else [name for name in old if name in new]
-            difference = first_difference(new, old, names, pass_.tolerance)
-            if difference is not None:
-                raise ExportError(
-                    f"the pass {pass_.name!r} changed the numbers on sample {number}: {difference.detail}",
-                    where=difference.tensor,
-                    hint="the pass breaks its own promise on this graph; report it with the canonical.onnx",
-                )
+            _refuse(pass_, number, first_difference(new, old, names, pass_.tolerance))
+
+    def _compare_regions(
+        self, pass_: Pass, regions: Sequence[Region], before: onnx.ModelProto, after: onnx.ModelProto
+    ) -> None:
+        made = {name for node in before.graph.node for name in node.output}
+        inner = dict.fromkeys(name for region in regions for name in region.inputs if name in made)
+        flowing = run_graph(expose(before, list(inner)), self.samples)
+        feeds = [{**sample, **values} for sample, values in zip(self.samples, flowing, strict=True)]
+        for region in regions:
+            pairs = zip(run_region(after, region, feeds), run_region(before, region, feeds), strict=True)
+            for number, (new, old) in enumerate(pairs):
+                _refuse(pass_, number, first_difference(new, old, region.outputs, pass_.tolerance))
 
     def _numbers(self, model: onnx.ModelProto, key: bytes) -> list[dict[str, np.ndarray]]:
         if self._last is not None and self._last[0] == key:
@@ -155,6 +168,15 @@ def expose(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     types = {value.name: value for value in inferred.graph.value_info}
     exposed.graph.output.extend(types[name] for name in missing)
     return exposed
+
+
+def _refuse(pass_: Pass, number: int, difference: Difference | None) -> None:
+    if difference is not None:
+        raise ExportError(
+            f"the pass {pass_.name!r} changed the numbers on sample {number}: {difference.detail}",
+            where=difference.tensor,
+            hint="the pass breaks its own promise on this graph; report it with the canonical.onnx",
+        )
 
 
 def _require(pass_: Pass, conditions: Sequence[Condition], model: onnx.ModelProto, verb: str) -> None:

@@ -1,9 +1,9 @@
-"""Bring a graph from opset 18 to 17, the newest that TensorRT 8.5 and 8.6 parse, where nothing is lost.
+"""Bring a graph from opset 18 or 19 to 17, the newest that TensorRT 8.5 and 8.6 parse, where nothing is lost.
 
 Between the two sets most operators kept their definition. For those that did not, the new form has an exact
 old one if the new feature is not used: reduction axes and pad axes become attributes or full pads, equal
-splits get their sizes, antialiasing must be off. Anything else stops the lowering: the graph then stays at
-18.
+splits get their sizes, antialiasing must be off, scales of codes must be float32. Anything else stops the
+lowering: the graph then keeps its operator set.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def lower_opset() -> Pass:
         apply=_lower,
         requires=(no_control_flow, only_standard_operators),
         ensures=(opset_at_most(OLD_OPSET),),
-        detail="opset 18 to 17, attribute forms only",
+        detail="opset 17, attribute forms only",
     )
 
 
@@ -95,6 +95,32 @@ def _old_schema(node: onnx.NodeProto) -> onnx.defs.OpSchema:
 
 
 Rewrite = Callable[["onnx.NodeProto", "onnx.ModelProto", "dict[str, tuple[int, ...]]"], None]
+
+
+def _same(node: onnx.NodeProto, model: onnx.ModelProto, known: dict[str, tuple[int, ...]]) -> None:
+    """Only types were added, that the graph's other nodes and targets do not have."""
+
+
+def _saturate(node: onnx.NodeProto, model: onnx.ModelProto, known: dict[str, tuple[int, ...]]) -> None:
+    # It concerns eight-bit floats alone, which no operator of set 17 makes.
+    drop_attribute(node, "saturate")
+
+
+def _codes(node: onnx.NodeProto, model: onnx.ModelProto, known: dict[str, tuple[int, ...]]) -> None:
+    import onnx
+
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    if kinds.get(node.input[1]) != onnx.TensorProto.FLOAT:
+        raise NotLossless(f"{node.op_type} ({node.name}) has no constant float32 scale")
+    drop_attribute(node, "saturate")
+
+
+def _average(node: onnx.NodeProto, model: onnx.ModelProto, known: dict[str, tuple[int, ...]]) -> None:
+    if any(step != 1 for step in attribute(node, "dilations", [])):
+        raise NotLossless(f"AveragePool ({node.name}) is dilated")
+    if attribute(node, "ceil_mode", 0):
+        raise NotLossless(f"AveragePool ({node.name}) rounds its size up")
+    drop_attribute(node, "dilations")
 
 
 def _resize(node: onnx.NodeProto, model: onnx.ModelProto, known: dict[str, tuple[int, ...]]) -> None:
@@ -170,6 +196,11 @@ def _scatter(node: onnx.NodeProto, model: onnx.ModelProto, known: dict[str, tupl
 
 
 _REWRITES: dict[str, Rewrite] = {
+    **dict.fromkeys(("Constant", "Equal", "Identity", "Reshape", "Shape", "Size"), _same),
+    "Cast": _saturate,
+    "QuantizeLinear": _codes,
+    "DequantizeLinear": _codes,
+    "AveragePool": _average,
     "Resize": _resize,
     "Split": _split,
     "Pad": _pad,

@@ -1,0 +1,58 @@
+"""Parts of a graph that a pass writes anew, compared alone: same tensors in, same tensors out.
+
+A whole detector is no measure of a rewriting inside it: rounding swaps near-equal scores behind it, and what
+follows differs by rows. Its own part, fed with what really flows into it, is a sharp one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgewise.exporter.numerics import Tensors, run_graph
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+
+@dataclass(frozen=True)
+class Region:
+    """The nodes between `inputs` and `outputs`; no constant is among the inputs."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def run_region(
+    model: onnx.ModelProto, region: Region, feeds: Sequence[Tensors]
+) -> list[dict[str, np.ndarray]]:
+    """The region's outputs for given inputs."""
+    part = cut_out(model, region)
+    names = [value.name for value in part.graph.input]
+    return run_graph(part, [{name: feed[name] for name in names} for feed in feeds])
+
+
+def cut_out(model: onnx.ModelProto, region: Region) -> onnx.ModelProto:
+    """A model of the region alone, with the constants that it reads."""
+    import onnx
+
+    graph = model.graph
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    types = {value.name: value for value in (*inferred.input, *inferred.output, *inferred.value_info)}
+    needed = set(region.outputs)
+    nodes: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output) and not set(node.output) <= set(region.inputs):
+            nodes.append(node)
+            needed.update(name for name in node.input if name not in region.inputs)
+    used = {name for node in nodes for name in node.input}
+    part = onnx.helper.make_graph(
+        nodes[::-1],
+        "region",
+        [types[name] for name in region.inputs if name in used],
+        [types[name] for name in region.outputs],
+        [tensor for tensor in graph.initializer if tensor.name in used],
+    )
+    return onnx.helper.make_model(part, opset_imports=list(model.opset_import), ir_version=model.ir_version)
