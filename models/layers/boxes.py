@@ -40,6 +40,14 @@ def decode(loc: Tensor, priors: Tensor) -> Tensor:
     return torch.cat((centres - half, centres + half), dim=-1)
 
 
+def exclusive(boxes: Tensor) -> Tensor:
+    """Corner boxes [..., 4] with inclusive ends -> the same pixels with continuous ends: x2 and y2 plus 1.
+
+    Areas, overlaps and IoU of the legacy "+1" convention are those of the boxes that come out.
+    """
+    return torch.cat((boxes[..., :2], boxes[..., 2:] + 1.0), dim=-1)
+
+
 def area(boxes: Tensor) -> Tensor:
     """Area of corner boxes [..., 4] -> [...]; negative extents count as given."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

@@ -10,10 +10,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgewise.models.layers.boxes import area
+from edgewise.models.layers.boxes import area, exclusive
 
 
-def _excess(boxes: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+def rank_order(count: int, device: torch.device | None = None) -> Tensor:
+    """float32 [count, count], 0 where row < column, else -1e30: no box falls to a worse one or to itself.
+
+    It becomes a constant of an exported graph. Where a graph suppresses several times, one matrix for the
+    largest count serves all: its corner `[:k, :k]` is that of k boxes.
+    """
+    return torch.tril(torch.full((count, count), -1e30, device=device))
+
+
+def _excess(boxes: Tensor, threshold: float, order: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`excess` [..., k, k], `limit` [..., k]: i < j and IoU(i, j) > t exactly where excess[i, j] > limit[j].
 
     IoU > t is inter > t/(1+t) * (area_i + area_j): no division, and boxes without area overlap nothing. Only
@@ -29,8 +38,7 @@ def _excess(boxes: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     height = torch.minimum(y2[..., :, None], y2[..., None, :]) - torch.maximum(
         y1[..., :, None], y1[..., None, :]
     )
-    # -1e30 in the lower triangle and on the diagonal: a box cannot fall to a worse one or to itself.
-    order = torch.tril(torch.full((count, count), -1e30, device=boxes.device))
+    order = rank_order(count, boxes.device) if order is None else order[:count, :count]
     return torch.relu(width) * height - limit[..., :, None] + order, limit
 
 
@@ -51,7 +59,14 @@ def fast_nms(boxes: Tensor, threshold: float) -> Tensor:
 
 
 def greedy_nms(
-    boxes: Tensor, groups: Tensor, valid: Tensor, threshold: float, rounds: int
+    boxes: Tensor,
+    groups: Tensor | None,
+    valid: Tensor,
+    threshold: float,
+    rounds: int | None,
+    *,
+    plus_one: bool = False,
+    order: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Which boxes survive exact sequential suppression within their group, by a fixed number of rounds.
 
@@ -61,22 +76,33 @@ def greedy_nms(
 
     Args:
         boxes: float32 [N, k, 4], corner form, sorted by falling score.
-        groups: Numbers [N, k]; boxes of different groups (classes) do not meet.
+        groups: Numbers [N, k]; boxes of different groups (classes) do not meet. None: all are of one group.
         valid: bool [N, k]; the others neither survive nor suppress.
         threshold: Largest IoU, in (0, 1], at which both stay.
-        rounds: Number of rounds, at least 2.
+        rounds: Number of rounds, at least 2. None: as many as it takes, for code that is not exported.
+        plus_one: Corners are inclusive: sides are x2 - x1 + 1 (Detectron).
+        order: float32 [K, K], K >= k, from `rank_order`, to be shared; None: made here.
 
     Returns:
         bool [N, k]: survivors. bool [N]: settled, false where the rounds did not suffice for a proof.
     """
-    excess, limit = _excess(boxes, threshold)
-    same = groups[..., :, None] == groups[..., None, :]
-    suppresses = ((excess > limit[..., None, :]) & same).to(boxes.dtype)
+    if plus_one:
+        boxes = exclusive(boxes)
+    excess, limit = _excess(boxes, threshold, order)
+    suppressed = excess > limit[..., None, :]
+    if groups is not None:
+        suppressed = suppressed & (groups[..., :, None] == groups[..., None, :])
+    suppresses = suppressed.to(boxes.dtype)
     alive = valid.to(boxes.dtype)[..., None, :]
-    keep = before = alive
-    for _ in range(rounds):
-        before = keep
-        # A row vector times the matrix counts the living suppressors of each box, exactly below 2^24.
-        keep = alive * (torch.matmul(keep, suppresses) < 0.5).to(boxes.dtype)
+    keep, before = _suppression_round(alive, alive, suppresses), alive
+    done = 1
+    while (not torch.equal(keep, before)) if rounds is None else done < rounds:
+        keep, before = _suppression_round(keep, alive, suppresses), keep
+        done += 1
     settled = (keep - before).abs().amax(dim=(-2, -1)) < 0.5
     return keep[..., 0, :] > 0.5, settled
+
+
+def _suppression_round(keep: Tensor, alive: Tensor, suppresses: Tensor) -> Tensor:
+    """Who is alive and has no living suppressor; a row vector times the matrix counts exactly below 2^24."""
+    return alive * (torch.matmul(keep, suppresses) < 0.5).to(keep.dtype)

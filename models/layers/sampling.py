@@ -1,0 +1,234 @@
+"""Which anchors and boxes a two-stage detector learns from: matching and random sampling (Ren et al., 2015).
+
+Boxes, anchors and crowd regions are in corner form and network pixels, in the convention that the `BoxCoding`
+names: with `plus_one` their ends are inclusive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import torch
+from torch import Tensor
+
+from edgewise.models.layers import boxes as box_ops
+from edgewise.models.layers.box_coding import BoxCoding
+
+FOREGROUND, BACKGROUND, NEUTRAL = 1, 0, -1
+
+
+class AnchorSampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a proposal network learns from in one image.
+
+    Attributes:
+        count: Anchors, fewer only where there are not as many.
+        foreground_fraction: Largest share of foreground among `count`.
+        positive_iou: From this IoU with an object an anchor is foreground; so is each object's best anchor.
+        negative_iou: Below this IoU with every object it is background; between the two it takes no part.
+        border: Anchors that reach over the image by more than this many pixels take no part; None: all may.
+        crowd_coverage: An anchor that lies in a crowd region by more than this share is not background.
+    """
+
+    count: int = 256
+    foreground_fraction: float = 0.5
+    positive_iou: float = 0.7
+    negative_iou: float = 0.3
+    border: float | None = None
+    crowd_coverage: float = 0.7
+
+
+class RoiSampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the heads on regions learn from in one image.
+
+    Attributes:
+        count: Boxes, fewer only where there are not as many.
+        foreground_fraction: Largest share of foreground among `count`.
+        positive_iou: From this IoU with an object a box is foreground with the object's class.
+        negative_iou: Below this IoU with every object it is background; between the two it takes no part.
+        crowd_coverage: A box that lies in a crowd region by more than this share is not background.
+    """
+
+    count: int = 512
+    foreground_fraction: float = 0.25
+    positive_iou: float = 0.5
+    negative_iou: float = 0.5
+    crowd_coverage: float = 0.7
+
+
+@dataclass(frozen=True)
+class AnchorTargets:
+    """For each of P anchors of one image.
+
+    Attributes:
+        labels: int64 [P], FOREGROUND, BACKGROUND or NEUTRAL (not sampled).
+        objects: int64 [P], index of the object it overlaps most; meaningful where foreground.
+        deltas: float32 [P, 4], regression targets; 0 where not foreground.
+    """
+
+    labels: Tensor
+    objects: Tensor
+    deltas: Tensor
+
+
+@dataclass(frozen=True)
+class RoiTargets:
+    """R sampled boxes of one image, the foreground first.
+
+    Attributes:
+        rois: float32 [R, 4], corner form.
+        classes: int64 [R], 0-based class of the object, or -1: background.
+        objects: int64 [R], index of the object; 0 for background.
+        deltas: float32 [R, 4], regression targets; 0 for background.
+        foreground: How many of the R are foreground.
+    """
+
+    rois: Tensor
+    classes: Tensor
+    objects: Tensor
+    deltas: Tensor
+    foreground: int
+
+
+@torch.no_grad()
+def anchor_targets(
+    anchors: Tensor,
+    boxes: Tensor,
+    crowd_boxes: Tensor,
+    *,
+    coding: BoxCoding,
+    sampling: AnchorSampling,
+    extent: tuple[float, float],
+    generator: torch.Generator | None = None,
+) -> AnchorTargets:
+    """Choose the anchors of one image that the proposal network learns from.
+
+    Every object keeps all anchors that share its largest IoU, whatever that is, unless it is 0.
+
+    Args:
+        anchors: float32 [P, 4], all levels.
+        boxes: float32 [n, 4], objects; n may be 0.
+        crowd_boxes: float32 [c, 4]; c may be 0.
+        coding: Box regression and corner convention.
+        sampling: Counts and thresholds.
+        extent: (height, width) of the image, for `sampling.border`.
+        generator: Source of the random choice; None: torch's own.
+    """
+    allowed = _inside(anchors, extent, sampling.border, coding)
+    index = torch.nonzero(allowed).flatten()
+    labels = torch.full((len(anchors),), NEUTRAL, dtype=torch.int64, device=anchors.device)
+    objects = torch.zeros_like(labels)
+    deltas = torch.zeros_like(anchors)
+    taking = anchors[index]
+    ious = _ious(boxes, taking, coding)
+    best, matched = _best_object(ious)
+    forced = ((ious == ious.amax(dim=1, keepdim=True)) & (ious > 0.0)).any(dim=0) if ious.numel() else None
+    positive = best >= sampling.positive_iou
+    if forced is not None:
+        positive = positive | forced
+    negative = (best < sampling.negative_iou) & ~positive
+    negative = negative & ~_in_crowd(crowd_boxes, taking, sampling.crowd_coverage, coding)
+    kept_positive, kept_negative = _sample(
+        positive, negative, sampling.count, sampling.foreground_fraction, generator
+    )
+    labels[index[kept_negative]] = BACKGROUND
+    labels[index[kept_positive]] = FOREGROUND
+    objects[index] = matched
+    if len(boxes):
+        chosen = index[kept_positive]
+        deltas[chosen] = coding.encode(boxes[objects[chosen]], anchors[chosen])
+    return AnchorTargets(labels, objects, deltas)
+
+
+@torch.no_grad()
+def roi_targets(
+    candidates: Tensor,
+    boxes: Tensor,
+    classes: Tensor,
+    crowd_boxes: Tensor,
+    *,
+    coding: BoxCoding,
+    sampling: RoiSampling,
+    generator: torch.Generator | None = None,
+) -> RoiTargets:
+    """Choose the boxes of one image that the heads learn from, the objects' own among the candidates.
+
+    Args:
+        candidates: float32 [K, 4], proposals (valid ones only).
+        boxes: float32 [n, 4], objects; n may be 0.
+        classes: int64 [n], 0-based.
+        crowd_boxes: float32 [c, 4]; c may be 0.
+        coding: Box regression and corner convention.
+        sampling: Counts and thresholds.
+        generator: Source of the random choice; None: torch's own.
+    """
+    pool = torch.cat((candidates, boxes))
+    best, matched = _best_object(_ious(boxes, pool, coding))
+    positive = best >= sampling.positive_iou
+    negative = (best < sampling.negative_iou) & ~positive
+    negative = negative & ~_in_crowd(crowd_boxes, pool, sampling.crowd_coverage, coding)
+    foreground, background = _sample(
+        positive, negative, sampling.count, sampling.foreground_fraction, generator
+    )
+    chosen = torch.cat((foreground, background))
+    wanted = torch.full((len(chosen),), -1, dtype=torch.int64, device=pool.device)
+    objects = torch.zeros_like(wanted)
+    deltas = torch.zeros(len(chosen), 4, dtype=pool.dtype, device=pool.device)
+    count = len(foreground)
+    if count:
+        objects[:count] = matched[foreground]
+        wanted[:count] = classes[objects[:count]]
+        deltas[:count] = coding.encode(boxes[objects[:count]], pool[foreground])
+    return RoiTargets(pool[chosen], wanted, objects, deltas, count)
+
+
+def _inside(anchors: Tensor, extent: tuple[float, float], border: float | None, coding: BoxCoding) -> Tensor:
+    """bool [P]: which anchors stay within the image widened by `border`."""
+    if border is None:
+        return torch.ones(len(anchors), dtype=torch.bool, device=anchors.device)
+    ends = box_ops.exclusive(anchors) if coding.plus_one else anchors
+    x1, y1, x2, y2 = ends.unbind(dim=1)
+    height, width = extent
+    return (x1 >= -border) & (y1 >= -border) & (x2 <= width + border) & (y2 <= height + border)
+
+
+def _ious(boxes: Tensor, others: Tensor, coding: BoxCoding) -> Tensor:
+    """IoU [n, P] in the convention of the coding; 0 where neither has an area."""
+    if coding.plus_one:
+        boxes, others = box_ops.exclusive(boxes), box_ops.exclusive(others)
+    return torch.nan_to_num(box_ops.iou(boxes, others), nan=0.0)
+
+
+def _best_object(ious: Tensor) -> tuple[Tensor, Tensor]:
+    """IoUs [n, P] -> the largest [P] and whose it is [P]; 0 and object 0 where there is no object."""
+    if ious.shape[0] == 0:
+        nothing = ious.new_zeros(ious.shape[1])
+        return nothing, nothing.to(torch.int64)
+    best, matched = ious.max(dim=0)
+    return best, matched
+
+
+def _in_crowd(crowd_boxes: Tensor, boxes: Tensor, limit: float, coding: BoxCoding) -> Tensor:
+    """bool [P]: which boxes lie in a crowd region by more than `limit` of their area."""
+    if len(crowd_boxes) == 0:
+        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    if coding.plus_one:
+        crowd_boxes, boxes = box_ops.exclusive(crowd_boxes), box_ops.exclusive(boxes)
+    return box_ops.coverage(crowd_boxes, boxes).amax(dim=0) > limit
+
+
+def _sample(
+    positive: Tensor, negative: Tensor, count: int, fraction: float, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Indices of at most count * fraction positives, and of negatives up to `count` in all, at random."""
+    foreground = _draw(positive, int(count * fraction), generator)
+    return foreground, _draw(negative, count - len(foreground), generator)
+
+
+def _draw(mask: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """At most `count` indices of true elements, in random order."""
+    index = torch.nonzero(mask).flatten()
+    order = torch.randperm(
+        len(index), generator=generator, device="cpu" if generator is None else generator.device
+    )
+    return index[order[:count].to(index.device)]
