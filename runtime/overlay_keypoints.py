@@ -64,7 +64,9 @@ def draw_people(
         raise ResultError(f"the frame to draw on is {frame.dtype} {list(frame.shape)}, not uint8 [h, w, 3]")
     canvas = frame.copy()
     size = min(frame.shape[:2]) / 480
-    thickness = max(1.5, 3.0 * size**0.75)
+    # Of limbs: no more than the frame takes, and less on small people, whose faces would fill with dots.
+    heights = (boxes[:, 3] - boxes[:, 1]).astype(np.float64)
+    thickness = np.clip(0.016 * heights, 1.2, max(1.2, 3.2 * size**0.75)).tolist()
     colours = [side_colour(name) for name in layout.names]
     order = np.argsort(scores, kind="stable").tolist()
     sure = point_scores >= point_threshold
@@ -72,12 +74,12 @@ def draw_people(
         faint = canvas.copy()
         for index in order:
             unsure = [limb for limb in layout.limbs if not sure[index, list(limb)].all()]
-            _figure(faint, points[index], np.flatnonzero(~sure[index]), unsure, colours, thickness)
+            _figure(faint, points[index], np.flatnonzero(~sure[index]), unsure, colours, thickness[index])
         canvas = np.asarray(cv2.addWeighted(canvas, 1 - _FAINT, faint, _FAINT, 0), np.uint8)
     for index in order:
         _box(canvas, boxes[index].tolist(), max(1, round(size)))
         limbs = [limb for limb in layout.limbs if sure[index, list(limb)].all()]
-        _figure(canvas, points[index], np.flatnonzero(sure[index]), limbs, colours, thickness)
+        _figure(canvas, points[index], np.flatnonzero(sure[index]), limbs, colours, thickness[index])
     for index in order:
         _label(canvas, boxes[index].tolist(), f"{names[index]} {float(scores[index]):.2f}", size)
     return canvas

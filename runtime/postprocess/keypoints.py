@@ -132,13 +132,13 @@ def decode_heatmaps(heatmaps: Heatmaps, decoding: HeatmapDecoding) -> tuple[Poin
     flat = maps.reshape(len(maps), height * width)
     first = flat.argmax(axis=1)
     peaks = flat[np.arange(len(flat)), first]
+    _require_finite(peaks)
     rows, columns = np.divmod(first, width)
     if decoding is HeatmapDecoding.DARK:
         shift = _newton_steps(maps, rows, columns)
     else:
         shift = _quarters(maps, rows, columns)
-    if not (np.isfinite(peaks).all() and np.isfinite(shift).all()):
-        raise ResultError("holds a value that is not finite", hint="run `edgewise selftest` on the bundle")
+    _require_finite(shift)
     cells = np.stack([columns, rows], axis=1) + 0.5 + shift
     return cells.reshape(people, joints, 2), np.clip(peaks, 0, 1).reshape(people, joints)
 
@@ -190,11 +190,13 @@ def person_scores(
 def _quarters(maps: Heatmaps, rows: Cells, columns: Cells) -> Points:
     height, width = maps.shape[1:]
     inside = (columns > 0) & (columns < width - 1) & (rows > 0) & (rows < height - 1)
+    which = np.flatnonzero(inside)
+    at = (which * height + rows[which]) * width + columns[which]
+    values = maps.ravel()
     shift = np.zeros((len(maps), 2))
-    which, row, column = np.flatnonzero(inside), rows[inside], columns[inside]
-    shift[which, 0] = maps[which, row, column + 1] - maps[which, row, column - 1]
-    shift[which, 1] = maps[which, row + 1, column] - maps[which, row - 1, column]
-    return 0.25 * np.sign(shift)
+    shift[which, 0] = np.sign(values[at + 1] - values[at - 1])
+    shift[which, 1] = np.sign(values[at + width] - values[at - width])
+    return 0.25 * shift
 
 
 def _newton_steps(maps: Heatmaps, rows: Cells, columns: Cells) -> Points:
@@ -239,6 +241,12 @@ def _smoothed_about(maps: Heatmaps, which: Cells, rows: Cells, columns: Cells) -
     for start, row_of_band in enumerate(band):
         row_of_band[start : start + BLUR_KERNEL] = kernel
     return band @ np.where(inside, patches, 0).astype(np.float64) @ band.T
+
+
+def _require_finite(values: NDArray[np.floating]) -> None:
+    # Given maxima: one is not finite where its map holds NaN or infinity, so no other value is looked at.
+    if not np.isfinite(values).all():
+        raise ResultError("holds a value that is not finite", hint="run `edgewise selftest` on the bundle")
 
 
 def _heatmaps(spec: HeatmapKeypoints, count: int, outputs: Outputs) -> Heatmaps:
