@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from edgewise.exporter.demo import EVALUATION_SCENES, run_demo, summary
+from edgewise.exporter.demo import EVALUATION_SCENES, PAGE, run_demo, summary
+from edgewise.exporter.demo_page import SCENES_SHOWN
 from edgewise.runtime.errors import EdgewiseError, MissingExtraError
-from edgewise.runtime.manifest import Precision
+from edgewise.runtime.manifest import Precision, Task
 
 
 @pytest.mark.slow
@@ -19,19 +20,32 @@ def test_the_whole_way_once(tmp_path: Path) -> None:
     steps: list[str] = []
     console = Console(record=True, width=160, quiet=True)
     made = run_demo(tmp_path / "demo", replace=False, progress=steps.append, console=console)
-    assert made.report.passed
-    made.bundle.verify()
-    assert [record.key.precision for record in made.engines] == list(Precision)
-    assert all(record.realised.layers.get("int8", 0) > 40 for record in made.engines[-1:])
-    overlays = sorted((made.folder / "results" / "overlay").iterdir())
-    assert len(overlays) == EVALUATION_SCENES
-    frames = sorted((made.folder / "scenes-evaluation" / "images").iterdir())
-    drawn, plain = cv2.imread(str(overlays[0])).astype(int), cv2.imread(str(frames[0])).astype(int)
-    assert np.abs(drawn - plain).mean() > 1
-    assert json.loads((made.folder / "results" / "results.json").read_text())
-    assert (made.folder / "parity" / "parity.html").is_file()
-    realised = {entry.precision: entry.realised for entry in made.bundle.manifest.precisions}
-    assert all(realised[precision] for precision in Precision)
+    assert [model.bundle.manifest.task for model in made.models] == [
+        Task.INSTANCES,
+        Task.PANOPTIC,
+        Task.KEYPOINTS,
+    ]
+    frames = sorted((made.scenes / "images").iterdir())
+    for model in made.models:
+        assert model.report.passed
+        assert model.report_page.is_file()
+        model.bundle.verify()
+        assert [record.key.precision for record in model.engines] == list(Precision)
+        assert model.engines[-1].realised.layers.get("int8", 0) > 10
+        realised = {entry.precision: entry.realised for entry in model.bundle.manifest.precisions}
+        assert all(realised[precision] for precision in Precision)
+        overlays = sorted((model.results / "overlay").iterdir())
+        assert len(overlays) == EVALUATION_SCENES
+        drawn, plain = cv2.imread(str(overlays[0])).astype(int), cv2.imread(str(frames[0])).astype(int)
+        assert np.abs(drawn - plain).mean() > 0.5
+    page = (made.folder / PAGE).read_text()
+    assert all(model.bundle.manifest.name in page for model in made.models)
+    assert "nan" not in page.split("</table>")[0]
+    assert page.count("data:image/jpeg") == SCENES_SHOWN * (1 + len(made.models))
+    assert json.loads((made.models[0].results / "results.json").read_text())
+    people = json.loads((made.models[2].results / "results.json").read_text())
+    assert all(len(person["keypoints"]) == 51 for person in people)
+    assert json.loads((made.models[1].results / "panoptic.json").read_text())["annotations"]
     Console(quiet=True).print(summary(made))
 
 
