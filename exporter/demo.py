@@ -1,4 +1,4 @@
-"""`edgewise demo`: the whole way of three models, instances, panoptic and keypoints, on scenes they never saw.
+"""`edgewise demo`: the whole way of three models, one of each kind, on scenes that they never saw.
 
 Everything lands in one folder: the scenes, a bundle each, TensorRT-RTX engines built without a GPU, overlays,
 COCO results, the parity reports, and one page that shows the three side by side.
