@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgewise.runtime.manifest import ClassLabel
+from edgewise.models.vocabulary import Vocabulary
+from edgewise.runtime.manifest import ClassLabel, KeypointLayout
 
 _COCO_NAMES = {
     1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck",
@@ -21,3 +22,21 @@ _COCO_NAMES = {
 
 COCO_THINGS: tuple[ClassLabel, ...] = tuple(ClassLabel(id=id, name=name) for id, name in _COCO_NAMES.items())
 """COCO's 80 things in the order of published models; `id` is the dataset's category id, 1..90 with gaps."""
+
+MPII_PEOPLE = Vocabulary(
+    classes=(ClassLabel(id=1, name="person"),),
+    keypoints=KeypointLayout(
+        names=(
+            *("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle"),
+            *("pelvis", "thorax", "neck", "head"),
+            *("right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist"),
+        ),
+        flip_pairs=((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13)),
+        limbs=(
+            *((0, 1), (1, 2), (2, 6), (6, 3), (3, 4), (4, 5)),
+            *((6, 7), (7, 8), (8, 9)),
+            *((10, 11), (11, 12), (12, 7), (7, 13), (13, 14), (14, 15)),
+        ),
+    ),
+)
+"""MPII Human Pose: sixteen joints of a person; `head` is its top. The dataset has no similarity constants."""

@@ -14,6 +14,9 @@ from typing import Any
 import msgspec
 from torch import Tensor, nn
 
+from edgewise.models.hourglass import config as hourglass_configs
+from edgewise.models.hourglass import family as hourglass
+from edgewise.models.hourglass import layouts as hourglass_layouts
 from edgewise.models.layouts import Layout
 from edgewise.models.vocabulary import Vocabulary, VocabularySize
 from edgewise.models.yolact import config as yolact_configs
@@ -155,6 +158,21 @@ YOLACT = Family(
     layouts=yolact_layouts.LAYOUTS,
 )
 
+HOURGLASS = Family(
+    name="hourglass",
+    task=Task.KEYPOINTS,
+    config_type=hourglass_configs.HourglassConfig,
+    vocabulary_size=hourglass.vocabulary_size,
+    fit=hourglass.fit,
+    build=hourglass.build,
+    loss=hourglass.loss,
+    normalise=hourglass.normalise,
+    deploy=hourglass.deploy,
+    preprocessing=hourglass.preprocessing,
+    manifest=hourglass.manifest,
+    layouts=hourglass_layouts.LAYOUTS,
+)
+
 _ENTRIES = {
     entry.name: entry
     for entry in (
@@ -162,6 +180,12 @@ _ENTRIES = {
         ModelEntry("yolact-r101", YOLACT, yolact_configs.R101),
         ModelEntry("yolact-darknet53", YOLACT, yolact_configs.DARKNET53),
         ModelEntry("yolact-tiny", YOLACT, yolact_configs.TINY),
+        ModelEntry("hourglass-1", HOURGLASS, hourglass_configs.published(1)),
+        ModelEntry("hourglass-2", HOURGLASS, hourglass_configs.published(2)),
+        ModelEntry("hourglass-8", HOURGLASS, hourglass_configs.published(8)),
+        ModelEntry("hourglass-2-princeton", HOURGLASS, hourglass_configs.princeton(2)),
+        ModelEntry("hourglass-8-princeton", HOURGLASS, hourglass_configs.princeton(8)),
+        ModelEntry("hourglass-tiny", HOURGLASS, hourglass_configs.TINY),
     )
 }
 

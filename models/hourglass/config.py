@@ -1,0 +1,114 @@
+"""What distinguishes one Stacked Hourglass from another: sizes, targets and loss, as frozen structs."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0.0)]
+
+STRIDE = 4
+"""Network pixels a heatmap cell, along either axis: a convolution of stride 2, then a pooling."""
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the structs of this file."""
+
+
+class Centre(enum.Enum):
+    """Where a target's Gaussian is centred."""
+
+    CELL = "cell"
+    """On the centre of the cell that holds the point (the published rule)."""
+    SUBPIXEL = "subpixel"
+    """On the point itself, so that nothing is lost to rounding (DARK)."""
+
+
+class TargetConfig(Config, frozen=True):
+    """A Gaussian of peak 1 for each labelled point, in heatmap cells."""
+
+    sigma: Positive = 1.0
+    centre: Centre = Centre.CELL
+    radius: Count | None = 3
+    """Cells further than this from the cell of the point, along either axis, are 0; None: no such limit."""
+
+
+class StackReduction(enum.Enum):
+    SUM = "sum"
+    MEAN = "mean"
+
+
+class LossConfig(Config, frozen=True):
+    weight: Positive = 0.5
+    """Multiplies the mean squared error of every stack."""
+    over_stacks: StackReduction = StackReduction.SUM
+
+
+class HourglassConfig(Config, frozen=True):
+    """One Stacked Hourglass. The defaults are the form trained on MPII with joint weights, with 8 stacks."""
+
+    input_size: tuple[Count, Count] = (256, 256)
+    """Height, width; multiples of 4 * 2^depth."""
+    keypoint_count: Count = 16
+    stacks: Count = 8
+    depth: Count = 4
+    """Poolings inside an hourglass."""
+    blocks: Count = 1
+    """Residual blocks at each place of an hourglass and behind it."""
+    channels: Count = 256
+    """Of the features; the stem begins with a quarter of them."""
+    unused_projections: bool = False
+    """Every residual block owns a projection of its input, even where none is needed and none is used."""
+    mean: tuple[float, float, float] = (0.4404, 0.4440, 0.4327)
+    """RGB, subtracted from values in 0..1. Nothing is divided by a standard deviation."""
+    padding: Annotated[float, Meta(ge=1.0)] = 1.25
+    """The crop is the person's box enlarged by this."""
+    targets: TargetConfig = TargetConfig()
+    losses: LossConfig = LossConfig()
+
+    def __post_init__(self) -> None:
+        multiple = STRIDE * 2**self.depth
+        if any(side % multiple for side in self.input_size):
+            raise ValueError(
+                f"input_size {self.input_size} must be multiples of {multiple}: an hourglass of depth "
+                f"{self.depth} halves its stride-{STRIDE} features {self.depth} times"
+            )
+        if self.channels % 4:
+            raise ValueError(f"channels {self.channels} must be a multiple of 4")
+
+    @property
+    def heatmap_size(self) -> tuple[int, int]:
+        """(height, width) of the heatmaps."""
+        return self.input_size[0] // STRIDE, self.input_size[1] // STRIDE
+
+
+def published(stacks: int) -> HourglassConfig:
+    """The form whose weights for MPII are published with 1, 2 and 8 stacks: mean colour, joint weights."""
+    return HourglassConfig(stacks=stacks)
+
+
+def princeton(stacks: int) -> HourglassConfig:
+    """The form of the paper's authors, published with 2 and 8 stacks: idle projections, no mean colour."""
+    return HourglassConfig(
+        stacks=stacks,
+        unused_projections=True,
+        mean=(0.0, 0.0, 0.0),
+        targets=TargetConfig(radius=4),
+        losses=LossConfig(weight=1.0, over_stacks=StackReduction.MEAN),
+    )
+
+
+TINY = HourglassConfig(
+    input_size=(128, 96),
+    keypoint_count=17,
+    stacks=2,
+    depth=3,
+    channels=64,
+    targets=TargetConfig(sigma=1.0, centre=Centre.SUBPIXEL, radius=None),
+    losses=LossConfig(weight=1000.0),
+)
+"""A toy of the same make for COCO's keypoints."""
