@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-
-from edgewise.models.layers.bilinear import weighted_rows, zero_padded_taps
+from torch.nn import functional as F
 
 
 def deform_conv(
@@ -30,6 +29,8 @@ def deform_conv(
 ) -> Tensor:
     """Deformable convolution, differentiable in every tensor.
 
+    It holds kh * kw times the input in memory.
+
     Args:
         x: float [N, C, H, W].
         weight: float [O, C, kh, kw].
@@ -43,30 +44,28 @@ def deform_conv(
     Returns:
         float [N, O, Ho, Wo].
     """
-    images, channels, height, width = x.shape
+    images, channels = x.shape[:2]
     outputs, _, kernel_height, kernel_width = weight.shape
     out_height, out_width = offset.shape[2:]
     taps = kernel_height * kernel_width
-    table = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    # [N, Ho, Wo, taps]: neighbours of one output pixel side by side, as the product below wants them.
-    shifts = offset.reshape(images, taps, 2, out_height, out_width).permute(0, 3, 4, 1, 2)
-    base_y = torch.arange(out_height, device=x.device, dtype=x.dtype) * stride - padding
-    base_x = torch.arange(out_width, device=x.device, dtype=x.dtype) * stride - padding
+    # A side of one pixel has no extent to be a fraction of; one more of the zeros around it changes nothing.
+    x = F.pad(x, (0, int(x.shape[3] == 1), 0, int(x.shape[2] == 1)))
     tap = torch.arange(taps, device=x.device)
-    tap_y = torch.div(tap, kernel_width, rounding_mode="floor").to(x.dtype) * dilation
-    tap_x = (tap % kernel_width).to(x.dtype) * dilation
-    down = zero_padded_taps(shifts[..., 0] + base_y[:, None, None] + tap_y, height)
-    across = zero_padded_taps(shifts[..., 1] + base_x[:, None] + tap_x, width)
-    image = torch.arange(images, device=x.device)[:, None, None, None, None, None] * (height * width)
-    index = down.index[..., :, None] * width + across.index[..., None, :] + image
-    weights = down.weight[..., :, None] * across.weight[..., None, :]
+    tap_y = torch.div(tap, kernel_width, rounding_mode="floor") * dilation - padding
+    tap_x = tap % kernel_width * dilation - padding
+    rows = torch.arange(out_height, device=x.device) * stride
+    columns = torch.arange(out_width, device=x.device) * stride
+    shifts = offset.unflatten(1, (taps, 2))
+    down = shifts[:, :, 0] + (tap_y[:, None, None] + rows[:, None])
+    across = shifts[:, :, 1] + (tap_x[:, None, None] + columns)
+    height, width = x.shape[2:]
+    grid = torch.stack((across * (2.0 / (width - 1)) - 1.0, down * (2.0 / (height - 1)) - 1.0), dim=-1)
+    sampled = F.grid_sample(
+        x, grid.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=True
+    ).reshape(images, channels, taps, out_height, out_width)
     if mask is not None:
-        weights = weights * mask.permute(0, 2, 3, 1)[..., None, None]
-    sampled = weighted_rows(table, index.reshape(-1, 4), weights.reshape(-1, 4))
-    columns = sampled.reshape(-1, taps * channels)
-    kernel = weight.permute(2, 3, 1, 0).reshape(taps * channels, outputs)
-    product = columns @ kernel if bias is None else torch.addmm(bias, columns, kernel)
-    return product.reshape(images, out_height, out_width, outputs).permute(0, 3, 1, 2)
+        sampled = sampled * mask[:, None]
+    return F.conv2d(sampled.flatten(1, 2), weight.reshape(outputs, channels * taps, 1, 1), bias)
 
 
 @torch.library.custom_op("edgewise::deform_conv", mutates_args=())

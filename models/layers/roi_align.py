@@ -5,16 +5,20 @@ One arithmetic in two dresses: differentiable torch code, which training uses, a
 
 A box is cut into `output` x `output` bins and each bin averages `sampling` x `sampling` bilinear samples. A
 sample further than one pixel outside the map is 0; any other is clamped to the outermost pixel centres.
+
+The map is read as a table of H * W rows of C values. A bin is then a weighted sum of (2 * sampling)^2 rows,
+along contiguous memory: several times as fast on a CPU as sampling a grid, and without samples in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from edgewise.models.layers.bilinear import AxisTaps, clamped_taps, weighted_rows
+from torch.nn import functional as F
 
 
 def roi_align(
@@ -84,28 +88,21 @@ def pyramid_roi_align(
         float [R, C, output, output].
     """
     channels = levels[0].shape[1]
-    table = torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in levels])
-    sizes = level_table([(level.shape[2], level.shape[3]) for level in levels], rois)
+    tables = [level.flatten(2).transpose(1, 2).reshape(-1, channels).contiguous() for level in levels]
+    table = tables[0] if len(tables) == 1 else torch.cat(tables)
+    sizes = torch.tensor([tuple(level.shape[2:]) for level in levels], device=rois.device)
     heights, widths = sizes[level_index].unbind(dim=1)
     scale = rois.new_tensor([1.0 / stride for stride in strides])[level_index]
-    first_rows, start = [], 0
-    for level in levels:
-        first_rows.append(start)
-        start += level.shape[0] * level.shape[2] * level.shape[3]
+    first_rows = [0, *accumulate(len(rows) for rows in tables)][:-1]
     base = torch.tensor(first_rows, device=rois.device)[level_index]
     if images is not None:
         base = base + images * heights * widths
     x1, y1, x2, y2 = (rois * scale[:, None]).unbind(dim=1)
-    down = clamped_taps(_sample_points(y1, y2, output, sampling, half_pixel), heights[:, None])
-    across = clamped_taps(_sample_points(x1, x2, output, sampling, half_pixel), widths[:, None])
+    down = _taps(_sample_points(y1, y2, output, sampling, half_pixel), heights[:, None])
+    across = _taps(_sample_points(x1, x2, output, sampling, half_pixel), widths[:, None])
     index, weights = _bins(down, across, base, widths, output, sampling)
-    pooled = weighted_rows(table, index, weights / sampling**2)
+    pooled = _weighted_rows(table, index, weights / sampling**2)
     return pooled.reshape(len(rois), output, output, channels).permute(0, 3, 1, 2)
-
-
-def level_table(sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
-    """(height, width) of each level -> int64 [L, 2] on the device of `like`."""
-    return torch.tensor(sizes, dtype=torch.int64, device=like.device)
 
 
 def _sample_points(low: Tensor, high: Tensor, output: int, sampling: int, half_pixel: bool) -> Tensor:
@@ -119,8 +116,29 @@ def _sample_points(low: Tensor, high: Tensor, output: int, sampling: int, half_p
     return low[:, None] + steps * (extent / (output * sampling))[:, None]
 
 
+class _Taps(NamedTuple):
+    """The two pixels beside each position along one axis."""
+
+    index: Tensor
+    """int64 [..., 2], inside the map."""
+    weight: Tensor
+    """float [..., 2]; their sum is 1, or 0 where the position is outside."""
+
+
+def _taps(positions: Tensor, size: Tensor) -> _Taps:
+    """Neighbours of positions [R, S] (0 = centre of the first pixel) along axes of `size` [R, 1] pixels."""
+    inside = ((positions >= -1.0) & (positions <= size)).to(positions.dtype)
+    last = (size - 1).to(positions.dtype)
+    held = torch.minimum(positions.clamp(min=0.0), last)
+    low = held.detach().floor()
+    high = torch.minimum(low + 1.0, last)
+    fraction = held - low
+    index = torch.stack((low, high), dim=-1).to(torch.int64)
+    return _Taps(index, torch.stack(((1.0 - fraction) * inside, fraction * inside), dim=-1))
+
+
 def _bins(
-    down: AxisTaps, across: AxisTaps, base: Tensor, widths: Tensor, output: int, sampling: int
+    down: _Taps, across: _Taps, base: Tensor, widths: Tensor, output: int, sampling: int
 ) -> tuple[Tensor, Tensor]:
     """Table rows and weights of every bin: the outer product of its taps along y and along x.
 
@@ -141,6 +159,13 @@ def _bins(
     index = rows * widths[:, None, None, None, None] + columns + base[:, None, None, None, None]
     flat = (count * output * output, taps * taps)
     return index.reshape(flat), (row_weights * column_weights).reshape(flat)
+
+
+def _weighted_rows(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """Rows [T, C], index int64 [B, L], weights [B, L] -> sums of weighted rows [B, C]."""
+    if len(index) == 0:
+        return table[:0] * 1.0
+    return F.embedding_bag(index, table, per_sample_weights=weights.to(table.dtype), mode="sum")
 
 
 def roi_levels(
