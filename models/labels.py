@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgewise.models.vocabulary import Vocabulary
-from edgewise.runtime.manifest import ClassLabel, KeypointLayout
+from edgewise.runtime.manifest import ClassKind, ClassLabel, KeypointLayout
 
 _COCO_NAMES = {
     1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck",
@@ -40,3 +40,61 @@ MPII_PEOPLE = Vocabulary(
     ),
 )
 """MPII Human Pose: sixteen joints of a person; `head` is its top. The dataset has no similarity constants."""
+
+_COCO_STUFF_NAMES = {
+    92: "banner", 93: "blanket", 95: "bridge", 100: "cardboard", 107: "counter", 109: "curtain",
+    112: "door-stuff", 118: "floor-wood", 119: "flower", 122: "fruit", 125: "gravel", 128: "house",
+    130: "light", 133: "mirror-stuff", 138: "net", 141: "pillow", 144: "platform", 145: "playingfield",
+    147: "railroad", 148: "river", 149: "road", 151: "roof", 154: "sand", 155: "sea", 156: "shelf",
+    159: "snow", 161: "stairs", 166: "tent", 168: "towel", 171: "wall-brick", 175: "wall-stone",
+    176: "wall-tile", 177: "wall-wood", 178: "water-other", 180: "window-blind", 181: "window-other",
+    184: "tree-merged", 185: "fence-merged", 186: "ceiling-merged", 187: "sky-other-merged",
+    188: "cabinet-merged", 189: "table-merged", 190: "floor-other-merged", 191: "pavement-merged",
+    192: "mountain-merged", 193: "grass-merged", 194: "dirt-merged", 195: "paper-merged",
+    196: "food-other-merged", 197: "building-other-merged", 198: "rock-merged", 199: "wall-other-merged",
+    200: "rug-merged",
+}  # fmt: skip
+
+COCO_STUFF: tuple[ClassLabel, ...] = tuple(
+    ClassLabel(id=id, name=name, kind=ClassKind.STUFF) for id, name in _COCO_STUFF_NAMES.items()
+)
+"""The 53 stuff classes of COCO's panoptic challenge, by rising category id."""
+
+COCO_PANOPTIC = Vocabulary((*COCO_THINGS, *COCO_STUFF))
+"""COCO's panoptic challenge: 80 things, 53 stuff classes."""
+
+CITYSCAPES_THINGS: tuple[ClassLabel, ...] = tuple(
+    ClassLabel(id=id, name=name)
+    for id, name in (
+        (24, "person"),
+        (25, "rider"),
+        (26, "car"),
+        (27, "truck"),
+        (28, "bus"),
+        (31, "train"),
+        (32, "motorcycle"),
+        (33, "bicycle"),
+    )
+)
+"""The things of the Cityscapes evaluation; `id` is the dataset's label id."""
+
+CITYSCAPES_STUFF: tuple[ClassLabel, ...] = tuple(
+    ClassLabel(id=id, name=name, kind=ClassKind.STUFF)
+    for id, name in (
+        (7, "road"),
+        (8, "sidewalk"),
+        (11, "building"),
+        (12, "wall"),
+        (13, "fence"),
+        (17, "pole"),
+        (19, "traffic light"),
+        (20, "traffic sign"),
+        (21, "vegetation"),
+        (22, "terrain"),
+        (23, "sky"),
+    )
+)
+"""The stuff classes of the Cityscapes evaluation."""
+
+CITYSCAPES_PANOPTIC = Vocabulary((*CITYSCAPES_THINGS, *CITYSCAPES_STUFF))
+"""Cityscapes: 8 things, 11 stuff classes."""

@@ -18,6 +18,9 @@ from edgewise.models.hourglass import config as hourglass_configs
 from edgewise.models.hourglass import family as hourglass
 from edgewise.models.hourglass import layouts as hourglass_layouts
 from edgewise.models.layouts import Layout
+from edgewise.models.upsnet import config as upsnet_configs
+from edgewise.models.upsnet import family as upsnet
+from edgewise.models.upsnet import layouts as upsnet_layouts
 from edgewise.models.vocabulary import Vocabulary, VocabularySize
 from edgewise.models.yolact import config as yolact_configs
 from edgewise.models.yolact import family as yolact
@@ -158,6 +161,21 @@ YOLACT = Family(
     layouts=yolact_layouts.LAYOUTS,
 )
 
+UPSNET = Family(
+    name="upsnet",
+    task=Task.PANOPTIC,
+    config_type=upsnet_configs.UpsnetConfig,
+    vocabulary_size=upsnet.vocabulary_size,
+    fit=upsnet.fit,
+    build=upsnet.build,
+    loss=upsnet.loss,
+    normalise=upsnet.normalise,
+    deploy=upsnet.deploy,
+    preprocessing=upsnet.preprocessing,
+    manifest=upsnet.manifest,
+    layouts=upsnet_layouts.LAYOUTS,
+)
+
 HOURGLASS = Family(
     name="hourglass",
     task=Task.KEYPOINTS,
@@ -180,6 +198,9 @@ _ENTRIES = {
         ModelEntry("yolact-r101", YOLACT, yolact_configs.R101),
         ModelEntry("yolact-darknet53", YOLACT, yolact_configs.DARKNET53),
         ModelEntry("yolact-tiny", YOLACT, yolact_configs.TINY),
+        ModelEntry("upsnet-r50-coco", UPSNET, upsnet_configs.R50_COCO),
+        ModelEntry("upsnet-r50-cityscapes", UPSNET, upsnet_configs.R50_CITYSCAPES),
+        ModelEntry("upsnet-tiny", UPSNET, upsnet_configs.TINY),
         ModelEntry("hourglass-1", HOURGLASS, hourglass_configs.published(1)),
         ModelEntry("hourglass-2", HOURGLASS, hourglass_configs.published(2)),
         ModelEntry("hourglass-8", HOURGLASS, hourglass_configs.published(8)),

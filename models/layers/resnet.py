@@ -1,4 +1,5 @@
-"""ResNet with bottleneck blocks (He et al., 2016), stride on the 3x3 convolution (the "v1.5" form).
+"""ResNet with bottleneck blocks (He et al., 2016), stride on the 3x3 convolution (the "v1.5" form) or on the
+first 1x1 (the paper's and Caffe's form).
 
 Keys follow the published YOLACT layout: `conv1`, `bn1`, `layers.{stage}.{block}.conv1` and so on.
 """
@@ -21,6 +22,8 @@ class ResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     widths: tuple[int, int, int, int] = (64, 128, 256, 512)
     expansion: int = 4
     stem_width: int = 64
+    stride_on_first: bool = False
+    """Downsample in a stage's first 1x1 convolution (the Caffe weights) instead of its 3x3."""
 
     @property
     def stage_channels(self) -> tuple[int, ...]:
@@ -34,11 +37,12 @@ class ResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
 class Bottleneck(nn.Module):
     """1x1 reduce, 3x3, 1x1 expand, each with batch normalisation; ReLU after the sum."""
 
-    def __init__(self, inputs: int, width: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, width: int, outputs: int, stride: int, stride_on_first: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        first, second = (stride, 1) if stride_on_first else (1, stride)
+        self.conv1 = nn.Conv2d(inputs, width, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, second, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
@@ -66,8 +70,9 @@ class ResNet(nn.Module):
         inputs = config.stem_width
         for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
             outputs = width * config.expansion
-            blocks = [Bottleneck(inputs, width, outputs, 1 if stage == 0 else 2)]
-            blocks += [Bottleneck(outputs, width, outputs, 1) for _ in range(depth - 1)]
+            form = config.stride_on_first
+            blocks = [Bottleneck(inputs, width, outputs, 1 if stage == 0 else 2, form)]
+            blocks += [Bottleneck(outputs, width, outputs, 1, form) for _ in range(depth - 1)]
             self.layers.append(nn.Sequential(*blocks))
             inputs = outputs
 

@@ -1,0 +1,218 @@
+"""What distinguishes one UPSNet from another: all sizes, thresholds and loss weights, as frozen structs."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from edgewise.models.layers.proposals import ProposalConfig
+from edgewise.models.layers.resnet import ResNetConfig
+from edgewise.models.layers.sampling import AnchorSampling, RoiSampling
+
+Count = Annotated[int, Meta(ge=1)]
+Index = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0.0)]
+NonNegative = Annotated[float, Meta(ge=0.0)]
+Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+Threshold = Annotated[float, Meta(gt=0.0, le=1.0)]
+Decisive = Annotated[float, Meta(ge=0.5, le=1.0)]
+TopCount = Annotated[int, Meta(ge=1, le=3840)]
+"""A number of candidates; TensorRT's TopK takes no more."""
+Rounds = Annotated[int, Meta(ge=2)]
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the structs of this file."""
+
+
+class ColourOrder(enum.Enum):
+    """The order in which the backbone's weights read the channels."""
+
+    BGR = "bgr"
+    RGB = "rgb"
+
+
+class AnchorConfig(Config, frozen=True):
+    """Anchors in the legacy rounding of py-faster-rcnn: at every cell, for each ratio, for each scale."""
+
+    ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
+    """Height over width."""
+    scales: tuple[Positive, ...] = (8.0,)
+    """Side of the square anchor in strides of its level."""
+
+
+class SemanticConfig(Config, frozen=True):
+    """3x3 deformable convolutions, the same for P2..P5, each followed by a ReLU."""
+
+    channels: tuple[Count, ...] = (256, 128, 128)
+
+
+class TrainingConfig(Config, frozen=True):
+    """Matching, sampling and loss weights."""
+
+    proposals: ProposalConfig = ProposalConfig(candidates=2000, kept=2000)
+    anchors: AnchorSampling = AnchorSampling(border=0.0)
+    regions: RoiSampling = RoiSampling()
+    mask_positives_limit: Count = 128
+    """Most regions of an image whose masks are trained."""
+    objectness_weight: NonNegative = 1.0
+    anchor_box_weight: NonNegative = 1.0
+    class_weight: NonNegative = 1.0
+    box_weight: NonNegative = 1.0
+    mask_weight: NonNegative = 1.0
+    semantic_weight: NonNegative = 0.2
+    region_semantic_weight: NonNegative = 0.04
+    """Of the semantic loss inside true boxes; 0 leaves it out."""
+    panoptic_weight: NonNegative = 0.1
+    kept_boxes: Fraction = 0.7
+    """Share of the true boxes that the panoptic loss sees; pixels of the others are unknown."""
+
+
+class DecodingConfig(Config, frozen=True):
+    """The inference side."""
+
+    proposals: ProposalConfig = ProposalConfig(rounds=24)
+    score_threshold: Decisive = 0.6
+    """A region takes part when a class has more than this probability; at least one half, so that no region
+    can have two."""
+    iou_threshold: Threshold = 0.5
+    rounds: Rounds = 24
+    """Rounds of the class-agnostic suppression."""
+    slots: TopCount = 100
+    pruning_overlap: Fraction = 0.3
+    """A mask falls when more than this share of it lies under better masks of its class."""
+    pruning_rounds: Rounds = 8
+    panoptic_stride: Count = 4
+    """Input pixels a cell of the panoptic map."""
+    stuff_area_limit: Index = 4096
+    """Stuff segments with fewer source pixels become void."""
+
+
+class UpsnetConfig(Config, frozen=True):
+    """One UPSNet. The defaults are the published ResNet-50 on COCO, on a fixed canvas of 512x1024."""
+
+    input_size: tuple[Count, Count] = (512, 1024)
+    """Height, width; multiples of 32 (of the coarsest stride)."""
+    thing_count: Count = 80
+    stuff_count: Count = 53
+    backbone: ResNetConfig = ResNetConfig(stride_on_first=True)
+    freeze_batch_norm: bool = True
+    """Keep the backbone's batch normalisation at its stored statistics in training."""
+    frozen_stages: Annotated[int, Meta(ge=0, le=4)] = 1
+    """Leading stages that are not trained, with the stem; 0 trains everything."""
+    colour: ColourOrder = ColourOrder.BGR
+    mean: tuple[float, float, float] = (102.9801, 115.9465, 122.7717)
+    """BGR, 0..255, subtracted first."""
+    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
+    """BGR, 0..255, divided by."""
+    pyramid_channels: Count = 256
+    pyramid_global: bool = True
+    """Add a projection of the globally averaged last stage to the coarsest lateral."""
+    pyramid_extra: bool = True
+    """P6, every other cell of P5, for the proposal network only."""
+    anchors: AnchorConfig = AnchorConfig()
+    canonical_size: Positive = 224.0
+    """Regions with this square root of area are read from P4, half of it from P3, and so on."""
+    region_samples_per_bin: Count = 2
+    box_bins: Count = 7
+    box_channels: Count = 1024
+    mask_bins: Count = 14
+    mask_convolutions: Count = 4
+    mask_channels: Count = 256
+    semantic: SemanticConfig = SemanticConfig()
+    training: TrainingConfig = TrainingConfig()
+    decoding: DecodingConfig = DecodingConfig()
+
+    def __post_init__(self) -> None:
+        coarsest = self.backbone.stage_strides[-1]
+        if any(side % coarsest for side in self.input_size):
+            raise ValueError(f"input_size {self.input_size} must be multiples of {coarsest}")
+        if not self.anchors.ratios or not self.anchors.scales or not self.semantic.channels:
+            raise ValueError("anchors.ratios, anchors.scales and semantic.channels may not be empty")
+        if any(side % self.decoding.panoptic_stride for side in self.input_size):
+            raise ValueError(f"input_size {self.input_size} must be multiples of decoding.panoptic_stride")
+
+    @property
+    def class_count(self) -> int:
+        """Things and stuff."""
+        return self.thing_count + self.stuff_count
+
+    @property
+    def anchors_per_cell(self) -> int:
+        return len(self.anchors.ratios) * len(self.anchors.scales)
+
+    @property
+    def level_strides(self) -> tuple[int, ...]:
+        """Strides of the proposal network's levels, finest first."""
+        strides = self.backbone.stage_strides
+        return (*strides, 2 * strides[-1]) if self.pyramid_extra else strides
+
+    @property
+    def level_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of the proposal network's levels."""
+        height, width = self.input_size
+        return tuple((-(-height // stride), -(-width // stride)) for stride in self.level_strides)
+
+    @property
+    def anchor_count(self) -> int:
+        return sum(rows * columns for rows, columns in self.level_sizes) * self.anchors_per_cell
+
+    @property
+    def panoptic_size(self) -> tuple[int, int]:
+        """(height, width) of the panoptic map."""
+        stride = self.decoding.panoptic_stride
+        return self.input_size[0] // stride, self.input_size[1] // stride
+
+
+R50_COCO = UpsnetConfig()
+
+R50_CITYSCAPES = UpsnetConfig(
+    thing_count=8,
+    stuff_count=11,
+    pyramid_global=False,
+    semantic=SemanticConfig(channels=(128, 128)),
+    training=TrainingConfig(semantic_weight=1.0, region_semantic_weight=0.0, panoptic_weight=0.5),
+    decoding=DecodingConfig(stuff_area_limit=2048),
+)
+
+TINY = UpsnetConfig(
+    input_size=(192, 192),
+    thing_count=6,
+    stuff_count=6,
+    backbone=ResNetConfig(depths=(2, 3, 3, 2), widths=(16, 32, 64, 80), expansion=2, stem_width=16),
+    freeze_batch_norm=False,
+    frozen_stages=0,
+    colour=ColourOrder.RGB,
+    mean=(103.94, 116.78, 123.68),
+    std=(57.38, 57.12, 58.40),
+    pyramid_channels=48,
+    pyramid_global=False,
+    pyramid_extra=False,
+    anchors=AnchorConfig(scales=(4.0, 5.7)),
+    canonical_size=96.0,
+    box_bins=5,
+    box_channels=80,
+    mask_bins=14,
+    mask_convolutions=2,
+    mask_channels=48,
+    semantic=SemanticConfig(channels=(32, 32)),
+    training=TrainingConfig(
+        proposals=ProposalConfig(candidates=256, kept=256),
+        anchors=AnchorSampling(count=128),
+        regions=RoiSampling(count=64),
+        mask_positives_limit=8,
+        semantic_weight=1.0,
+        region_semantic_weight=0.0,
+        panoptic_weight=0.5,
+    ),
+    decoding=DecodingConfig(
+        proposals=ProposalConfig(candidates=256, kept=128, rounds=24),
+        slots=32,
+        panoptic_stride=1,
+        stuff_area_limit=100,
+    ),
+)
+"""A toy of the same make: the backbone of yolact-tiny, anchors of 16 to 182 pixels on strides 4 to 32."""
