@@ -1,15 +1,17 @@
 """Which images a model is calibrated on: chosen by a seed, named by their contents, refused when unfit.
 
 An image is chosen by the hash of the seed and its name, so that the choice depends on nothing else: not on
-the order of a listing, nor on a library's random numbers.
+the order of a listing, nor on a library's random numbers. A model of crops looks at one box of each image,
+chosen in the same way among those that are annotated.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import msgspec
@@ -17,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.runtime.errors import CalibrationError, EdgewiseError
-from edgewise.runtime.manifest_kinds import Preprocess
-from edgewise.runtime.preprocess import preprocess
+from edgewise.runtime.manifest_kinds import AffineCrop, Preprocess
+from edgewise.runtime.preprocess import Box, preprocess
 from edgewise.runtime.sources import IMAGE_SUFFIXES, decode_image
 
 LEAST_CORRELATION = 0.3
@@ -30,11 +32,25 @@ LEAST_DEVIATION = 1.0
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of the set; `name` is its path below the set's folder, with forward slashes."""
+    """One image of the set.
+
+    Attributes:
+        name: Its path below the set's folder, with forward slashes.
+        sha256: Of the file.
+        box: Where a model of crops looks, x1, y1, x2, y2 in continuous source pixels; None for the whole
+            image.
+    """
 
     name: str
     path: Path
     sha256: str
+    box: Box | None = None
+
+    @property
+    def line(self) -> str:
+        """`<sha256>  <name>`, then the box where there is one: what the hash of a set is made over."""
+        box = "" if self.box is None else "  " + " ".join(repr(float(side)) for side in self.box)
+        return f"{self.sha256}  {self.name}{box}\n"
 
 
 @dataclass(frozen=True)
@@ -72,15 +88,26 @@ class CalibrationSet:
 
     @classmethod
     def from_coco(
-        cls, annotations: Path, images: Path, *, count: int, seed: int = 0, exclude: Iterable[Path] = ()
+        cls,
+        annotations: Path,
+        images: Path,
+        *,
+        count: int,
+        seed: int = 0,
+        exclude: Iterable[Path] = (),
+        boxes: bool = False,
     ) -> CalibrationSet:
         """Choose images that a COCO annotation file lists; otherwise as `from_folder`.
+
+        Args:
+            boxes: Choose among the images with an annotated box, and one box of each; crowds are no boxes.
 
         Raises:
             CalibrationError: Also where the file is no COCO json, or lists a file outside or not in `images`.
         """
         files: dict[str, Path] = {}
-        for name in _listed_files(annotations):
+        listed = _listed_boxes(annotations) if boxes else dict.fromkeys(_listed_files(annotations), ())
+        for name in listed:
             path = images / name
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise CalibrationError(f"{name!r} leaves the image folder", where=str(annotations))
@@ -91,13 +118,16 @@ class CalibrationSet:
                     hint="pass the folder that holds the images of this annotation file",
                 )
             files[Path(name).as_posix()] = path
-        return cls(_choose(files, count, seed, exclude, str(annotations)), seed)
+        chosen = _choose(files, count, seed, exclude, str(annotations))
+        if boxes:
+            among = {Path(name).as_posix(): found for name, found in listed.items()}
+            chosen = tuple(replace(one, box=_choose_box(among[one.name], one.name, seed)) for one in chosen)
+        return cls(chosen, seed)
 
     @property
     def samples_sha256(self) -> str:
-        """SHA-256 over one `<sha256 of the file>  <name>` line a sample, in order."""
-        lines = "".join(f"{sample.sha256}  {sample.name}\n" for sample in self.samples)
-        return hashlib.sha256(lines.encode()).hexdigest()
+        """SHA-256 over the `line` of every sample, in order."""
+        return hashlib.sha256("".join(sample.line for sample in self.samples).encode()).hexdigest()
 
     def tensors(self, spec: Preprocess) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         """(name, network input uint8 [1, h, w, 3]) of every sample; one buffer serves them all.
@@ -114,7 +144,7 @@ class CalibrationSet:
                 )
             frame = _decode(data, sample.path)
             try:
-                buffer, _ = preprocess(spec, frame, out=buffer)
+                buffer, _ = preprocess(spec, frame, box=_look(spec, sample, frame), out=buffer)
             except EdgewiseError as error:
                 raise CalibrationError(error.what, where=str(sample.path), hint=error.hint) from None
             yield sample.name, buffer
@@ -125,16 +155,45 @@ def preprocess_sha256(spec: Preprocess) -> str:
     return hashlib.sha256(msgspec.json.encode(spec)).hexdigest()
 
 
+def _look(spec: Preprocess, sample: Sample, frame: NDArray[np.uint8]) -> Box | None:
+    """Where the network looks: a model of crops without a box takes the whole frame."""
+    if not isinstance(spec, AffineCrop):
+        return None
+    return sample.box or (0.0, 0.0, float(frame.shape[1]), float(frame.shape[0]))
+
+
+def _choose_box(boxes: Sequence[Box], name: str, seed: int) -> Box:
+    return min(boxes, key=lambda box: _rank(seed, f"{name} {box}"))
+
+
 def _listed_files(annotations: Path) -> list[str]:
+    return [image.file_name for image in _read(annotations, _CocoImages).images]
+
+
+def _listed_boxes(annotations: Path) -> dict[str, list[Box]]:
+    """Image file -> its annotated boxes with an area, crowds left out; images without one are left out."""
+    document = _read(annotations, _CocoObjects)
+    names = {image.id: image.file_name for image in document.images}
+    found: dict[str, list[Box]] = {}
+    for one in document.annotations:
+        x, y, width, height = one.bbox
+        if not one.iscrowd and width > 0 and height > 0 and one.image_id in names:
+            found.setdefault(names[one.image_id], []).append((x, y, x + width, y + height))
+    return found
+
+
+Document = TypeVar("Document")
+
+
+def _read(annotations: Path, form: type[Document]) -> Document:
     try:
-        document = msgspec.json.decode(annotations.read_bytes(), type=_CocoImages)
+        return msgspec.json.decode(annotations.read_bytes(), type=form)
     except OSError as error:
         raise CalibrationError(
             f"the annotation file cannot be read: {error.strerror}", where=str(annotations)
         ) from None
     except msgspec.MsgspecError as error:
         raise CalibrationError(f"not a COCO annotation file: {error}", where=str(annotations)) from None
-    return [image.file_name for image in document.images]
 
 
 class _CocoImage(msgspec.Struct):
@@ -143,6 +202,22 @@ class _CocoImage(msgspec.Struct):
 
 class _CocoImages(msgspec.Struct):
     images: list[_CocoImage]
+
+
+class _NumberedImage(msgspec.Struct):
+    id: int
+    file_name: str
+
+
+class _CocoObject(msgspec.Struct):
+    image_id: int
+    bbox: Box
+    iscrowd: int = 0
+
+
+class _CocoObjects(msgspec.Struct):
+    images: list[_NumberedImage]
+    annotations: list[_CocoObject]
 
 
 def _choose(

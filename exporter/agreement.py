@@ -8,29 +8,31 @@ reached.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgewise.exporter.numerics import GraphRunner, Tensors
+from edgewise.exporter.goldens import Picture
+from edgewise.exporter.numerics import GraphRunner, Tensors, network_inputs
 from edgewise.exporter.passes import expose
-from edgewise.runtime.geometry import Geometry
-from edgewise.runtime.manifest import Budget, Graph, Manifest, Precision
+from edgewise.runtime.checks import Check, budget_checks, tensor_checks, tensor_level
+from edgewise.runtime.manifest import Budget, Graph, Manifest, Precision, Task
 from edgewise.runtime.matching import Detections, Matching, display_threshold, margin_of, match, pooled
 from edgewise.runtime.postprocess import postprocess
-from edgewise.runtime.results import Instances
-from edgewise.runtime.selftest import Check, budget_checks, tensor_checks, tensor_level
-from edgewise.runtime.views import View, Views
+from edgewise.runtime.views import Views, views_of
 
 if TYPE_CHECKING:
     import onnx
 
+    from edgewise.models.datasets import Dataset
+    from edgewise.models.metrics import Metric
+
 
 class Role(enum.Enum):
-    """What a sample is judged as. Instances are pooled over each role, and each must keep the budget."""
+    """What a sample is judged as. Results are pooled over each role, and each must keep the budget."""
 
     HELD_OUT = "held-out images"
     """As parity does: probes, decoded results."""
@@ -38,20 +40,27 @@ class Role(enum.Enum):
     """As the self test on a device does, which sees no probes: a plain golden's are noise to eight bits."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
-    """One frame as the graph's input, and the way back."""
+    """The looks at one frame, and the graph's input for each."""
 
-    inputs: Tensors
-    geometry: Geometry
+    views: Views
+    inputs: Sequence[Tensors]
     role: Role = Role.HELD_OUT
 
+    @classmethod
+    def of_picture(
+        cls, manifest: Manifest, graph: Graph, picture: Picture, role: Role = Role.HELD_OUT
+    ) -> Sample:
+        views = views_of(manifest, picture.frame, picture.boxes)
+        return cls(views, network_inputs(graph, views), role)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Reference:
-    """What a graph gave for a sample: the tensors that its role compares, and the instances."""
+    """What a graph gave for a sample: of every look the tensors that its role compares, and the result."""
 
-    tensors: Mapping[str, np.ndarray]
+    looks: Sequence[Tensors]
     detections: Detections
 
 
@@ -99,7 +108,9 @@ class Agreement:
         for number, (sample, wanted) in enumerate(zip(self._samples, self._reference, strict=True)):
             found = self._run(runner, sample)
             name = f"{sample.role.value}, number {number}"
-            checks += self._tensor_level(name, sample.role, wanted, found, budget)
+            for look, (own, other) in enumerate(zip(wanted.looks, found.looks, strict=True), start=1):
+                where = name if len(wanted.looks) == 1 else f"{name}, look {look}"
+                checks += self._tensor_level(where, sample.role, own, other, budget)
             agreed = match(wanted.detections, found.detections, threshold=threshold, margin=margin)
             matchings.setdefault(sample.role, []).append(agreed)
         for role, members in matchings.items():
@@ -117,7 +128,7 @@ class Agreement:
     def subject(self, precision: Precision) -> str:
         """What a precision is judged on, in words."""
         task = self._task_of(precision)
-        metric = f" and by {task.name} on {len(task.frames)}" if task is not None else ""
+        metric = f" and by {task.name} on {len(task.dataset)}" if task is not None else ""
         return f"{len(self._samples)} images{metric}"
 
     def _task_of(self, precision: Precision) -> TaskMetric | None:
@@ -127,25 +138,18 @@ class Agreement:
         return expose(model, [spec.name for spec in self._graph.probes])
 
     def _run(self, runner: GraphRunner, sample: Sample) -> Reference:
-        tensors = runner.run(sample.inputs)
-        outputs = {spec.name: tensors[spec.name] for spec in self._graph.outputs}
-        result = postprocess(self._manifest, one_look(sample.inputs, sample.geometry), [outputs])
+        looks = [runner.run(inputs) for inputs in sample.inputs]
+        result = postprocess(self._manifest, sample.views, looks)
         specs = self._graph.outputs if sample.role is Role.GOLDEN else self._compared
-        return Reference({spec.name: tensors[spec.name] for spec in specs}, Detections.of_result(result))
+        compared = [{spec.name: look[spec.name] for spec in specs} for look in looks]
+        return Reference(compared, Detections.of_result(result))
 
     def _tensor_level(
-        self, name: str, role: Role, wanted: Reference, found: Reference, budget: Budget
+        self, name: str, role: Role, wanted: Tensors, found: Tensors, budget: Budget
     ) -> list[Check]:
-        if role is Role.GOLDEN:
-            decoding = self._manifest.postprocess
-            return tensor_level(name, self._graph, decoding, wanted.tensors, found.tensors, budget)
-        return tensor_checks(name, self._compared, wanted.tensors, found.tensors, budget)
-
-
-def one_look(inputs: Tensors, geometry: Geometry) -> Views:
-    """The only look at a frame, from the graph's only input."""
-    (tensor,) = inputs.values()
-    return Views(geometry.source_size, (View(tensor, geometry),))
+        if role is Role.GOLDEN or not self._graph.probes:
+            return tensor_level(name, self._manifest, self._graph, wanted, found, budget)
+        return tensor_checks(name, self._compared, wanted, found, budget)
 
 
 def share_of_limit(check: Check) -> float:
@@ -158,49 +162,40 @@ def share_of_limit(check: Check) -> float:
     return value / limit if limit > 0.0 else float("inf")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TaskMetric:
-    """Mask AP on a COCO dataset, through the runtime's own pre- and postprocessing.
+    """The metric of a task on an annotated dataset, through the runtime's own pre- and postprocessing."""
 
-    Attributes:
-        annotations: The COCO file.
-        frames: Image id and path of every picture.
-    """
-
-    annotations: Path
-    frames: Sequence[tuple[int, Path]]
-    name: str = "mask AP"
+    dataset: Dataset
+    metric: Metric
 
     @classmethod
-    def of_dataset(cls, path: Path) -> TaskMetric:
-        """A folder with `instances.json` and `images/`, or a COCO file with `images/` beside it.
+    def of_dataset(cls, task: Task, path: Path) -> TaskMetric:
+        """Open the annotations of a task: its file of a folder of scenes, or a COCO file.
 
         Raises:
-            DatasetError: The dataset is missing or empty.
+            DatasetError: The dataset is missing or empty, or the task has none.
         """
-        from edgewise.models.datasets import CocoInstances
+        from edgewise.models.datasets import open_dataset
+        from edgewise.models.metrics import metric_of
 
-        dataset = CocoInstances.open(path)
-        return cls(
-            dataset.json, tuple((image.id, dataset.folder / image.file_name) for image in dataset.images)
-        )
+        return cls(open_dataset(task, path), metric_of(task))
+
+    @property
+    def name(self) -> str:
+        return self.metric.name
+
+    @property
+    def images(self) -> list[Path]:
+        """The files of the dataset's pictures."""
+        return [self.dataset.path(index) for index in range(len(self.dataset))]
 
     def measure(self, manifest: Manifest, runner: GraphRunner) -> float:
-        """AP at IoU .50:.95."""
-        from edgewise.models.evaluation import mask_ap
-
+        """The metric of a graph's results on every picture."""
         graph = next(iter(manifest.graphs.values()))
         records: list[dict[str, Any]] = []
-        for image_id, result in self._results(manifest, graph, runner):
-            records += result.to_coco(image_id=image_id)
-        ids = [image_id for image_id, _ in self.frames]
-        return mask_ap(self.annotations, records, image_ids=ids).ap
-
-    def _results(
-        self, manifest: Manifest, graph: Graph, runner: GraphRunner
-    ) -> Iterable[tuple[int, Instances]]:
-        from edgewise.exporter.goldens import network_input, read_frames
-
-        for image_id, path in self.frames:
-            inputs, geometry = network_input(manifest.preprocess, graph, read_frames([path])[0])
-            yield image_id, postprocess(manifest, one_look(inputs, geometry), [runner.run(inputs)])
+        for index, image in enumerate(self.dataset.images):
+            views = views_of(manifest, self.dataset.frame(index), self.dataset.boxes(index))
+            outputs = [runner.run(inputs) for inputs in network_inputs(graph, views)]
+            records += postprocess(manifest, views, outputs).to_coco(image_id=image.id)
+        return self.metric.measure(self.dataset, records).value

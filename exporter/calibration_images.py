@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from edgewise.calibration.samples import CalibrationSet
+from edgewise.calibration.samples import CalibrationSet, Sample
 from edgewise.exporter.agreement import TaskMetric
-from edgewise.exporter.goldens import read_frames
+from edgewise.exporter.goldens import Picture, read_frames
 from edgewise.runtime.errors import CalibrationError
-from edgewise.runtime.manifest import CalibrationMethod, Precision
+from edgewise.runtime.manifest import CalibrationMethod, Manifest, Precision
+from edgewise.runtime.manifest_kinds import AffineCrop
+from edgewise.runtime.views import FrameBoxes
 
 HELD_OUT = 8
 """Images beside the calibration set on which FP16 and INT8 are judged."""
@@ -22,12 +25,13 @@ class CalibrationRequest:
     """What to calibrate on, and how.
 
     Attributes:
-        images: Folder of images, or a COCO json.
+        images: Folder of images, a folder of scenes with the task's annotation file, or a COCO json. A model
+            of crops looks at annotated boxes where there are annotations, else at whole images.
         count: Images that the observers see.
         seed: Chooses them.
         method: How ranges are chosen from what was observed.
-        validation: COCO dataset on which INT8 must keep FP32's mask AP; None judges by decoded results on
-            held-out images alone.
+        validation: Annotated dataset on which INT8 must keep FP32's metric of the task; None judges by
+            decoded results on held-out images alone.
         precisions: What to make; FP16 needs the ranges too.
 
     Raises:
@@ -48,9 +52,9 @@ class CalibrationRequest:
                 hint="every bundle holds fp32 already",
             )
 
-    def first_frames(self, count: int) -> list[np.ndarray]:
-        """The first frames of the calibration set, for a bundle's goldens; uint8 BGR."""
-        return read_frames([sample.path for sample in choose_images(self).calibration.samples[:count]])
+    def first_pictures(self, manifest: Manifest, count: int) -> list[Picture]:
+        """The first pictures of the calibration set, for a bundle's goldens."""
+        return pictures_of(choose_images(self, manifest).calibration.samples[:count])
 
 
 @dataclass(frozen=True)
@@ -64,39 +68,66 @@ class ChosenImages:
     """
 
     calibration: CalibrationSet
-    held_out: list[Path]
+    held_out: tuple[Sample, ...]
     task: TaskMetric | None
 
 
-def choose_images(request: CalibrationRequest) -> ChosenImages:
+def choose_images(request: CalibrationRequest, manifest: Manifest) -> ChosenImages:
     """Choose `request.count` images and, further down the same seeded order, those to judge on.
+
+    Args:
+        manifest: Its task says which annotations count, its preprocessing whether boxes are looked at.
 
     Raises:
         CalibrationError: Missing, too few, unfit images, or images of the validation dataset.
         DatasetError: The validation dataset is missing or broken.
     """
-    task = TaskMetric.of_dataset(request.validation) if request.validation is not None else None
-    exclude = [path for _, path in task.frames] if task is not None else []
-    chosen = _take(request, request.count, exclude)
+    task = None
+    if request.validation is not None:
+        task = TaskMetric.of_dataset(manifest.task, request.validation)
+    exclude = task.images if task is not None else []
+    chosen = _take(request, manifest, request.count, exclude)
     further = max(4, min(HELD_OUT, request.count // 4))
     try:
-        together = _take(request, request.count + further, exclude)
+        together = _take(request, manifest, request.count + further, exclude)
     except CalibrationError as error:
         raise CalibrationError(
             f"{further} images beside the {request.count} are needed to judge INT8: {error.what}",
             where=error.where,
             hint=f"add images, or calibrate on fewer than {request.count}",
         ) from None
-    held_out = [sample.path for sample in together.samples[request.count :]]
-    return ChosenImages(chosen, held_out, task)
+    return ChosenImages(chosen, together.samples[request.count :], task)
 
 
-def _take(request: CalibrationRequest, count: int, exclude: list[Path]) -> CalibrationSet:
+def pictures_of(samples: Sequence[Sample]) -> list[Picture]:
+    """The frames of calibration samples, with the box that each looks at.
+
+    Raises:
+        SourceError: A file that is missing or no image.
+    """
+    frames = read_frames([sample.path for sample in samples])
+    return [
+        Picture(frame, None if sample.box is None else _only_box(sample.box))
+        for frame, sample in zip(frames, samples, strict=True)
+    ]
+
+
+def _only_box(box: tuple[float, float, float, float]) -> FrameBoxes:
+    return FrameBoxes(np.array([box], np.float64), np.ones(1, np.float32))
+
+
+def _take(request: CalibrationRequest, manifest: Manifest, count: int, exclude: list[Path]) -> CalibrationSet:
     folder, annotations = request.images, request.images
-    if (folder / "instances.json").is_file():
-        annotations = folder / "instances.json"
-    if annotations.is_file():
-        beside = annotations.parent / "images"
-        images = beside if beside.is_dir() else annotations.parent
-        return CalibrationSet.from_coco(annotations, images, count=count, seed=request.seed, exclude=exclude)
-    return CalibrationSet.from_folder(folder, count=count, seed=request.seed, exclude=exclude)
+    if folder.is_dir():
+        annotations = folder / f"{manifest.task.value}.json"
+    if not annotations.is_file():
+        return CalibrationSet.from_folder(folder, count=count, seed=request.seed, exclude=exclude)
+    beside = annotations.parent / "images"
+    return CalibrationSet.from_coco(
+        annotations,
+        beside if beside.is_dir() else annotations.parent,
+        count=count,
+        seed=request.seed,
+        exclude=exclude,
+        boxes=isinstance(manifest.preprocess, AffineCrop),
+    )

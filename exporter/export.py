@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
-from edgewise.exporter.budgets import DEFAULT_BUDGETS
+from edgewise.exporter.budgets import default_budgets
 from edgewise.exporter.bundle_writer import Content, refuse_occupied, write_bundle
-from edgewise.exporter.goldens import GOLDEN_COUNT, golden_frames, make_goldens, network_input, read_frames
+from edgewise.exporter.goldens import GOLDEN_COUNT, Picture, golden_pictures, make_goldens, read_frames
 from edgewise.exporter.lowering import canonicalise, lower_for, lower_fp32
 from edgewise.exporter.model_files import name_model_files
-from edgewise.exporter.numerics import Tensors
+from edgewise.exporter.numerics import Tensors, network_inputs
 from edgewise.exporter.onnx_export import (
     comparable_names,
     export_onnx,
@@ -34,6 +33,7 @@ from edgewise.runtime import manifest as contract
 from edgewise.runtime.bundle import Bundle
 from edgewise.runtime.errors import ExportError
 from edgewise.runtime.manifest import Graph, Manifest, Precision, PrecisionRecord, ProvenanceStep, Target
+from edgewise.runtime.views import views_of
 
 if TYPE_CHECKING:
     import onnx
@@ -112,16 +112,16 @@ def export_bundle(
     refuse_occupied(destination, replace=options.replace)
     _check_draft(modules, draft)
     options.progress("reading images")
-    frames = golden_frames(draft.preprocess, _pictures(options))
+    pictures = golden_pictures(draft.preprocess, _pictures(draft, options))
     (name, graph), module = next(iter(draft.graphs.items())), modules[next(iter(draft.graphs))].eval()
     refuse_broken_weights(module)
-    samples = [network_input(draft.preprocess, graph, frame)[0] for frame in frames]
+    looks = [network_inputs(graph, views_of(draft, one.frame, one.boxes)) for one in pictures]
     options.progress("running the training definition")
-    reference = [run_module(module, graph, sample) for sample in samples]
-    goldens = make_goldens(draft, graph, frames, reference)
-    checked = slice(CHECKED_FRAMES)
-    made = canonical_graph(module, graph, samples[checked], reference[checked], options.progress)
-    runner = PassRunner(samples[checked], comparable_names(graph))
+    reference = [[run_module(module, graph, look) for look in each] for each in looks]
+    goldens = make_goldens(draft, graph, pictures, reference)
+    samples, expected = ([each[0] for each in every[:CHECKED_FRAMES]] for every in (looks, reference))
+    made = canonical_graph(module, graph, samples, expected, options.progress)
+    runner = PassRunner(samples, comparable_names(graph))
     lowered = {
         (target, Precision.FP32): _bytes(lower_for(made.fp32, target, runner)) for target in options.targets
     }
@@ -145,13 +145,13 @@ def export_bundle(
         graphs={name: msgspec.structs.replace(graph, canonical=canonical_path, files=named.entries)},
         precisions=(PrecisionRecord(precision=Precision.FP32, asked="every node in float32"),),
         goldens=tuple(golden.golden for golden in goldens),
-        budgets=draft.budgets or DEFAULT_BUDGETS,
+        budgets=draft.budgets or default_budgets(draft.task),
     )
     if options.calibration is not None:
         from edgewise.exporter.quantise import quantise
 
         quantised = quantise(
-            made.canonical, manifest, options.calibration, frames, options.targets, options.progress
+            made.canonical, manifest, options.calibration, pictures, options.targets, options.progress
         )
         manifest, files = quantised.manifest, {**files, **quantised.files}
     options.progress("writing the bundle")
@@ -235,11 +235,11 @@ def _check_draft(modules: Mapping[str, nn.Module], draft: Manifest) -> None:
         )
 
 
-def _pictures(options: ExportOptions) -> list[np.ndarray]:
+def _pictures(draft: Manifest, options: ExportOptions) -> list[Picture]:
     if options.images:
-        return read_frames(options.images)
+        return [Picture(frame) for frame in read_frames(options.images)]
     if options.calibration is not None:
-        return options.calibration.first_frames(GOLDEN_COUNT - 1)
+        return options.calibration.first_pictures(draft, GOLDEN_COUNT - 1)
     return []
 
 

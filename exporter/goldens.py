@@ -1,7 +1,8 @@
 """Golden samples: frames with what the training definition gave for them, rerun on the device by `selftest`.
 
-A golden is a PNG of the source frame, an .npz of the graph's outputs and probes as torch computed them, and
-the decoded result as JSON in source coordinates.
+A golden is a PNG of the source frame with the boxes that a model of crops looks at, an .npz of the graph's
+outputs and probes as torch computed them (the looks at the frame stacked), and the decoded result as JSON in
+source coordinates.
 """
 
 from __future__ import annotations
@@ -17,15 +18,21 @@ import numpy as np
 
 from edgewise.exporter.numerics import Tensors
 from edgewise.runtime.errors import ExportError, SourceError
-from edgewise.runtime.geometry import Geometry
 from edgewise.runtime.manifest import Golden, Graph, Manifest
-from edgewise.runtime.manifest_kinds import AsIs, Preprocess
+from edgewise.runtime.manifest_kinds import AffineCrop, AsIs, Preprocess
 from edgewise.runtime.postprocess import postprocess
-from edgewise.runtime.preprocess import preprocess
-from edgewise.runtime.views import views_of
+from edgewise.runtime.views import FrameBoxes, views_of
 
 GOLDEN_COUNT = 4
 """Fewest frames of a bundle: three pictures and a plain grey one, where a trained detector finds nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A frame (uint8 BGR), and where a model of crops looks in it; None where nobody said."""
+
+    frame: np.ndarray
+    boxes: FrameBoxes | None = None
 
 
 @dataclass(frozen=True)
@@ -37,48 +44,35 @@ class GoldenFiles:
 
 
 def make_goldens(
-    manifest: Manifest, graph: Graph, frames: Sequence[np.ndarray], reference: Sequence[Tensors]
+    manifest: Manifest,
+    graph: Graph,
+    pictures: Sequence[Picture],
+    reference: Sequence[Sequence[Tensors]],
 ) -> list[GoldenFiles]:
-    """Keep everything that the training definition says about some frames.
+    """Keep everything that the training definition says about some pictures.
 
     Args:
-        frames: uint8 BGR.
-        reference: Outputs and probes for each frame, from `onnx_export.run_module`.
+        reference: Outputs and probes of every look at each picture, from `onnx_export.run_module`.
 
     Raises:
         ResultError: Outputs that the manifest's postprocessing cannot decode.
     """
     made = []
-    for number, (frame, tensors) in enumerate(zip(frames, reference, strict=True)):
-        views = views_of(manifest, frame)
-        outputs = {spec.name: tensors[spec.name] for spec in graph.outputs}
-        result = postprocess(manifest, views, [outputs])
+    for number, (picture, looks) in enumerate(zip(pictures, reference, strict=True)):
+        views = views_of(manifest, picture.frame, picture.boxes)
+        outputs = [{spec.name: look[spec.name] for spec in graph.outputs} for look in looks]
+        result = postprocess(manifest, views, outputs)
         stem = f"goldens/{number:03d}"
-        golden = Golden(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json")
+        boxes = () if views.boxes is None else tuple(tuple(box) for box in views.boxes.boxes.tolist())
+        golden = Golden(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json", boxes=boxes)
+        stacked = {name: np.concatenate([look[name] for look in looks]) for name in looks[0]}
         files = {
-            golden.image: encode_png(frame),
-            golden.tensors: encode_npz(tensors),
+            golden.image: encode_png(picture.frame),
+            golden.tensors: encode_npz(stacked),
             golden.result: json.dumps(result.to_coco(image_id=number), indent=1).encode() + b"\n",
         }
         made.append(GoldenFiles(golden, files))
     return made
-
-
-def network_input(
-    spec: Preprocess, graph: Graph, frame: np.ndarray
-) -> tuple[dict[str, np.ndarray], Geometry]:
-    """The graph's input by name, and the geometry, for one frame.
-
-    Raises:
-        ExportError: The graph has other inputs than one image.
-    """
-    if len(graph.inputs) != 1:
-        raise ExportError(
-            f"the graph has {len(graph.inputs)} inputs; goldens are made for graphs with one image input",
-            where=", ".join(inputs.name for inputs in graph.inputs),
-        )
-    tensor, geometry = preprocess(spec, frame)
-    return {graph.inputs[0].name: tensor}, geometry
 
 
 def read_frames(paths: Sequence[Path]) -> list[np.ndarray]:
@@ -100,16 +94,31 @@ def read_frames(paths: Sequence[Path]) -> list[np.ndarray]:
     return frames
 
 
-def golden_frames(
-    spec: Preprocess, pictures: Sequence[np.ndarray] = (), *, seed: int = 0
-) -> list[np.ndarray]:
-    """The frames of a bundle's goldens: pictures, drawn ones where they are too few, and a plain grey one."""
-    frames = list(pictures)
+def golden_pictures(spec: Preprocess, pictures: Sequence[Picture] = (), *, seed: int = 0) -> list[Picture]:
+    """What a bundle's goldens show.
+
+    For a model of whole frames: the pictures, drawn ones where they are too few, and a plain grey one. For a
+    model of crops no plain one, which has nothing to look at, and a drawn box in every picture without boxes.
+    """
+    crops = isinstance(spec, AffineCrop)
+    made = [Picture(one.frame, one.boxes if crops else None) for one in pictures]
     generator = np.random.default_rng(seed)
-    while len(frames) < GOLDEN_COUNT - 1:
-        frames.append(drawn_frame(_frame_size(spec, generator), generator))
+    while len(made) < GOLDEN_COUNT - 1:
+        made.append(Picture(drawn_frame(_frame_size(spec, generator), generator)))
+    if crops:
+        return [
+            one if one.boxes is not None else Picture(one.frame, drawn_box(one.frame, generator))
+            for one in made
+        ]
     height, width = _frame_size(spec, generator)
-    return [*frames, np.full((height, width, 3), 114, np.uint8)]
+    return [*made, Picture(np.full((height, width, 3), 114, np.uint8))]
+
+
+def drawn_box(frame: np.ndarray, generator: np.random.Generator) -> FrameBoxes:
+    """One box of score 1 somewhere in a frame, of a third to nine tenths of each side."""
+    sides = np.array([frame.shape[1], frame.shape[0]]) * generator.uniform(1 / 3, 0.9, 2)
+    corner = generator.uniform(0, 1, 2) * (np.array([frame.shape[1], frame.shape[0]]) - sides)
+    return FrameBoxes(np.concatenate([corner, corner + sides])[None], np.ones(1, np.float32))
 
 
 def drawn_frame(size: tuple[int, int], generator: np.random.Generator) -> np.ndarray:

@@ -9,12 +9,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgewise.runtime.errors import ExportError
+from edgewise.runtime.manifest import Graph
+from edgewise.runtime.views import Views
 
 if TYPE_CHECKING:
     import onnx
 
 Tensors = Mapping[str, np.ndarray]
 """Tensor name -> array."""
+
+
+def network_inputs(graph: Graph, views: Views) -> list[dict[str, np.ndarray]]:
+    """The graph's input by name, for every look at a frame.
+
+    Raises:
+        ExportError: The graph has other inputs than one image.
+    """
+    if len(graph.inputs) != 1:
+        raise ExportError(
+            f"the graph has {len(graph.inputs)} inputs; looks at frames feed graphs with one image input",
+            where=", ".join(inputs.name for inputs in graph.inputs),
+        )
+    return [{graph.inputs[0].name: look.tensor} for look in views.looks]
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Workbench:
     progress: Callable[[str], None] = field(default=_silent)
 
     def runner(self) -> PassRunner:
-        return PassRunner([sample.inputs for sample in self.samples[:2]], comparable_names(self.graph))
+        return PassRunner([sample.inputs[0] for sample in self.samples[:2]], comparable_names(self.graph))
 
     def lowered(self, form: Callable[[Target], onnx.ModelProto]) -> dict[Target, onnx.ModelProto]:
         """The typed graph of every target, lowered for it."""

@@ -14,7 +14,6 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
 from edgewise.calibration.collect import Feeds, calibrate
 from edgewise.calibration.placement import candidate_tensors
@@ -23,8 +22,8 @@ from edgewise.calibration.table import CalibrationTable, encode_table
 from edgewise.calibration.tensorrt_cache import write_tensorrt_cache
 from edgewise.exporter.agreement import Agreement, Role, Sample
 from edgewise.exporter.bundle_writer import place, update_bundle
-from edgewise.exporter.calibration_images import CalibrationRequest, choose_images
-from edgewise.exporter.goldens import network_input, read_frames
+from edgewise.exporter.calibration_images import CalibrationRequest, choose_images, pictures_of
+from edgewise.exporter.goldens import Picture
 from edgewise.exporter.lowering import lower_fp32
 from edgewise.exporter.model_files import name_model_files
 from edgewise.exporter.onnx_export import comparable_names
@@ -42,6 +41,7 @@ from edgewise.runtime.manifest import (
     ProvenanceStep,
     Target,
 )
+from edgewise.runtime.selftest import golden_boxes
 from edgewise.runtime.sources import decode_image
 
 if TYPE_CHECKING:
@@ -88,7 +88,10 @@ def calibrate_bundle(
         )
     canonical = onnx.load_model_from_string(bundle.read(graph.canonical))
     targets = tuple(dict.fromkeys(file.target for file in graph.files))
-    goldens = [decode_image(bundle.read(golden.image), where=golden.image) for golden in manifest.goldens]
+    goldens = [
+        Picture(decode_image(bundle.read(golden.image), where=golden.image), golden_boxes(golden))
+        for golden in manifest.goldens
+    ]
     quantised = quantise(canonical, manifest, request, goldens, targets, progress)
     names = {path: place(bundle, path, data) for path, data in quantised.files.items()}
     files = {names[path]: data for path, data in quantised.files.items()}
@@ -100,7 +103,7 @@ def quantise(
     canonical: onnx.ModelProto,
     manifest: Manifest,
     request: CalibrationRequest,
-    goldens: Sequence[np.ndarray],
+    goldens: Sequence[Picture],
     targets: tuple[Target, ...],
     progress: Callable[[str], None] = _silent,
 ) -> Quantised:
@@ -110,7 +113,7 @@ def quantise(
         canonical: Outputs and probes, float32.
         manifest: With its FP32 record, budgets and, for `calibrate_bundle`, whatever an earlier calibration
             left.
-        goldens: The frames of the bundle's goldens; FP16 and INT8 must pass the self test on them.
+        goldens: The pictures of the bundle's goldens; FP16 and INT8 must pass the self test on them.
         targets: For which targets to lower.
 
     Raises:
@@ -119,10 +122,10 @@ def quantise(
     """
     name, graph = next(iter(manifest.graphs.items()))
     progress("choosing calibration images")
-    images = choose_images(request)
-    samples = [_sample(manifest, graph, frame) for frame in read_frames(images.held_out)]
-    samples += [_sample(manifest, graph, frame, Role.GOLDEN) for frame in goldens]
-    fp32 = lower_fp32(canonical, graph, PassRunner([samples[0].inputs], comparable_names(graph)))
+    images = choose_images(request, manifest)
+    samples = [Sample.of_picture(manifest, graph, one) for one in pictures_of(images.held_out)]
+    samples += [Sample.of_picture(manifest, graph, one, Role.GOLDEN) for one in goldens]
+    fp32 = lower_fp32(canonical, graph, PassRunner(samples[0].inputs[:1], comparable_names(graph)))
     agreement = Agreement(manifest, graph, fp32, samples, images.task)
     bench = Workbench(manifest, name, graph, fp32, targets, samples, agreement, progress)
     progress(f"calibrating on {request.count} images ({request.method.value})")
@@ -139,11 +142,6 @@ def quantise(
 def _feeds(images: CalibrationSet, manifest: Manifest, graph: Graph) -> Feeds:
     for name, tensor in images.tensors(manifest.preprocess):
         yield name, {graph.inputs[0].name: tensor}
-
-
-def _sample(manifest: Manifest, graph: Graph, frame: np.ndarray, role: Role = Role.HELD_OUT) -> Sample:
-    inputs, geometry = network_input(manifest.preprocess, graph, frame)
-    return Sample(inputs, geometry, role)
 
 
 def _compose(bench: Workbench, table: CalibrationTable, typed: Sequence[TypedGraph]) -> Quantised:

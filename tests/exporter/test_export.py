@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from edgewise.exporter.export import ExportOptions, export_bundle, export_checkpoint
-from edgewise.exporter.goldens import GOLDEN_COUNT, drawn_frame, golden_frames
+from edgewise.exporter.goldens import GOLDEN_COUNT, Picture, drawn_frame, golden_pictures
 from edgewise.models import registry
 from edgewise.models.checkpoint import CheckpointMeta, save_checkpoint
 from edgewise.models.scenes import LABELS
@@ -24,6 +24,7 @@ from edgewise.runtime.errors import CheckpointError, EdgewiseError, ExportError,
 from edgewise.runtime.manifest import Manifest, Precision, Target
 from edgewise.runtime.selftest import selftest
 from edgewise.runtime.session import Session
+from edgewise.runtime.views import FrameBoxes
 
 
 @pytest.fixture(scope="module")
@@ -143,16 +144,35 @@ def test_an_existing_destination_stops_before_any_work(spots: ModuleType, tmp_pa
         export_bundle({"main": Unreachable()}, spots.draft_manifest(), tmp_path / "b")
 
 
-def test_golden_frames_differ_from_the_network_size() -> None:
+def test_goldens_of_whole_frames() -> None:
     from edgewise.runtime.manifest import AsIs, Stretch
 
-    frames = golden_frames(Stretch(size=(64, 64)))
-    assert len(frames) == GOLDEN_COUNT
-    assert all(frame.shape != (64, 64, 3) for frame in frames)
-    assert frames[-1].std() == 0
-    many = [np.zeros((9, 9, 3), np.uint8)] * 6
-    assert len(golden_frames(Stretch(size=(64, 64)), many)) == 7, "no picture of the user is dropped"
-    assert {frame.shape for frame in golden_frames(AsIs(size=(32, 48)))} == {(32, 48, 3)}
+    made = golden_pictures(Stretch(size=(64, 64)))
+    assert len(made) == GOLDEN_COUNT
+    assert all(one.frame.shape != (64, 64, 3) for one in made), "the geometry is exercised too"
+    assert made[-1].frame.std() == 0
+    many = [Picture(np.zeros((9, 9, 3), np.uint8))] * 6
+    assert len(golden_pictures(Stretch(size=(64, 64)), many)) == 7, "no picture of the user is dropped"
+    assert {one.frame.shape for one in golden_pictures(AsIs(size=(32, 48)))} == {(32, 48, 3)}
+
+
+def test_goldens_of_crops_have_boxes() -> None:
+    from edgewise.runtime.manifest import AffineCrop
+
+    spec = AffineCrop(size=(64, 48))
+    own = FrameBoxes(np.array([[3.0, 4.0, 30.0, 60.0]]), np.ones(1, np.float32))
+    frame = np.zeros((70, 90, 3), np.uint8)
+    made = golden_pictures(spec, [Picture(frame, own), Picture(frame)])
+    assert made[0].boxes is own
+    assert len(made) >= 3
+    for one in made[1:]:
+        assert one.boxes is not None
+        (x1, y1, x2, y2) = one.boxes.boxes[0].tolist()
+        assert 0 <= x1 < x2 <= one.frame.shape[1]
+        assert 0 <= y1 < y2 <= one.frame.shape[0]
+    again = golden_pictures(spec, [Picture(frame, own), Picture(frame)])
+    assert again[1].boxes is not None
+    np.testing.assert_array_equal(again[1].boxes.boxes, made[1].boxes.boxes)
 
 
 @pytest.mark.slow

@@ -24,9 +24,10 @@ from edgewise.exporter.build import BuildOptions, build_engine
 from edgewise.exporter.bundle_writer import write_bundle
 from edgewise.exporter.export import canonical_graph
 from edgewise.exporter.fp16 import choose_fp16, narrow_nodes
-from edgewise.exporter.goldens import drawn_frame, network_input
+from edgewise.exporter.goldens import drawn_frame
 from edgewise.exporter.lowering import lower_for
 from edgewise.exporter.model_files import name_model_files
+from edgewise.exporter.numerics import network_inputs
 from edgewise.models.vocabulary import Vocabulary
 from edgewise.runtime.bundle import Bundle
 from edgewise.runtime.manifest import (
@@ -39,6 +40,7 @@ from edgewise.runtime.manifest import (
     Provenance,
     Target,
 )
+from edgewise.runtime.views import views_of
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="the [rtx] extra is not installed")
 torch = pytest.importorskip("torch")
@@ -74,7 +76,7 @@ def export_every_precision(name: str, images: Path, folder: Path) -> Bundle:
     graph = draft.graphs["main"]
     chosen = CalibrationSet.from_folder(images, count=2, seed=0)
     frame = cv2.imread(str(chosen.samples[0].path))
-    made = canonical_graph(module, graph, [network_input(draft.preprocess, graph, frame)[0]])
+    made = canonical_graph(module, graph, network_inputs(graph, views_of(draft, frame))[:1])
     fp32 = made.fp32
     del made, module
     table = calibrate(fp32, chosen, draft.preprocess, method=CalibrationMethod.MINMAX)

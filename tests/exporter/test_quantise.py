@@ -25,9 +25,10 @@ from edgewise.exporter.numerics import relative_error, run_graph
 from edgewise.exporter.passes import expose
 from edgewise.exporter.quantise import calibrate_bundle
 from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.checks import Check
 from edgewise.runtime.errors import CalibrationError, DatasetError
 from edgewise.runtime.manifest import Budget, CalibrationMethod, Precision, Target
-from edgewise.runtime.selftest import Check, selftest
+from edgewise.runtime.selftest import selftest
 
 
 def deeper(spots: ModuleType) -> nn.Module:
@@ -128,8 +129,8 @@ def test_int8_files_hold_codes_and_the_kept_node_is_float16(calibrated: Bundle) 
 
 
 def test_both_int8_forms_mean_the_same(calibrated: Bundle, pictures: Path) -> None:
-    images = choose_images(CalibrationRequest(images=pictures, count=8))
-    frame = cv2.imread(str(images.held_out[0]))
+    images = choose_images(CalibrationRequest(images=pictures, count=8), calibrated.manifest)
+    frame = cv2.imread(str(images.held_out[0].path))
     samples = [{"image": cv2.resize(frame, (128, 128))[None]}]
     heats = [
         run_graph(expose(model_of(calibrated, target, precision), ["heat"]), samples)[0]["heat"]
@@ -230,36 +231,37 @@ def test_a_module_without_anything_to_quantise_says_so(spots_bundle: Bundle, pic
 # ---------------------------------------------------------------- images
 
 
-def test_no_image_calibrates_and_judges(pictures: Path) -> None:
-    images = choose_images(CalibrationRequest(images=pictures, count=8, seed=2))
+def test_no_image_calibrates_and_judges(pictures: Path, spots: ModuleType) -> None:
+    images = choose_images(CalibrationRequest(images=pictures, count=8, seed=2), spots.draft_manifest())
     used = {sample.path for sample in images.calibration.samples}
     assert len(used) == 8
     assert len(images.held_out) == 4
-    assert not used & set(images.held_out)
+    assert not used & {sample.path for sample in images.held_out}
 
 
-def test_too_few_or_unfit_images_are_refused(pictures: Path, tmp_path: Path) -> None:
+def test_too_few_or_unfit_images_are_refused(pictures: Path, tmp_path: Path, spots: ModuleType) -> None:
+    draft = spots.draft_manifest()
     with pytest.raises(CalibrationError, match="40 calibration images were asked for"):
-        choose_images(CalibrationRequest(images=pictures, count=40))
+        choose_images(CalibrationRequest(images=pictures, count=40), draft)
     with pytest.raises(CalibrationError, match="are needed to judge INT8"):
-        choose_images(CalibrationRequest(images=pictures, count=10))
+        choose_images(CalibrationRequest(images=pictures, count=10), draft)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CalibrationError, match="no image to calibrate on"):
-        choose_images(CalibrationRequest(images=tmp_path / "empty", count=1))
+        choose_images(CalibrationRequest(images=tmp_path / "empty", count=1), draft)
     with pytest.raises(DatasetError):
-        choose_images(CalibrationRequest(images=pictures, count=4, validation=tmp_path / "none"))
+        choose_images(CalibrationRequest(images=pictures, count=4, validation=tmp_path / "none"), draft)
     with pytest.raises(CalibrationError, match="calibration makes fp16 and int8"):
         CalibrationRequest(images=pictures, precisions=(Precision.FP32,))
 
 
-def test_validation_images_are_refused_for_calibration(tmp_path: Path) -> None:
+def test_validation_images_are_refused_for_calibration(tmp_path: Path, spots: ModuleType) -> None:
     from edgewise.models.scenes.dataset import write_dataset
 
     dataset = write_dataset(tmp_path / "scenes", 8, 9, 64)
     request = CalibrationRequest(images=dataset / "images", count=4, validation=dataset)
     with pytest.raises(CalibrationError, match="is in the evaluation set"):
-        choose_images(request)
-    from_coco = choose_images(CalibrationRequest(images=dataset, count=4))
+        choose_images(request, spots.draft_manifest())
+    from_coco = choose_images(CalibrationRequest(images=dataset, count=4), spots.draft_manifest())
     assert all(sample.path.parent.name == "images" for sample in from_coco.calibration.samples)
 
 
