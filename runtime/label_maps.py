@@ -26,34 +26,11 @@ LabelMap = NDArray[Any]
 """Integers [h, w]."""
 
 _STEP_BITS = 22
-_STRIPE = 1 << 23
-"""Pixels that OpenCV may count at a time: it gives counts in float32, exact up to 2**24."""
 
 
 def narrowest(count: int) -> np.dtype[np.unsignedinteger[Any]]:
     """The dtype for labels 0..count - 1 that the operations here are fastest with."""
     return np.dtype(np.uint8 if count <= 1 << 8 else np.uint16 if count <= 1 << 16 else np.uint32)
-
-
-def count_labels(labels: LabelMap, count: int, where: NDArray[np.uint8] | None = None) -> IntArray:
-    """int64 [count], pixels of each label.
-
-    Args:
-        labels: Unsigned integers [h, w] below `count`.
-        count: Number of labels.
-        where: uint8 [h, w], count only where it is not zero.
-    """
-    if labels.dtype != np.uint8:
-        chosen = labels.ravel() if where is None else labels[where != 0]
-        return np.bincount(chosen, minlength=count).astype(np.int64)
-    total = np.zeros(max(count, 256), np.int64)
-    rows = max(1, _STRIPE // max(1, labels.shape[1]))
-    for top in range(0, len(labels), rows):
-        stripe = np.ascontiguousarray(labels[top : top + rows])
-        mask = None if where is None else np.ascontiguousarray(where[top : top + rows])
-        counted = cv2.calcHist([stripe], [0], mask, [256], [0, 256])
-        total[:256] += counted.ravel().astype(np.int64)
-    return total[:count]
 
 
 def rename_labels(labels: LabelMap, names: LabelMap) -> LabelMap:
@@ -65,32 +42,57 @@ def rename_labels(labels: LabelMap, names: LabelMap) -> LabelMap:
     return names.take(labels)
 
 
-def label_boxes(labels: LabelMap, count: int) -> IntArray:
-    """int64 [count, 4], the first column and row and one past the last column and row of each label.
+@dataclass(frozen=True, eq=False)
+class LabelRuns:
+    """A map as its horizontal runs of equal labels, from the top down and from left to right.
 
-    A label that does not occur gets 0, 0, 0, 0. The work grows with the number of horizontal runs.
+    Attributes:
+        label, row, left, right: int64 [r], the pixels left..right - 1 of the row have the label.
     """
-    boxes = np.zeros((count, 4), np.int64)
-    height, width = labels.shape
-    if not labels.size:
+
+    label: IntArray
+    row: IntArray
+    left: IntArray
+    right: IntArray
+
+    def renamed(self, names: LabelMap) -> LabelRuns:
+        """The runs with `names[label]` as labels; neighbours may then carry the same one."""
+        return LabelRuns(names[self.label].astype(np.int64), self.row, self.left, self.right)
+
+    def areas(self, count: int) -> IntArray:
+        """int64 [count], pixels of each label 0..count - 1."""
+        # Sums of whole numbers below 2**53 are exact in float64.
+        return np.bincount(self.label, self.right - self.left, minlength=count).astype(np.int64)
+
+    def boxes(self, count: int) -> IntArray:
+        """int64 [count, 4], first column and row, and one past the last column and row, of each label.
+
+        A label that does not occur gets 0, 0, 0, 0.
+        """
+        boxes = np.zeros((count, 4), np.int64)
+        if not len(self.label):
+            return boxes
+        order = np.argsort(self.label, kind="stable")
+        label, row, left, right = (array[order] for array in (self.label, self.row, self.left, self.right))
+        first = np.flatnonzero(np.diff(label, prepend=-1))
+        # Runs of a label follow one another from the top down.
+        last = np.append(first[1:], len(label)) - 1
+        boxes[label[first]] = np.stack(
+            [np.minimum.reduceat(left, first), row[first], np.maximum.reduceat(right, first), row[last] + 1],
+            axis=1,
+        )
         return boxes
-    begins = np.empty(labels.shape, np.bool_)
-    begins[:, 0] = True
+
+
+def label_runs(labels: LabelMap) -> LabelRuns:
+    """The runs of an unsigned map [h, w]; the work behind it grows with their number and not with pixels."""
+    height, width = labels.shape
+    begins = np.ones(labels.shape, np.bool_)
     np.not_equal(labels[:, 1:], labels[:, :-1], out=begins[:, 1:])
     start = np.flatnonzero(begins)
-    end = np.append(start[1:], height * width)
-    label = labels.ravel()[start]
-    order = np.argsort(label, kind="stable")
-    found, first = np.unique(label[order], return_index=True)
-    row, left = np.divmod(start[order], width)
-    right = left + (end - start)[order]
-    # Runs of a label follow one another from the top down.
-    last = np.append(first[1:], len(row)) - 1
-    boxes[found] = np.stack(
-        [np.minimum.reduceat(left, first), row[first], np.maximum.reduceat(right, first), row[last] + 1],
-        axis=1,
-    )
-    return boxes
+    length = np.diff(start, append=height * width)
+    row, left = np.divmod(start, max(width, 1))
+    return LabelRuns(labels.reshape(-1)[start].astype(np.int64), row, left, left + length)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +162,7 @@ class NearestGrid:
         return frame
 
     def boxes(self, boxes: IntArray) -> IntArray:
-        """Frame boxes of `label_boxes` of cells of `seen`: columns and rows become pixels."""
+        """Frame boxes of `LabelRuns.boxes` of cells of `seen`: columns and rows become pixels."""
         left, top, right, bottom = boxes.T
         across, down = self.across.edges, self.down.edges
         placed = np.stack([across[left], down[top], across[right], down[bottom]], axis=1)

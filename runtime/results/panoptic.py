@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgewise.runtime.errors import ResultError
 from edgewise.runtime.geometry import Size
-from edgewise.runtime.label_maps import LabelMap, count_labels, label_boxes, narrowest, rename_labels
+from edgewise.runtime.label_maps import LabelMap, label_runs, narrowest, rename_labels
 from edgewise.runtime.manifest import ClassKind, ClassLabel
 from edgewise.runtime.masks import BoolArray, MaskCrops
 from edgewise.runtime.overlay_panoptic import draw_panoptic
@@ -133,13 +133,14 @@ class Panoptic:
         if segments.size and not (segments.min() >= 0 and segments.max() <= count):
             raise ResultError(f"the map holds an id outside 0..{count}")
         compact = segments.astype(narrowest(count + 1))
-        areas = count_labels(compact, count + 1)[1:]
+        runs = label_runs(compact)
+        areas = runs.areas(count + 1)[1:]
         things = _things(labels)[kinds]
         order = np.lexsort((np.where(things, 0, kinds), np.where(things, -marks, 0), ~things))
         order = order[areas[order] > 0]
         return cls(
             segments=_renumbered(compact, order, count),
-            boxes=label_boxes(compact, count + 1)[1:][order].astype(np.float32),
+            boxes=runs.boxes(count + 1)[1:][order].astype(np.float32),
             scores=np.where(things, marks, 1).astype(np.float32)[order],
             classes=kinds[order],
             areas=areas[order],
