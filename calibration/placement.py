@@ -8,7 +8,9 @@ The rules are NVIDIA's for explicit quantisation:
   branch does not: convolution, addition, activation and rounding are then one kernel;
 * a node that computes new values without weights (a linear resize, an average) reads codes where its result
   becomes codes; nodes that only move values (MaxPool, Transpose, Concat) need nothing, codes pass through;
-* one tensor has one scale and one QuantizeLinear, however many readers it has.
+* one tensor has one scale and one QuantizeLinear, however many readers it has;
+* sampling (RoiAlign, DeformConv, GridSample) has no integer kernel and makes no codes; a node whose result
+  moves sampling points (the offsets and masks of a DeformConv) stays wider, because its error is a shift.
 
 ONNX Runtime's CPU kernels know no such fusion: an addition runs on codes only when both of its inputs are
 codes, and a node's result becomes codes only when nobody reads it as a float. For that target the branch of
@@ -26,6 +28,13 @@ from onnx import NodeProto
 from edgewise.calibration.graph import GraphIndex, WeightedOp, index_graph, weighted_op, with_node_names
 from edgewise.runtime.errors import CalibrationError
 from edgewise.runtime.manifest import KeptNode, Precision, Target
+
+_MOVES_POINTS = {"DeformConv": (2, 4)}
+"""Inputs that say where, or how strongly, an operator samples."""
+
+_BETWEEN_WEIGHTS_AND_POINTS = frozenset(
+    {"Sigmoid", "Tanh", "Clip", "Mul", "Add", "Slice", "Split", "Concat", "Reshape", "Transpose", "Identity"}
+)
 
 _COMPUTES_WITHOUT_WEIGHTS = frozenset({"Resize", "AveragePool", "GlobalAveragePool"})
 
@@ -102,6 +111,7 @@ def place(
     index = index_graph(with_node_names(model))
     candidates = weighted_nodes(index)
     reasons = _reasons(index, candidates, rules or PlacementRules(), keep or {})
+    sampling = dict.fromkeys(_sampling(index), "samples at computed positions: no integer kernel does")
     chosen = {name: op for name, op in candidates.items() if name not in reasons}
     if not chosen:
         raise CalibrationError(
@@ -118,7 +128,10 @@ def place(
     return Placement(
         edges=tuple(sorted(edges, key=lambda edge: (position[edge.node], edge.position))),
         weighted=tuple(chosen),
-        kept=tuple(KeptNode(node=name, precision=wider, reason=reason) for name, reason in reasons.items()),
+        kept=tuple(
+            KeptNode(node=name, precision=wider, reason=reason)
+            for name, reason in {**reasons, **sampling}.items()
+        ),
     )
 
 
@@ -167,12 +180,15 @@ def _reasons(
                 hint="name a Conv, ConvTranspose, Gemm or MatMul of the canonical graph",
             )
     depth = weighted_depth(index)
+    steering = _steering(index, candidates)
     above_weights = _tensors_read_by_weights(index, candidates)
     reasons: dict[str, str] = {}
     for name, op in candidates.items():
         channels = min(op.in_channels, op.out_channels)
         if name in keep:
             reasons[name] = keep[name]
+        elif name in steering:
+            reasons[name] = "moves sampling points: its rounding would shift what is read"
         elif rules.keep_first and depth.get(op.activation, 0) == 0:
             reasons[name] = "reads the image: no weights before it"
         elif rules.keep_last and not above_weights.intersection(op.node.output):
@@ -182,6 +198,34 @@ def _reasons(
         elif op.node.op_type == "ConvTranspose" and op.groups > 1:
             reasons[name] = "is a transposed convolution with groups: one scale would serve several channels"
     return reasons
+
+
+def _sampling(index: GraphIndex) -> list[str]:
+    """The nodes that multiply what they sample by constant weights."""
+    return [
+        node.name
+        for node in index.model.graph.node
+        if node.op_type in _MOVES_POINTS and node.input[1] in index.constants
+    ]
+
+
+def _steering(index: GraphIndex, candidates: Mapping[str, WeightedOp]) -> set[str]:
+    """The weighted nodes whose results become sampling positions or the weights of samples."""
+    tensors = {
+        node.input[position]
+        for node in index.model.graph.node
+        for position in _MOVES_POINTS.get(node.op_type, ())
+        if position < len(node.input)
+    }
+    found: set[str] = set()
+    for node in reversed(index.model.graph.node):
+        if not tensors.intersection(node.output):
+            continue
+        if node.name in candidates:
+            found.add(node.name)
+        elif node.op_type in _BETWEEN_WEIGHTS_AND_POINTS:
+            tensors.update(node.input)
+    return found
 
 
 def _tensors_read_by_weights(index: GraphIndex, candidates: Mapping[str, WeightedOp]) -> set[str]:

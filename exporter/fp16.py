@@ -2,9 +2,11 @@
 
 Convolutions and matrix products with weights become float16, and so does what lies between two of them:
 activations, additions, pooling, resizing. Decoding (softmax, boxes, TopK, suppression, mask assembly) stays
-float32, inputs and outputs too. A weighted operator stays float32 where its numbers say so: activations
-beyond the calibrated limit, weights that float16 cannot hold, a sum over too many terms. Each one is reported
-with its reason. A Cast stands only where a tensor crosses the border of an island, once per tensor.
+float32, inputs and outputs too. A DeformConv samples in float32; its weights become float16, and so does its
+product where it is lowered to a GridSample and a convolution. A weighted operator stays float32 where its
+numbers say so: activations beyond the calibrated limit, weights that float16 cannot hold, a sum over too many
+terms. Each one is reported with its reason. A Cast stands only where a tensor crosses the border of an
+island, once per tensor.
 """
 
 from __future__ import annotations
@@ -37,8 +39,12 @@ Ranges = Mapping[str, tuple[float, float]]
 
 LARGEST_FLOAT16 = 65504.0
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "DeformConv")
 """MatMul only with a constant factor."""
+
+SAMPLING = ("DeformConv",)
+"""Weighted operators whose activations stay float32: they hold positions. Only their weights are narrow, and
+a Cast behind those says so."""
 
 EPILOGUES = ("Relu", "LeakyRelu", "PRelu", "Clip")
 """Run inside the weighted operator's kernel, so they take its type."""
@@ -129,8 +135,9 @@ def choose_fp16(
             narrow.add(node.name)
         else:
             kept.append(KeptNode(node=node.name, precision=Precision.FP32, reason=reason))
-    islands = _grow(model, narrow, values, ranges, probes, limits)
-    return Fp16Choice(frozenset(islands), tuple(kept))
+    sampling = {node.name for node in model.graph.node if node.op_type in SAMPLING}
+    islands = _grow(model, narrow - sampling, values, ranges, probes, limits)
+    return Fp16Choice(frozenset(islands | narrow), tuple(kept))
 
 
 def _is_weighted(node: onnx.NodeProto, values: Mapping[str, np.ndarray]) -> bool:
@@ -178,7 +185,7 @@ def weight_rounding_error(weight: np.ndarray, axis: int) -> float:
 
 
 def _output_axis(node: onnx.NodeProto) -> int:
-    if node.op_type == "Conv":
+    if node.op_type in ("Conv", "DeformConv"):
         return 0
     if node.op_type == "Gemm":
         return 0 if attribute(node, "transB", 0) else 1
@@ -279,6 +286,8 @@ def narrow_nodes(model: onnx.ModelProto, narrow: Collection[str]) -> onnx.ModelP
     nodes = list(model.graph.node)
     outputs = {value.name for value in model.graph.output}
     readers = consumers(nodes)
+    sampling = {node.name for node in nodes if node.op_type in SAMPLING and node.name in narrow}
+    narrow = set(narrow) - sampling
     made_half = {
         name for node in nodes if node.name in narrow for name in node.output if types.get(name) == single
     }
@@ -290,7 +299,18 @@ def narrow_nodes(model: onnx.ModelProto, narrow: Collection[str]) -> onnx.ModelP
 
     rewritten: list[onnx.NodeProto] = []
     constants_half: dict[str, str] = {}
+    widened: dict[str, str] = {}
     for node in nodes:
+        if node.name in sampling:
+            for position in (1, 3):
+                name = node.input[position] if position < len(node.input) else ""
+                if name not in values:
+                    continue
+                constants_half.setdefault(name, unique_name(model, f"{name}_fp16"))
+                if name not in widened:
+                    widened[name] = unique_name(model, f"{name}_wide")
+                    rewritten.append(_cast(constants_half[name], widened[name], single))
+                node.input[position] = widened[name]
         if node.name not in narrow:
             rewritten.append(node)
             continue

@@ -36,7 +36,7 @@ class Pass:
         tolerance: Largest relative error that it may cause. 0 demands equal bits in every output that both
             models have; more than 0 compares the tensors that the runner was told to compare, and those only.
         regions: The parts that it writes anew, found in the model that it is given. Where it names them, each
-            is compared alone, on what flows into it, and the rest of the graph must be the same nodes.
+            is compared alone, on what flows into it and by its own tolerance.
         detail: What it did, for the provenance.
     """
 
@@ -138,7 +138,7 @@ class PassRunner:
         for region in regions:
             pairs = zip(run_region(after, region, feeds), run_region(before, region, feeds), strict=True)
             for number, (new, old) in enumerate(pairs):
-                _refuse(pass_, number, first_difference(new, old, region.outputs, pass_.tolerance))
+                _refuse(pass_, number, first_difference(new, old, region.outputs, region.tolerance))
 
     def _numbers(self, model: onnx.ModelProto, key: bytes) -> list[dict[str, np.ndarray]]:
         if self._last is not None and self._last[0] == key:

@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Region:
-    """The nodes between `inputs` and `outputs`; no constant is among the inputs."""
+    """The nodes between `inputs` and `outputs`.
+
+    Attributes:
+        inputs: No constant is among them.
+        tolerance: Largest relative error that writing it anew may cause.
+    """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    tolerance: float
 
 
 def run_region(
