@@ -215,14 +215,27 @@ def parity(
 @app.command()
 def train(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name in the registry, e.g. yolact-tiny.")],
-    data: Annotated[Path, typer.Option(help="Folder with instances.json and images/, or a COCO json.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="COCO json of the model's task, or a folder with instances.json, panoptic.json or "
+            "keypoints.json, and images/."
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors checkpoint.")],
     images: Annotated[Path | None, typer.Option(help="Image folder, if not beside the json.")] = None,
-    evaluation: Annotated[Path | None, typer.Option(help="Dataset to measure mask AP on.")] = None,
+    initial: Annotated[
+        Path | None, typer.Option(help="Checkpoint whose tensors begin the training where they fit.")
+    ] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="Dataset to measure mask AP, PQ or PCK@0.1 on.")
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimiser steps; the recipe's if left out.")
     ] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images a step; the recipe's if left out.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images (or people) a step; the recipe's if left out.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 500,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
@@ -248,6 +261,7 @@ def train(
             images=images,
             recipe=replace(recipe_for(model), **changes),
             seed=seed,
+            initial=initial,
             evaluation=evaluation,
             save_every=save_every,
             threads=threads,

@@ -1,4 +1,4 @@
-"""Augmentation of training examples in source pixels: light and colour, zoom in or out, mirror.
+"""Augmentation of whole images in source pixels: light and colour, zoom in or out, mirror.
 
 After SSD (Liu et al. 2016), with one change: what a crop leaves of an object is either a proper object, with
 the tight box of its remaining mask, or a region that the loss ignores. It is never unlabelled.
@@ -6,7 +6,7 @@ the tight box of its remaining mask, or a region that the loss ignores. It is ne
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ _CROP_TRIES = 10
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly examples are varied; the defaults are SSD's.
+    """How strongly examples are varied; the defaults are SSD's, and for crops the hourglass paper's.
 
     Attributes:
         mirror: Probability of a left-right flip.
@@ -36,6 +36,9 @@ class Augmentation:
         zoom_in: Smallest side of a crop as part of the image's; 1 is none.
         zoom_in_probability: How often, where the canvas was not enlarged.
         stretch: Crops have up to this aspect ratio relative to the image's.
+        rotation: Largest turn of a person's crop in degrees, either way.
+        rescale: A person's crop is magnified by 1 - rescale .. 1 + rescale.
+        shift: Largest move of a person's crop, as part of its sides.
     """
 
     mirror: float = 0.5
@@ -48,17 +51,29 @@ class Augmentation:
     zoom_in: float = 0.3
     zoom_in_probability: float = 0.8
     stretch: float = 2.0
+    rotation: float = 30.0
+    rescale: float = 0.25
+    shift: float = 0.0
 
 
 NO_AUGMENTATION = Augmentation(
-    mirror=0, brightness=0, contrast=0, saturation=0, hue=0, zoom_out=1, zoom_in=1, stretch=1
+    mirror=0,
+    brightness=0,
+    contrast=0,
+    saturation=0,
+    hue=0,
+    zoom_out=1,
+    zoom_in=1,
+    stretch=1,
+    rotation=0,
+    rescale=0,
 )
 
 
 def augment(rng: np.random.Generator, example: Example, settings: Augmentation) -> Example:
     """One random variation of an example; the input is left as it is."""
     frame = vary_colour(rng, example.frame, settings)
-    example = Example(frame, example.boxes, example.classes, example.masks, example.crowd_boxes)
+    example = replace(example, frame=frame)
     example = cut(example, _choose_window(rng, example, settings))
     return mirror(example) if rng.random() < settings.mirror else example
 
@@ -90,6 +105,7 @@ def mirror(example: Example) -> Example:
         example.classes,
         np.ascontiguousarray(example.masks[:, :, ::-1]),
         _mirrored(example.crowd_boxes, width),
+        None if example.semantic is None else np.ascontiguousarray(example.semantic[:, ::-1]),
     )
 
 
@@ -98,7 +114,7 @@ def cut(example: Example, window: tuple[int, int, int, int]) -> Example:
 
     Args:
         example: Left as it is.
-        window: (x1, y1, x2, y2) in pixels; beyond the image the canvas is `FILL`.
+        window: (x1, y1, x2, y2) in pixels; beyond the image the canvas is `FILL` and of no known class.
     """
     height, width = example.frame.shape[:2]
     x1, y1, x2, y2 = window
@@ -114,6 +130,10 @@ def cut(example: Example, window: tuple[int, int, int, int]) -> Example:
     )
     canvas[place] = example.frame[inner]
     masks[:, place[0], place[1]] = example.masks[:, inner[0], inner[1]]
+    semantic = None
+    if example.semantic is not None:
+        semantic = np.full((y2 - y1, x2 - x1), -1, np.int16)
+        semantic[place] = example.semantic[inner]
     bounds = (place[1].start, place[0].start, place[1].stop, place[0].stop)
     boxes = _clipped(example.boxes - (x1, y1, x1, y1), bounds)
     crowds = _clipped(example.crowd_boxes - (x1, y1, x1, y1), bounds)
@@ -122,10 +142,12 @@ def cut(example: Example, window: tuple[int, int, int, int]) -> Example:
     kept = after >= np.maximum(KEPT_SHARE * before, 1)
     for index in np.flatnonzero(kept & ~whole):
         boxes[index] = tight_box(masks[index])
+    if semantic is not None:
+        semantic[masks[~kept].any(axis=0)] = -1
     scraps = boxes[~kept & (after > 0)]
     crowds = np.concatenate([crowds, scraps])
     crowds = crowds[(crowds[:, 2] > crowds[:, 0]) & (crowds[:, 3] > crowds[:, 1])]
-    return Example(canvas, boxes[kept], example.classes[kept], masks[kept], crowds)
+    return Example(canvas, boxes[kept], example.classes[kept], masks[kept], crowds, semantic)
 
 
 def tight_box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:

@@ -1,7 +1,7 @@
 """Training batches as a pure function of the step, prepared one ahead in a thread.
 
-Which images a step sees, and how they are varied, follows from (seed, step) alone. A run that resumes at
-step k therefore goes on exactly as if it had never stopped, with no loader state to save.
+Which samples (images, or people) a step sees, and how they are varied, follows from (seed, step) alone. A run
+that resumes at step k therefore goes on exactly as if it had never stopped, with no loader state to save.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgewise.models.augment import Augmentation, augment
-from edgewise.models.datasets import CocoInstances, to_network
-from edgewise.models.instance_targets import InstanceTargets
+from edgewise.models.augment import Augmentation
+from edgewise.models.datasets import Dataset
 from edgewise.runtime.manifest import Preprocess
 
 _ORDER, _VARIATION = 1, 2
@@ -26,36 +26,35 @@ _ORDER, _VARIATION = 1, 2
 
 @dataclass(frozen=True)
 class Batch:
-    """uint8 [N, h, w, 3] frames at network size, and one target for each."""
+    """uint8 [N, h, w, 3] frames at network size, and the task's targets for each."""
 
     frames: Tensor
-    targets: tuple[InstanceTargets, ...]
+    targets: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class BatchSource:
     """Where batches come from; `at(step)` is pure."""
 
-    dataset: CocoInstances
+    dataset: Dataset
     spec: Preprocess
     augmentation: Augmentation
     batch: int
     seed: int
 
     def indices(self, step: int) -> list[int]:
-        """Images of a step: every epoch is a new permutation of the whole dataset."""
-        count = len(self.dataset)
+        """Samples of a step: every epoch is a new permutation of the whole dataset."""
+        count = self.dataset.sample_count
         places = range(step * self.batch, (step + 1) * self.batch)
         return [int(_permutation(self.seed, place // count, count)[place % count]) for place in places]
 
     def at(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
         frames: list[NDArray[np.uint8]] = []
-        targets: list[InstanceTargets] = []
+        targets: list[Any] = []
         for slot, index in enumerate(self.indices(step)):
             rng = np.random.default_rng((self.seed, _VARIATION, step, slot))
-            example = augment(rng, self.dataset.example(index), self.augmentation)
-            frame, target = to_network(example, self.spec)
+            frame, target = self.dataset.training_pair(rng, index, self.spec, self.augmentation)
             frames.append(frame)
             targets.append(target)
         return Batch(torch.from_numpy(np.stack(frames)), tuple(targets))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from edgewise.models.augment import Augmentation
+from edgewise.models.augment import NO_AUGMENTATION, Augmentation
 
 
 class Optimiser(enum.Enum):
     SGD = "sgd"
     ADAMW = "adamw"
+    RMSPROP = "rmsprop"
 
 
 class Schedule(enum.Enum):
@@ -26,11 +27,11 @@ class Recipe:
     """One way to train; the defaults are the paper's (YOLACT: SGD, batch 8, 800,000 steps).
 
     Attributes:
-        optimiser: SGD with momentum, or AdamW.
+        optimiser: SGD with momentum, AdamW, or RMSprop (decay 0.99, no momentum).
         learning_rate: After the warm-up.
         momentum: Of SGD.
         weight_decay: Not applied to biases and normalisation layers by AdamW.
-        batch: Images a step.
+        batch: Images, or people, a step.
         steps: Optimiser steps in all.
         warmup: Steps in which the rate rises linearly from a tenth.
         schedule: How the rate falls.
@@ -66,6 +67,34 @@ class Recipe:
 
 
 PAPER = Recipe()
+"""YOLACT's."""
+
+UPSNET_COCO = Recipe(
+    learning_rate=0.02,
+    weight_decay=1e-4,
+    batch=16,
+    steps=90_000,
+    warmup=1500,
+    milestones=(60 / 90, 80 / 90),
+    augmentation=replace(NO_AUGMENTATION, mirror=0.5),
+)
+UPSNET_CITYSCAPES = replace(UPSNET_COCO, steps=12_000, milestones=(0.75,))
+
+HOURGLASS = Recipe(
+    optimiser=Optimiser.RMSPROP,
+    learning_rate=2.5e-4,
+    weight_decay=0.0,
+    batch=6,
+    steps=370_000,
+    warmup=0,
+    milestones=(0.6, 0.9),
+    augmentation=replace(
+        NO_AUGMENTATION, mirror=0.5, contrast=0.2, saturation=0.2, rotation=30, rescale=0.25
+    ),
+)
+"""A hundred epochs of MPII's 22,246 people; the rate falls after 60 and 90."""
+
+_TINY_COLOURS = replace(NO_AUGMENTATION, mirror=0.5, brightness=16, contrast=0.2, saturation=0.2, hue=9)
 
 TINY = Recipe(
     optimiser=Optimiser.ADAMW,
@@ -77,11 +106,8 @@ TINY = Recipe(
     schedule=Schedule.COSINE,
     clip_norm=10.0,
     average=0.998,
-    augmentation=Augmentation(
-        brightness=16,
-        contrast=0.2,
-        saturation=0.2,
-        hue=9,
+    augmentation=replace(
+        _TINY_COLOURS,
         zoom_out=1.4,
         zoom_out_probability=0.2,
         zoom_in=0.6,
@@ -91,9 +117,31 @@ TINY = Recipe(
 )
 """For the tiny models on synthetic scenes: half an hour on two free CPU cores."""
 
-_BY_MODEL = {"yolact-tiny": TINY}
+UPSNET_TINY = replace(TINY, learning_rate=1.5e-3, batch=8, steps=4000)
+"""Meant to begin from a trained yolact-tiny, which has the same backbone."""
+
+HOURGLASS_TINY = replace(
+    TINY,
+    learning_rate=3e-3,
+    batch=32,
+    steps=2500,
+    augmentation=replace(_TINY_COLOURS, rotation=30, rescale=0.3, shift=0.05),
+)
+
+_BY_MODEL = {
+    "yolact-tiny": TINY,
+    "upsnet-r50-coco": UPSNET_COCO,
+    "upsnet-r50-cityscapes": UPSNET_CITYSCAPES,
+    "upsnet-tiny": UPSNET_TINY,
+    "hourglass-1": HOURGLASS,
+    "hourglass-2": HOURGLASS,
+    "hourglass-8": HOURGLASS,
+    "hourglass-2-princeton": HOURGLASS,
+    "hourglass-8-princeton": HOURGLASS,
+    "hourglass-tiny": HOURGLASS_TINY,
+}
 
 
 def recipe_for(model: str) -> Recipe:
-    """The default recipe of a registry name."""
+    """The default recipe of a registry name; YOLACT's where there is none of its own."""
     return _BY_MODEL.get(model, PAPER)

@@ -1,4 +1,4 @@
-"""`edgewise train`: any model of the registry on a COCO-format dataset, resumable after a kill."""
+"""`edgewise train`: any model of the registry on a dataset of its task, resumable after a kill."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ import torch
 from torch import nn
 
 from edgewise.models.batches import Batch, BatchSource
-from edgewise.models.checkpoint import CheckpointMeta, LoadedModel, save_checkpoint
-from edgewise.models.datasets import CocoInstances
+from edgewise.models.checkpoint import CheckpointMeta, LoadedModel, load_checkpoint, save_checkpoint
+from edgewise.models.datasets import Dataset, open_dataset
+from edgewise.models.metrics import Measured, metric_of
 from edgewise.models.recipes import Optimiser, Recipe, recipe_for
 from edgewise.models.registry import ModelEntry
 from edgewise.runtime.atomic import refuse_existing, sha256_of, staged_file
 from edgewise.runtime.errors import CheckpointError, DatasetError, ModelError
-from edgewise.runtime.manifest import ColourOrder, Preprocess, Provenance
+from edgewise.runtime.manifest import AffineCrop, ColourOrder, Letterbox, Preprocess, ShortestEdge
 
 Losses = dict[str, float]
 
@@ -33,13 +34,15 @@ class TrainingRequest:
     """One training run.
 
     Attributes:
-        entry: Model of the registry; its class count follows the dataset.
-        data: COCO annotation file, or a folder with `instances.json` and `images/`.
+        entry: Model of the registry; its classes and keypoints follow the dataset.
+        data: COCO annotation file of the model's task, or a folder that holds one and `images/`.
         out: The safetensors checkpoint to write.
         images: Folder of the images, where it is not `images/` beside the annotations.
         recipe: How to train; None is the model's own recipe.
-        seed: Of the initial weights, the order of the images and their variation.
-        evaluation: Dataset on which the mask AP is measured each time the state is saved, and at the end.
+        seed: Of the initial weights, the order of the samples and their variation.
+        initial: Checkpoint whose tensors are taken over where name and shape fit, e.g. another model's
+            backbone.
+        evaluation: Dataset on which the task's metric is measured each time the state is saved.
         save_every: Steps between saved states.
         threads: CPU threads of torch; None leaves torch's choice.
         device: "cpu", "cuda", ...; None takes CUDA where there is one.
@@ -54,6 +57,7 @@ class TrainingRequest:
     images: Path | None = None
     recipe: Recipe | None = None
     seed: int = 0
+    initial: Path | None = None
     evaluation: Path | None = None
     save_every: int = 500
     threads: int | None = None
@@ -75,16 +79,19 @@ class _Run:
 
 
 def train(request: TrainingRequest) -> Path:
-    """Train and write a checkpoint that carries its config, labels and command.
+    """Train and write a checkpoint that carries its config, vocabulary and command.
 
     Beside `out` lie, while the run lasts, `<out>.state` (everything needed to go on) and
     `<out>.partial.safetensors` (a usable checkpoint of the last saved step). A run that was killed goes on
     from the state when the same request is made again, with the same sequence of batches.
-    `<out>.history.json` stays: the loss terms and, with `evaluation`, the mask AP at each saved step.
+    `<out>.history.json` stays: the loss terms and, with `evaluation`, the metric (by its name: "mask AP",
+    "PQ" or "PCK@0.1") at each saved step.
 
     Raises:
         DatasetError: The dataset cannot be used.
-        ModelError: The loss is not a number, or the state belongs to another run.
+        ModelError: The loss is not a number, the state belongs to another run, or the model cannot name what
+            the dataset annotates.
+        CheckpointError: No tensor of `initial` fits the model, or it is not a checkpoint.
         EdgewiseError: `out` exists and `restart` is not set.
     """
     if request.threads is not None:
@@ -95,31 +102,26 @@ def train(request: TrainingRequest) -> Path:
         state_path.unlink(missing_ok=True)
     if not state_path.exists():
         refuse_existing(request.out, replace=request.restart)
-    dataset = CocoInstances.open(request.data, request.images, keep=True)
+    dataset = open_dataset(request.entry.task, request.data, request.images, keep=True)
     if dataset.object_count == 0:
         raise DatasetError(
             "the dataset has no annotated objects to train on",
             where=str(dataset.json),
             hint="check the export of the annotations",
         )
-    evaluation = None if request.evaluation is None else CocoInstances.open(request.evaluation)
-    if evaluation is not None and evaluation.labels != dataset.labels:
-        raise DatasetError(
-            "the evaluation set has other classes than the training set",
-            where=str(evaluation.json),
-            hint="evaluate on a dataset with the same categories",
-        )
-    entry = request.entry.with_config(class_count=len(dataset.labels))
+    evaluation = _evaluation_set(request, dataset)
+    entry = request.entry.fit(dataset.vocabulary)
     device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    identity = _identity(entry, recipe, request.seed, dataset)
-    run = _begin(entry, recipe, request.seed, device)
+    identity = _identity(entry, recipe, request, dataset)
+    run = _begin(entry, recipe, request.seed, request.initial, device)
     if state_path.exists():
         _load_state(state_path, run, identity)
 
     def save() -> None:
         record = {"step": float(run.step), **_mean(recent)}
         if evaluation is not None:
-            record["mask_ap"] = _measure(entry, run.average, dataset, evaluation)
+            measured = _measure(entry, run.average, evaluation)
+            record[measured.name] = measured.value
         run.history.append(record)
         recent.clear()
         _save_state(state_path, run, identity)
@@ -127,9 +129,7 @@ def train(request: TrainingRequest) -> Path:
         with staged_file(_beside(request.out, ".history.json")) as path:
             path.write_text(json.dumps(run.history, indent=1) + "\n")
 
-    source = BatchSource(
-        dataset, preprocessing(entry, dataset), recipe.augmentation, recipe.batch, request.seed
-    )
+    source = BatchSource(dataset, preprocessing(entry), recipe.augmentation, recipe.batch, request.seed)
     recent: list[Losses] = []
     with _shown_progress(request, recipe.steps, run.step) as report:
         for step, batch in source.run(run.step, recipe.steps):
@@ -144,17 +144,56 @@ def train(request: TrainingRequest) -> Path:
     return request.out
 
 
-def preprocessing(entry: ModelEntry, dataset: CocoInstances) -> Preprocess:
-    """The preprocessing of the model's manifest, in BGR, which is what `ModelEntry.normalise` takes."""
-    manifest = entry.manifest(dataset.labels, Provenance(definition=f"registry:{entry.name}"))
-    return msgspec.structs.replace(manifest.preprocess, colour=ColourOrder.BGR)
+def preprocessing(entry: ModelEntry) -> Preprocess:
+    """The model's preprocessing in BGR, which is what `ModelEntry.normalise` takes."""
+    spec = entry.preprocess
+    if spec.colour is ColourOrder.BGR:
+        return spec
+    changes: dict[str, Any] = {"colour": ColourOrder.BGR}
+    if isinstance(spec, Letterbox | ShortestEdge | AffineCrop):
+        changes["pad_value"] = spec.pad_value[::-1]
+    return msgspec.structs.replace(spec, **changes)
 
 
-def _begin(entry: ModelEntry, recipe: Recipe, seed: int, device: torch.device) -> _Run:
+def _evaluation_set(request: TrainingRequest, dataset: Dataset) -> Dataset | None:
+    if request.evaluation is None:
+        return None
+    evaluation = open_dataset(request.entry.task, request.evaluation)
+    if evaluation.vocabulary != dataset.vocabulary:
+        raise DatasetError(
+            "the evaluation set has other classes or keypoints than the training set",
+            where=str(evaluation.json),
+            hint="evaluate on a dataset with the same categories",
+        )
+    return evaluation
+
+
+def _begin(entry: ModelEntry, recipe: Recipe, seed: int, initial: Path | None, device: torch.device) -> _Run:
     torch.manual_seed(seed)
-    module = entry.build().to(device).to(memory_format=torch.channels_last).train()
+    module = entry.build()
+    if initial is not None:
+        _take_over(module, initial)
+    module = module.to(device).to(memory_format=torch.channels_last).train()
     average = copy.deepcopy(module).eval().requires_grad_(False)
     return _Run(module, average, _optimiser(module, recipe), 0, [])
+
+
+def _take_over(module: nn.Module, initial: Path) -> None:
+    """Load what fits of a checkpoint, by name and shape."""
+    _, tensors = load_checkpoint(initial)
+    wanted = module.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in wanted and wanted[name].shape == tensor.shape
+    }
+    if not fitting:
+        raise CheckpointError(
+            f"none of its {len(tensors)} tensors has the name and shape of one of the model",
+            where=str(initial),
+            hint="begin from a checkpoint of the same model, or of one with the same backbone",
+        )
+    module.load_state_dict({**wanted, **fitting})
 
 
 def _optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -163,6 +202,8 @@ def _optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         return torch.optim.SGD(
             parameters, recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
         )
+    if recipe.optimiser is Optimiser.RMSPROP:
+        return torch.optim.RMSprop(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)
     groups = [
         {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
         {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
@@ -206,14 +247,15 @@ def _update_average(run: _Run, decay: float, step: int) -> None:
             mean.copy_(value)
 
 
-def _identity(entry: ModelEntry, recipe: Recipe, seed: int, dataset: CocoInstances) -> str:
+def _identity(entry: ModelEntry, recipe: Recipe, request: TrainingRequest, dataset: Dataset) -> str:
     """What must not change between the parts of an interrupted run."""
     plan = asdict(recipe)
     parts = {
         "model": entry.name,
         "config": msgspec.to_builtins(entry.config),
         "recipe": {**plan, "optimiser": recipe.optimiser.value, "schedule": recipe.schedule.value},
-        "seed": seed,
+        "seed": request.seed,
+        "initial": None if request.initial is None else sha256_of(request.initial),
         "data": sha256_of(dataset.json),
     }
     return json.dumps(parts, sort_keys=True)
@@ -255,19 +297,17 @@ def _load_state(path: Path, run: _Run, identity: str) -> None:
     run.step, run.history = state["step"], state["history"]
 
 
-def _write(path: Path, entry: ModelEntry, run: _Run, dataset: CocoInstances, command: str) -> None:
+def _write(path: Path, entry: ModelEntry, run: _Run, dataset: Dataset, command: str) -> None:
     last = run.history[-1] if run.history else {}
-    meta = CheckpointMeta.of(entry, dataset.labels, training_command=command, metrics=dict(last))
+    meta = CheckpointMeta.of(entry, dataset.vocabulary, training_command=command, metrics=dict(last))
     save_checkpoint(path, run.average, meta)
 
 
-def _measure(
-    entry: ModelEntry, average: nn.Module, dataset: CocoInstances, evaluation: CocoInstances
-) -> float:
+def _measure(entry: ModelEntry, average: nn.Module, evaluation: Dataset) -> Measured:
     from edgewise.models.evaluation import evaluate_module
 
-    meta = CheckpointMeta.of(entry, dataset.labels)
-    return evaluate_module(LoadedModel(entry, average.eval(), meta, ""), evaluation).ap
+    meta = CheckpointMeta.of(entry, evaluation.vocabulary)
+    return evaluate_module(LoadedModel(entry, average.eval(), meta, ""), evaluation)
 
 
 def _mean(records: list[Losses]) -> Losses:
@@ -298,8 +338,9 @@ def _shown_progress(request: TrainingRequest, steps: int, start: int) -> Iterato
         for name, value in losses.items():
             smooth[name] = 0.95 * smooth.get(name, value) + 0.05 * value
         text = "  ".join(f"{name} {value:.3f}" for name, value in smooth.items())
-        if history and "mask_ap" in history[-1]:
-            text += f"  AP {history[-1]['mask_ap']:.3f}"
+        measured = metric_of(request.entry.task).name
+        if history and measured in history[-1]:
+            text += f"  {measured} {history[-1][measured]:.3f}"
         progress.update(task, completed=step, terms=text)
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.models.augment import Augmentation, augment
 from edgewise.models.datasets.coco_file import (
     CocoAnnotation,
     CocoCategory,
@@ -28,9 +29,14 @@ from edgewise.models.datasets.coco_file import (
     refuse_unknown,
 )
 from edgewise.models.datasets.images import ImageFiles
+from edgewise.models.datasets.network_input import to_network
 from edgewise.models.example import Example, Image
+from edgewise.models.instance_targets import InstanceTargets
+from edgewise.models.vocabulary import Vocabulary
 from edgewise.runtime.errors import DatasetError
-from edgewise.runtime.manifest import ClassLabel
+from edgewise.runtime.manifest import ClassLabel, Preprocess
+from edgewise.runtime.masks import crop_dense
+from edgewise.runtime.results import Instances
 
 INSTANCES_FILE = "instances.json"
 _HINT = "give a COCO annotation file, or a folder with instances.json and images/"
@@ -49,12 +55,12 @@ class CocoInstances:
     Attributes:
         json: The annotation file.
         files: The images, in the file's order.
-        labels: One a category, by rising id; the position is the class index.
+        vocabulary: One class a category, by rising id.
     """
 
     json: Path
     files: ImageFiles
-    labels: tuple[ClassLabel, ...]
+    vocabulary: Vocabulary
     _annotations: dict[int, list[CocoAnnotation]]
     _classes: dict[int, int]
     _masks: dict[int, list[tuple[int, int, NDArray[np.bool_]]]] = field(default_factory=dict)
@@ -84,8 +90,10 @@ class CocoInstances:
             annotations[one.image_id].append(one)
         folder = image_folder(json, images)
         refuse_missing([image.file_name for image in file.images], folder)
-        labels = tuple(ClassLabel(id=category.id, name=category.name) for category in categories)
-        return cls(json, ImageFiles(folder, tuple(file.images), keep), labels, annotations, classes)
+        vocabulary = Vocabulary(
+            tuple(ClassLabel(id=category.id, name=category.name) for category in categories)
+        )
+        return cls(json, ImageFiles(folder, tuple(file.images), keep), vocabulary, annotations, classes)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -101,9 +109,19 @@ class CocoInstances:
         return self.files.images
 
     @property
+    def labels(self) -> tuple[ClassLabel, ...]:
+        """The classes; the position is the class index."""
+        return self.vocabulary.classes
+
+    @property
     def object_count(self) -> int:
         """How many objects are annotated, crowd regions left out."""
         return sum(not one.iscrowd for objects in self._annotations.values() for one in objects)
+
+    @property
+    def sample_count(self) -> int:
+        """One training sample an image."""
+        return len(self.images)
 
     def path(self, index: int) -> Path:
         """The file of image `index`."""
@@ -116,6 +134,28 @@ class CocoInstances:
             DatasetError: It cannot be decoded, or its size is not the annotated one.
         """
         return self.files.frame(index)
+
+    def boxes(self, index: int) -> None:
+        """Instance models look at whole frames."""
+        return
+
+    def truth(self, index: int) -> Instances:
+        """The annotated objects of image `index` as a result, crowds left out."""
+        example = self.example(index)
+        return Instances(
+            boxes=example.boxes.astype(np.float32),
+            scores=np.ones(len(example.boxes), np.float32),
+            classes=example.classes.astype(np.int32),
+            masks=crop_dense(example.masks),
+            labels=self.vocabulary.classes,
+            frame_size=(example.frame.shape[0], example.frame.shape[1]),
+        )
+
+    def training_pair(
+        self, rng: np.random.Generator, sample: int, spec: Preprocess, augmentation: Augmentation
+    ) -> tuple[Image, InstanceTargets]:
+        """Image `sample`, varied and at network size, with its targets in network pixels."""
+        return to_network(augment(rng, self.example(sample), augmentation), spec)
 
     def example(self, index: int) -> Example:
         """Image `index` with its objects.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgewise.models.example import Example, Image
 from edgewise.models.instance_targets import InstanceTargets
-from edgewise.runtime.geometry import Geometry
+from edgewise.runtime.geometry import Axis, Geometry
 from edgewise.runtime.manifest import Preprocess
 from edgewise.runtime.preprocess import preprocess
 
@@ -18,33 +18,43 @@ SMALLEST_SIDE = 4 / 550
 
 
 def to_network(example: Example, spec: Preprocess) -> tuple[Image, InstanceTargets]:
-    """Bring an example to the network's input.
-
-    Returns:
-        uint8 [h, w, 3] and the targets in network pixels. Objects that are thinner than `SMALLEST_SIDE` of
-        the input, or lose all their mask, are left out.
-    """
+    """Bring an example to the network's input: uint8 [h, w, 3] and the targets in network pixels."""
     tensor, geometry = preprocess(spec, example.frame)
+    return tensor[0], instance_targets(example, geometry)
+
+
+def instance_targets(example: Example, geometry: Geometry) -> InstanceTargets:
+    """The example's objects in network pixels.
+
+    Objects that are thinner than `SMALLEST_SIDE` of the input, or lose all their mask, are left out.
+    """
     height, width = geometry.network_size
     boxes = _map_boxes(geometry, example.boxes)
     masks = [_map_mask(geometry, mask) for mask in example.masks]
     sides = (boxes[:, 2:] - boxes[:, :2]) / (width, height)
     kept = [index for index, mask in enumerate(masks) if sides[index].min() >= SMALLEST_SIDE and mask.any()]
     stacked = np.stack([masks[index] for index in kept]) if kept else np.zeros((0, height, width), np.bool_)
-    targets = InstanceTargets(
+    return InstanceTargets(
         torch.from_numpy(boxes[kept].astype(np.float32)),
         torch.from_numpy(example.classes[kept]),
         torch.from_numpy(stacked),
         torch.from_numpy(_map_boxes(geometry, example.crowd_boxes).astype(np.float32)),
     )
-    return tensor[0], targets
 
 
-def centred(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """An affine map of continuous pixels as OpenCV wants it, counted from the centre of the first pixel."""
-    result = matrix.copy()
-    result[:, 2] += 0.5 * result[:, :2].sum(axis=1) - 0.5
-    return result
+def semantic_targets(semantic: NDArray[np.int16], geometry: Geometry) -> torch.Tensor:
+    """A class map at network size, int64 [h, w]: the class under the centre of each pixel, -1 outside."""
+    horizontal, vertical = geometry.axes()
+    padded = np.pad(semantic, 1, constant_values=-1)
+    chosen = padded[_positions(vertical)[:, None], _positions(horizontal)[None, :]]
+    return torch.from_numpy(chosen.astype(np.int64))
+
+
+def _positions(axis: Axis) -> NDArray[np.intp]:
+    """For each network pixel of an axis the source pixel under its centre, in an array padded by one."""
+    centres = np.arange(axis.network_length) + 0.5
+    below = np.floor((centres - axis.offset) / axis.scale).astype(np.intp)
+    return np.clip(below, -1, axis.source_length) + 1
 
 
 def _map_boxes(geometry: Geometry, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -55,5 +65,8 @@ def _map_boxes(geometry: Geometry, boxes: NDArray[np.float64]) -> NDArray[np.flo
 
 def _map_mask(geometry: Geometry, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     height, width = geometry.network_size
-    warped = cv2.warpAffine(mask.view(np.uint8) * np.uint8(255), centred(geometry.matrix), (width, height))
+    # cv2.warpAffine counts from the centre of the first pixel.
+    centred = geometry.matrix.copy()
+    centred[:, 2] += 0.5 * centred[:, :2].sum(axis=1) - 0.5
+    warped = cv2.warpAffine(mask.view(np.uint8) * np.uint8(255), centred, (width, height))
     return np.asarray(warped >= 128, np.bool_)

@@ -99,7 +99,7 @@ def test_the_checkpoint_says_what_it_is(scenes: Path, tmp_path: Path) -> None:
         _request(scenes, tmp_path / "m.safetensors", recipe, command="edgewise train yolact-tiny ...")
     )
     loaded = load_model(out)
-    assert loaded.meta.labels == LABELS
+    assert loaded.meta.vocabulary.classes == LABELS
     assert loaded.meta.training_command == "edgewise train yolact-tiny ..."
     assert loaded.meta.metrics["step"] == 2
     assert loaded.entry.config.input_size == (64, 64)
@@ -174,8 +174,8 @@ def test_the_mask_ap_is_recorded_where_it_is_asked_for(scenes: Path, tmp_path: P
     recipe = replace(SHORT, steps=2)
     out = train(_request(scenes, tmp_path / "m.safetensors", recipe, evaluation=scenes))
     (record,) = json.loads((tmp_path / "m.history.json").read_text())
-    assert 0 <= record["mask_ap"] <= 1
-    assert load_checkpoint(out)[0].metrics["mask_ap"] == record["mask_ap"]
+    assert 0 <= record["mask AP"] <= 1
+    assert load_checkpoint(out)[0].metrics["mask AP"] == record["mask AP"]
 
 
 def test_other_classes_in_the_evaluation_set_are_refused(scenes: Path, tmp_path: Path) -> None:
