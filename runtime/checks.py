@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 
 from edgewise.runtime.engines.base import Tensor
 from edgewise.runtime.manifest import Budget, ClassKind, Graph, Manifest, TensorSpec
-from edgewise.runtime.manifest_kinds import PanopticSegments
+from edgewise.runtime.manifest_kinds import PanopticFusion, PanopticSegments
 from edgewise.runtime.matching import Matching
 
 RANGE_SLACK = 1e-3
 """Share of a declared range by which a value may leave it: rounding, not a wrong activation."""
+
+UNKNOWN, IMPOSSIBLE = -1, -2
+"""In a class map: a pixel that the panoptic head leaves open, and a code that it cannot mean."""
 
 
 @dataclass(frozen=True)
@@ -135,22 +138,24 @@ def range_checks(sample: str, specs: Sequence[TensorSpec], outputs: Mapping[str,
 
 
 def class_maps(manifest: Manifest, outputs: Mapping[str, Tensor]) -> dict[str, NDArray[np.int64]]:
-    """The maps among a graph's outputs, as indices into the manifest's classes; the unknown is -1.
+    """The maps among a graph's outputs as class numbers, int64 [1, h, w]; empty where it gives none.
 
-    A map of slots becomes a map of their classes: which slot a thing has is a matter of near-equal scores.
-    Empty for a manifest whose graph gives no maps.
+    A map of slots becomes a map of their classes, because which slot a thing has is a matter of near-equal
+    scores. Semantic logits become the channel of the largest.
     """
     spec = manifest.postprocess
+    if isinstance(spec, PanopticFusion):
+        semantic = outputs[spec.semantic]
+        logits = np.issubdtype(semantic.dtype, np.floating)
+        return {spec.semantic: semantic.argmax(axis=1) if logits else semantic.astype(np.int64)}
     if not isinstance(spec, PanopticSegments):
         return {}
     stuff = [index for index, label in enumerate(manifest.classes) if label.kind is ClassKind.STUFF]
-    slots = outputs[spec.classes].ravel().tolist()
-    meaning = np.array([*stuff, *slots, -1], np.int64)
-    coded = outputs[spec.segments].astype(np.int64)
+    meaning = np.array([*stuff, *outputs[spec.classes].ravel().tolist(), UNKNOWN], np.int64)
+    codes = outputs[spec.segments].astype(np.int64)
+    known = (codes >= 0) & (codes < len(meaning))
     return {
-        spec.segments: np.where(
-            (coded >= 0) & (coded < len(meaning)), meaning[coded.clip(0, len(meaning) - 1)], -2
-        ),
+        spec.segments: np.where(known, meaning[codes.clip(0, len(meaning) - 1)], IMPOSSIBLE),
         spec.semantic: outputs[spec.semantic].astype(np.int64),
     }
 

@@ -16,7 +16,7 @@ from edgewise.calibration.samples import (
     preprocess_sha256,
 )
 from edgewise.runtime.errors import CalibrationError
-from edgewise.runtime.manifest_kinds import Letterbox, Stretch
+from edgewise.runtime.manifest_kinds import AffineCrop, Letterbox, Stretch
 from edgewise.runtime.preprocess import preprocess
 
 Picture = Callable[[int], np.ndarray]
@@ -166,3 +166,66 @@ def test_a_file_that_changes_meanwhile(tmp_path: Path, picture: Picture) -> None
 def test_preprocess_hash_tells_preprocessings_apart() -> None:
     assert preprocess_sha256(Stretch(size=(32, 32))) == preprocess_sha256(Stretch(size=(32, 32)))
     assert preprocess_sha256(Stretch(size=(32, 32))) != preprocess_sha256(Letterbox(size=(32, 32)))
+
+
+# ---------------------------------------------------------------- boxes
+
+
+def people_file(path: Path, boxes: dict[str, list[list[float]]], crowd: tuple[str, ...] = ()) -> Path:
+    names = list(boxes)
+    annotations = [
+        {"image_id": number, "bbox": box, "iscrowd": int(name in crowd)}
+        for number, name in enumerate(names)
+        for box in boxes[name]
+    ]
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    return path
+
+
+def test_one_annotated_box_of_each_image_is_chosen(images: Path, tmp_path: Path) -> None:
+    boxes = {
+        "01.png": [[2.0, 3.0, 20.0, 10.0], [30.0, 4.0, 8.5, 9.0]],
+        "02.png": [],
+        "03.png": [[1.0, 1.0, 5.0, 0.0]],
+        "04.png": [[0.0, 0.0, 9.0, 9.0]],
+        "05.png": [[5.0, 6.0, 7.0, 8.0]],
+    }
+    file = people_file(tmp_path / "keypoints.json", boxes, crowd=("04.png",))
+    chosen = CalibrationSet.from_coco(file, images, count=2, seed=1, boxes=True)
+    found = {sample.name: sample.box for sample in chosen.samples}
+    assert set(found) == {"01.png", "05.png"}, "images without a box to look at are left out"
+    assert found["01.png"] in [(2.0, 3.0, 22.0, 13.0), (30.0, 4.0, 38.5, 13.0)]
+    assert found["05.png"] == (5.0, 6.0, 12.0, 14.0)
+    assert chosen == CalibrationSet.from_coco(file, images, count=2, seed=1, boxes=True)
+    picked = {
+        sample.box
+        for seed in range(8)
+        for sample in CalibrationSet.from_coco(file, images, count=2, seed=seed, boxes=True).samples
+        if sample.name == "01.png"
+    }
+    assert len(picked) == 2, "another seed chooses another box"
+    with pytest.raises(CalibrationError, match="3 calibration images were asked for, 2"):
+        CalibrationSet.from_coco(file, images, count=3, boxes=True)
+
+
+def test_the_list_hash_knows_the_boxes(images: Path, tmp_path: Path) -> None:
+    file = people_file(tmp_path / "keypoints.json", {"01.png": [[2.0, 3.0, 20.5, 10.0]]})
+    with_box = CalibrationSet.from_coco(file, images, count=1, boxes=True)
+    without = CalibrationSet.from_coco(file, images, count=1)
+    digest = hashlib.sha256((images / "01.png").read_bytes()).hexdigest()
+    expected = f"{digest}  01.png  2.0 3.0 22.5 13.0\n"
+    assert with_box.samples_sha256 == hashlib.sha256(expected.encode()).hexdigest()
+    assert without.samples_sha256 == hashlib.sha256(f"{digest}  01.png\n".encode()).hexdigest()
+
+
+def test_crops_are_taken_around_the_box_or_the_whole_image(images: Path, tmp_path: Path) -> None:
+    spec = AffineCrop(size=(32, 24))
+    file = people_file(tmp_path / "keypoints.json", {"01.png": [[2.0, 3.0, 20.0, 10.0]]})
+    frame = cv2.imread(str(images / "01.png"))
+    for boxes, box in (
+        (True, (2.0, 3.0, 22.0, 13.0)),
+        (False, (0.0, 0.0, float(frame.shape[1]), float(frame.shape[0]))),
+    ):
+        ((_, tensor),) = CalibrationSet.from_coco(file, images, count=1, boxes=boxes).tensors(spec)
+        np.testing.assert_array_equal(tensor, preprocess(spec, frame, box=box)[0])

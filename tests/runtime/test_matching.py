@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.runtime.errors import ResultError
-from edgewise.runtime.manifest import Budget, ClassLabel, Precision
+from edgewise.runtime.manifest import Budget, ClassKind, ClassLabel, KeypointLayout, Precision
 from edgewise.runtime.manifest_kinds import ImageOutput, PanopticFusion, PrototypeInstances
 from edgewise.runtime.masks import crop_dense
 from edgewise.runtime.matching import Detections, display_threshold, margin_of, match, pooled
-from edgewise.runtime.results import Instances
+from edgewise.runtime.results import Instances, Keypoints, Panoptic
 
 SIZE = (60, 80)
 LABELS = (ClassLabel(id=11, name="a"), ClassLabel(id=22, name="b"))
@@ -208,3 +208,135 @@ def test_everything_matches_itself(first: list[Spec]) -> None:
     assert matching.matched_fraction == 1
     assert matching.similarity == 1
     assert matching.score_difference == pytest.approx(0)
+
+
+# ---------------------------------------------------------------- people
+
+LAYOUT = KeypointLayout(names=("head", "hip", "foot"), sigmas=(0.05, 0.1, 0.1))
+HOUSE = (10.0, 10.0, 50.0, 60.0)
+
+
+def people(
+    *points: list[tuple[float, float, float]], scores: float = 0.9, layout: KeypointLayout = LAYOUT
+) -> Keypoints:
+    """People in one box, each of (x, y, score) triples."""
+    triples = np.array(points, np.float32).reshape(-1, len(layout.names), 3)
+    return Keypoints(
+        points=triples[..., :2],
+        point_scores=triples[..., 2],
+        boxes=np.tile(np.array([HOUSE], np.float32), (len(triples), 1)),
+        scores=np.full(len(triples), scores, np.float32),
+        classes=np.zeros(len(triples), np.int32),
+        labels=(ClassLabel(id=1, name="person"),),
+        layout=layout,
+        frame_size=SIZE,
+        display_threshold=0.2,
+        point_threshold=0.2,
+    )
+
+
+PERSON = [(30.0, 15.0, 0.9), (30.0, 35.0, 0.8), (32.0, 55.0, 0.9)]
+
+
+def moved(right: float, joint: int) -> list[tuple[float, float, float]]:
+    x, y, score = PERSON[joint]
+    return [*PERSON[:joint], (x + right, y, score), *PERSON[joint + 1 :]]
+
+
+def similarity_of(first: Keypoints, second: Keypoints) -> float:
+    return match(Detections.of_result(first), Detections.of_result(second), threshold=0.2).similarity
+
+
+def test_people_are_alike_by_object_keypoint_similarity() -> None:
+    area = 0.53 * 40 * 50
+    expected = (2 + np.exp(-(3.0**2) / (2 * area * (2 * 0.05) ** 2))) / 3
+    assert similarity_of(people(PERSON), people(moved(3, 0))) == pytest.approx(expected, abs=1e-6)
+    assert similarity_of(people(PERSON), people(PERSON)) == 1
+    loose = (2 + np.exp(-(3.0**2) / (2 * area * (2 * 0.1) ** 2))) / 3
+    assert similarity_of(people(PERSON), people(moved(3, 1))) == pytest.approx(loose, abs=1e-6)
+
+
+def test_only_points_that_the_reference_vouches_for_count() -> None:
+    unsure = [PERSON[0], PERSON[1], (32.0, 55.0, 0.1)]
+    far = [PERSON[0], PERSON[1], (80.0, 5.0, 0.9)]
+    assert similarity_of(people(unsure), people(far)) == 1
+    matching = match(
+        Detections.of_result(people(PERSON)),
+        Detections.of_result(people(moved(60, 2))),
+        threshold=0.2,
+    )
+    assert matching.similarity == pytest.approx(2 / 3, abs=1e-3)
+    lost = match(
+        Detections.of_result(people([PERSON[0], *[(1.0, 1.0, 0.9)] * 2])),
+        Detections.of_result(people(PERSON)),
+        threshold=0.2,
+    )
+    assert lost.pairs == ()
+    assert lost.matched_fraction == 0
+
+
+def test_a_person_without_a_sure_point_is_compared_by_all() -> None:
+    faint = [(x, y, 0.05) for x, y, _ in PERSON]
+    other = [(x + 30, y, 0.05) for x, y, _ in PERSON]
+    assert similarity_of(people(faint), people(faint)) == 1
+    assert similarity_of(people(faint), people(other)) == 0
+
+
+def test_layouts_without_constants_take_one_for_all() -> None:
+    layout = KeypointLayout(names=("a", "b", "c"))
+    expected = (2 + np.exp(-(3.0**2) / (2 * 0.53 * 2000 * 0.1**2))) / 3
+    found = similarity_of(people(PERSON, layout=layout), people(moved(3, 1), layout=layout))
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_coco_records_of_people_are_the_same_detections() -> None:
+    both = people(PERSON, moved(8, 1))
+    records = json.loads(json.dumps(both.to_coco(3)))
+    read = Detections.of_coco(records, SIZE, LAYOUT, 0.2)
+    matching = match(read, Detections.of_result(both), threshold=0.0, margin=0.0)
+    assert matching.pairs == ((0, 0), (1, 1))
+    assert matching.similarity == pytest.approx(1, abs=1e-9)
+    assert len(Detections.of_coco([], SIZE, LAYOUT)) == 0
+    with pytest.raises(ResultError, match="2 keypoints"):
+        Detections.of_coco(records, SIZE, KeypointLayout(names=("a", "b")))
+
+
+def test_people_and_masks_cannot_be_compared() -> None:
+    with pytest.raises(ResultError, match="masks and keypoints"):
+        match(Detections.of_result(people(PERSON)), detections((0.9, 0, A)), threshold=0.2)
+
+
+# ---------------------------------------------------------------- segments
+
+
+def scene(meadow_from: int, *, ball: float = 0.9, gap: int = 0) -> Panoptic:
+    """A ball on sky over meadow; `gap` rows between them are void."""
+    segments = np.ones(SIZE, np.uint16)
+    segments[meadow_from:] = 2
+    segments[meadow_from : meadow_from + gap] = 0
+    segments[5:25, 30:50] = 3
+    labels = (
+        ClassLabel(id=1, name="ball"),
+        ClassLabel(id=2, name="sky", kind=ClassKind.STUFF),
+        ClassLabel(id=3, name="meadow", kind=ClassKind.STUFF),
+    )
+    return Panoptic.of_segments(segments, [1, 2, 0], [1.0, 1.0, ball], labels)
+
+
+def test_segments_are_matched_like_masks() -> None:
+    first, second = scene(30), scene(34)
+    matching = match(Detections.of_result(first), Detections.of_result(second), threshold=0.5)
+    assert matching.matched_fraction == 1
+    sky, more_sky = 30 * 80 - 400, 34 * 80 - 400
+    expected = (1 + sky / more_sky + (26 * 80) / (30 * 80)) / 3
+    assert matching.similarity == pytest.approx(expected)
+    read = Detections.of_coco(json.loads(json.dumps(first.to_coco(0))), SIZE)
+    assert match(read, Detections.of_result(first), threshold=0.0, margin=0.0).similarity == 1
+
+
+def test_lost_stuff_and_a_lost_thing_weigh_alike() -> None:
+    whole = Detections.of_result(scene(30))
+    without_meadow = Detections.of_result(scene(30, gap=30))
+    assert match(whole, without_meadow, threshold=0.5).matched_fraction == pytest.approx(2 / 3)
+    without_ball = Detections.of_result(scene(30).above(0.95))
+    assert match(whole, without_ball, threshold=0.5).matched_fraction == pytest.approx(2 / 3)
