@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.models.layers.nms import fast_nms, greedy_nms
+from edgewise.models.layers.nms import fast_nms, greedy_nms, rank_order
 
 
 def clustered(seed: int, count: int, clusters: int) -> torch.Tensor:
@@ -95,6 +95,47 @@ def test_settled_is_never_claimed_for_a_wrong_answer(seed, rounds):
     keep, settled = greedy_nms(boxes[None], torch.zeros(1, 60), ones, 0.5, rounds)
     right = keep[0].tolist() == loop_greedy(boxes.double().numpy(), np.zeros(60), np.ones(60), 0.5)
     assert right or not bool(settled[0])
+
+
+@settings(deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 60),
+    st.integers(1, 6),
+    st.sampled_from([0.3, 0.5, 0.7]),
+)
+def test_inclusive_corners_are_boxes_one_pixel_larger(seed, count, clusters, threshold):
+    boxes = clustered(seed, count, clusters) / 8
+    valid = torch.ones(1, count, dtype=torch.bool)
+    keep, settled = greedy_nms(boxes[None], None, valid, threshold, count + 2, plus_one=True)
+    larger = boxes.double().numpy() + np.array([0.0, 0.0, 1.0, 1.0])
+    assert bool(settled[0])
+    assert keep[0].tolist() == loop_greedy(larger, np.zeros(count), valid[0].numpy(), threshold)
+
+
+def test_two_pixels_apart_in_either_convention():
+    # 10 x 10 boxes 3 apart: inclusive they share 8 of 11 columns, IoU 8/14; continuous 7/13.
+    boxes = torch.tensor([[[0.0, 0.0, 10.0, 10.0], [3.0, 0.0, 13.0, 10.0]]])
+    valid = torch.ones(1, 2, dtype=torch.bool)
+    for plus_one, kept in ((True, [True, False]), (False, [True, True])):
+        keep, _ = greedy_nms(boxes, None, valid, 0.55, 4, plus_one=plus_one)
+        assert keep[0].tolist() == kept
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60))
+def test_one_order_serves_every_smaller_count(seed, count):
+    boxes, valid = clustered(seed, count, 3)[None], torch.ones(1, count, dtype=torch.bool)
+    shared = greedy_nms(boxes, None, valid, 0.5, 12, order=rank_order(60))
+    for got, expected in zip(shared, greedy_nms(boxes, None, valid, 0.5, 12), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_without_a_count_the_rounds_go_on_until_settled():
+    boxes, valid = chain(120)[None].repeat(2, 1, 1), torch.ones(2, 120, dtype=torch.bool)
+    keep, settled = greedy_nms(boxes, None, valid, 0.5, None)
+    assert settled.tolist() == [True, True]
+    assert keep[1].tolist() == [index % 2 == 0 for index in range(120)]
 
 
 def test_boxes_without_area_neither_fall_nor_suppress():
