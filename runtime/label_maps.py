@@ -35,10 +35,10 @@ def narrowest(count: int) -> np.dtype[np.unsignedinteger[Any]]:
 
 def rename_labels(labels: LabelMap, names: LabelMap) -> LabelMap:
     """`names[labels]`: a map of the dtype of `names`, whose entry i is the new label of i."""
-    if labels.dtype == np.uint8 and names.dtype == np.uint8 and labels.size:
-        table = np.zeros(256, np.uint8)
+    if labels.dtype == np.uint8 and names.dtype.str[1:] in ("u1", "u2") and labels.size:
+        table = np.zeros(256, names.dtype)
         table[: len(names)] = names[:256]
-        return np.asarray(cv2.LUT(labels, table), np.uint8).reshape(labels.shape)
+        return np.asarray(cv2.LUT(labels, table)).reshape(labels.shape)
     return names.take(labels)
 
 
@@ -47,17 +47,18 @@ class LabelRuns:
     """A map as its horizontal runs of equal labels, from the top down and from left to right.
 
     Attributes:
-        label, row, left, right: int64 [r], the pixels left..right - 1 of the row have the label.
+        label: Unsigned [r], of the map's dtype.
+        row, left, right: int64 [r], the pixels left..right - 1 of the row have the label.
     """
 
-    label: IntArray
+    label: LabelMap
     row: IntArray
     left: IntArray
     right: IntArray
 
     def renamed(self, names: LabelMap) -> LabelRuns:
         """The runs with `names[label]` as labels; neighbours may then carry the same one."""
-        return LabelRuns(names[self.label].astype(np.int64), self.row, self.left, self.right)
+        return LabelRuns(names[self.label], self.row, self.left, self.right)
 
     def areas(self, count: int) -> IntArray:
         """int64 [count], pixels of each label 0..count - 1."""
@@ -74,7 +75,7 @@ class LabelRuns:
             return boxes
         order = np.argsort(self.label, kind="stable")
         label, row, left, right = (array[order] for array in (self.label, self.row, self.left, self.right))
-        first = np.flatnonzero(np.diff(label, prepend=-1))
+        first = np.flatnonzero(np.diff(label.astype(np.int64), prepend=-1))
         # Runs of a label follow one another from the top down.
         last = np.append(first[1:], len(label)) - 1
         boxes[label[first]] = np.stack(
@@ -92,7 +93,7 @@ def label_runs(labels: LabelMap) -> LabelRuns:
     start = np.flatnonzero(begins)
     length = np.diff(start, append=height * width)
     row, left = np.divmod(start, max(width, 1))
-    return LabelRuns(labels.reshape(-1)[start].astype(np.int64), row, left, left + length)
+    return LabelRuns(labels.reshape(-1)[start], row, left, left + length)
 
 
 @dataclass(frozen=True, eq=False)

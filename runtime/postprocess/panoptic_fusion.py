@@ -121,13 +121,13 @@ def fuse(
     stuff_areas = np.zeros(len(labels), np.int64)
     np.add.at(stuff_areas, owners[owners >= 0], counted[owners >= 0])
     shown = np.flatnonzero((stuff_areas >= stuff_area_limit) & (stuff_areas > 0))
-    names = np.zeros(count + 1 + len(owners), codes.dtype)
+    names = np.zeros(count + 1 + len(owners), np.uint16)
     names[: count + 1] = np.arange(count + 1)
     for number, kind in enumerate(shown.tolist(), count + 1):
         names[count + 1 :][owners == kind] = number
     runs, total = runs.renamed(names), count + len(shown)
     return Panoptic(
-        segments=rename_labels(codes, names).astype(np.uint16),
+        segments=rename_labels(codes, names),
         boxes=runs.boxes(total + 1)[1:].astype(np.float32),
         scores=np.concatenate([scores[kept], np.ones(len(shown))]).astype(np.float32),
         classes=np.concatenate([classes[kept], shown]).astype(np.int32),

@@ -22,7 +22,7 @@ from edgewise.runtime.postprocess.outputs import (
     require,
     require_settled,
 )
-from edgewise.runtime.results.panoptic import Panoptic
+from edgewise.runtime.results.panoptic import MOST_SEGMENTS, Panoptic
 
 
 def panoptic_segments(
@@ -59,13 +59,13 @@ def panoptic_segments(
     instances, slots = instances[order], slots[order]
 
     total = len(instances) + len(shown)
-    names = np.zeros(count, narrowest(total + 1))
+    names = np.zeros(count, np.uint16)
     names[instances] = np.arange(1, len(instances) + 1)
     for number, kind in enumerate(shown.tolist(), len(instances) + 1):
         names[owners == kind] = number
     seen = rename_labels(codes.astype(narrowest(count)), names)
     return Panoptic(
-        segments=grid.spread(seen).astype(np.uint16, copy=False),
+        segments=grid.spread(seen),
         boxes=grid.boxes(label_runs(seen).boxes(total + 1)[1:]).astype(np.float32),
         scores=np.concatenate([head.scores[slots], np.ones(len(shown), np.float32)]),
         classes=np.concatenate([head.classes[slots], shown]).astype(np.int32),
@@ -103,6 +103,7 @@ def _read(spec: PanopticSegments, labels: tuple[ClassLabel, ...], outputs: Outpu
     things = np.array([label.kind is ClassKind.THING for label in labels], np.bool_)
     stuff = np.flatnonzero(~things)
     last = len(stuff) + slots
+    require(last <= MOST_SEGMENTS, spec.scores, f"has {slots} slots, more than a map of segments has ids")
     within = segments.min() >= 0 and segments.max() <= last
     require(within, spec.segments, f"holds a code outside 0..{last}")
     within = semantic.min() >= 0 and semantic.max() < len(labels)

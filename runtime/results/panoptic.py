@@ -255,6 +255,6 @@ def _things(labels: tuple[ClassLabel, ...]) -> BoolArray:
 
 def _renumbered(segments: LabelMap, kept: NDArray[np.int64], count: int) -> NDArray[np.uint16]:
     """The map of `count` segments with only those at the indices `kept`, as ids 1.. in that order."""
-    names = np.zeros(count + 1, narrowest(len(kept) + 1))
+    names = np.zeros(count + 1, np.uint16)
     names[kept + 1] = np.arange(1, len(kept) + 1)
-    return rename_labels(segments, names).astype(np.uint16)
+    return rename_labels(segments, names)
