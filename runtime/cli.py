@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -15,26 +14,13 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.text import Text
 
 from edgewise.runtime.errors import EdgewiseError, ParityError, SourceError
-from edgewise.runtime.interruption import deferred_interrupt
 from edgewise.runtime.manifest import Precision, Target
 
 if TYPE_CHECKING:
     from edgewise.runtime.bundle import Bundle
-    from edgewise.runtime.results import Instances
-    from edgewise.runtime.session import Session
-    from edgewise.runtime.sinks import OutputFolder, Sink
-    from edgewise.runtime.sources import Source
 
 INTERRUPTED = 130
 QUIET_OPENCV = {"OPENCV_LOG_LEVEL": "OFF", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
@@ -56,6 +42,13 @@ ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Threads of the CPU backend; all cores where left out.")
 ]
 ProviderOption = Annotated[str, typer.Option(help="cpu or cuda, for ONNX Runtime.")]
+FlipTestOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--flip-test/--no-flip-test",
+        help="Look at the mirrored crop too (keypoints); as the manifest says, if left out.",
+    ),
+]
 
 
 @app.command()
@@ -74,6 +67,35 @@ def run(
     ] = None,
     backend: BackendOption = Target.ONNXRUNTIME,
     precision: PrecisionOption = Precision.FP32,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where a model of crops looks: the bundle of a detector, or a COCO file of annotations or "
+            "detections. The whole frame where left out.",
+        ),
+    ] = None,
+    boxes_precision: Annotated[
+        Precision | None, typer.Option(help="Of the detector; as the bundle's, if left out.")
+    ] = None,
+    boxes_class: Annotated[
+        str | None, typer.Option(help="Class that is looked at; the bundle's own first, if left out.")
+    ] = None,
+    boxes_threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Least score of a box that is looked at; the detector's display threshold, or 0 of a file, "
+            "if left out.",
+        ),
+    ] = None,
+    most_boxes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Boxes of one frame, the best; 20 of a detector, all of a file, if left out."
+        ),
+    ] = None,
+    flip_test: FlipTestOption = None,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -84,7 +106,7 @@ def run(
         ),
     ] = None,
     overlay: Annotated[bool, typer.Option(help="Draw the results (with --output).")] = True,
-    coco: Annotated[bool, typer.Option(help="Write COCO results with RLE masks (with --output).")] = True,
+    coco: Annotated[bool, typer.Option(help="Write COCO results (with --output).")] = True,
     threads: ThreadsOption = None,
     provider: ProviderOption = "cpu",
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
@@ -95,115 +117,29 @@ def run(
     Files appear when the run is complete. Interrupting a camera or stream completes the run; interrupting
     anything else leaves valid files named `.partial`; an error leaves nothing.
     """
-    from edgewise.runtime.matching import display_threshold
-    from edgewise.runtime.session import Session
-    from edgewise.runtime.sinks import OutputFolder
-    from edgewise.runtime.sources import open_source
+    from edgewise.runtime.run_command import BoxRequest, RunRequest, run_source
 
-    opened = _open_bundle(bundle)
-    frames = open_source(source)
-    shown = display_threshold(opened.manifest.postprocess) if threshold is None else threshold
-    names = _output_names(frames, overlay=overlay, coco=coco)
-    with Session.open(
-        opened, backend=backend, precision=precision, threads=threads, provider=provider
-    ) as session:
-        folder = OutputFolder(output, names, replace=force) if output is not None and names else None
-        try:
-            sinks = _open_sinks(folder, names, frames, shown) if folder is not None else []
-            _run_frames(session, frames, sinks, folder, shown, threshold, limit)
-        except BaseException:
-            if folder is not None:
-                folder.discard()
-            raise
-
-
-def _output_names(source: Source, *, overlay: bool, coco: bool) -> list[str]:
-    from edgewise.runtime.sinks import IMAGES, OVERLAY_FOLDER, OVERLAY_VIDEO, RESULTS
-    from edgewise.runtime.sources import SourceKind
-
-    names = [RESULTS, IMAGES] if coco else []
-    if overlay:
-        names.append(OVERLAY_FOLDER if source.kind is SourceKind.IMAGES else OVERLAY_VIDEO)
-    return names
-
-
-def _open_sinks(folder: OutputFolder, names: list[str], source: Source, shown: float) -> list[Sink]:
-    from edgewise.runtime.sinks import (
-        IMAGES,
-        OVERLAY_FOLDER,
-        OVERLAY_VIDEO,
-        RESULTS,
-        CocoResults,
-        OverlayImages,
-        OverlayVideo,
+    looked_at = None
+    if boxes is not None:
+        width = boxes_precision or precision
+        looked_at = BoxRequest(boxes, width, boxes_class, boxes_threshold, most_boxes)
+    request = RunRequest(
+        bundle=bundle,
+        source=source,
+        output=output,
+        backend=backend,
+        precision=precision,
+        boxes=looked_at,
+        flip_test=flip_test,
+        threshold=threshold,
+        overlay=overlay,
+        coco=coco,
+        threads=threads,
+        provider=provider,
+        limit=limit,
+        force=force,
     )
-
-    sinks: list[Sink] = []
-    if RESULTS in names:
-        sinks.append(CocoResults(folder.path(RESULTS), folder.path(IMAGES)))
-    if OVERLAY_FOLDER in names:
-        sinks.append(OverlayImages(folder.path(OVERLAY_FOLDER), threshold=shown))
-    if OVERLAY_VIDEO in names:
-        sinks.append(OverlayVideo(folder.path(OVERLAY_VIDEO), threshold=shown, fps=source.fps))
-    return sinks
-
-
-def _run_frames(
-    session: Session,
-    source: Source,
-    sinks: list[Sink],
-    folder: OutputFolder | None,
-    shown: float,
-    threshold: float | None,
-    limit: int | None,
-) -> None:
-    """Run the source to its end, or as far as it goes, and publish what came of it."""
-    from edgewise.runtime.sources import SourceKind
-    from edgewise.runtime.tables import count_table, result_table
-
-    live = source.kind is SourceKind.LIVE
-    counts: Counter[str] = Counter()
-    done = 0
-    last: Instances | None = None
-    stopped: BaseException | None = None
-    stream = session.stream(source)
-    count = source.count if limit is None else min(limit, source.count or limit)
-    try:
-        with _progress() as progress:
-            task = progress.add_task(session.manifest.name, total=count)
-            for frame, result in stream:
-                kept = result if threshold is None else result[result.scores >= threshold]
-                with deferred_interrupt():
-                    for sink in sinks:
-                        sink.write(frame, kept)
-                for index in result.classes[result.scores >= shown].tolist():
-                    counts[result.labels[index].name] += 1
-                last, done = result, done + 1
-                progress.advance(task)
-                if done == limit:
-                    break
-    except KeyboardInterrupt as interrupt:
-        stopped = interrupt
-    except SourceError as error:
-        if not live:
-            raise
-        stopped = error
-    finally:
-        stream.close()
-    interrupted = isinstance(stopped, KeyboardInterrupt)
-    partial = stopped is not None and not (live and interrupted)
-    with deferred_interrupt():
-        for sink in sinks:
-            sink.close()
-        published = folder.publish(partial=partial) if folder is not None else []
-    for path in published:
-        console.print(Text(f"wrote {path}"), soft_wrap=True)
-    if done == 1 and last is not None:
-        console.print(result_table(last, shown))
-    else:
-        console.print(count_table(counts, done))
-    if stopped is not None:
-        raise stopped
+    run_source(request, console)
 
 
 @app.command()
@@ -268,10 +204,15 @@ def bench(
     image: Annotated[
         Path | None, typer.Option(help="Image to run on; a golden of the bundle if left out.")
     ] = None,
+    flip_test: FlipTestOption = None,
     threads: ThreadsOption = None,
     provider: ProviderOption = "cpu",
 ) -> None:
-    """Time preprocessing, inference and postprocessing on this machine."""
+    """Time preprocessing, inference and postprocessing of one frame on this machine.
+
+    A model of crops looks at the golden's boxes, or at the whole of --image.
+    """
+    from edgewise.runtime.selftest import golden_boxes
     from edgewise.runtime.session import Session
     from edgewise.runtime.sources import decode_image, read_image
     from edgewise.runtime.tables import timing_table
@@ -286,13 +227,20 @@ def bench(
         if image is not None
         else decode_image(opened.read(goldens[0].image), where="golden")
     )
+    boxes = golden_boxes(goldens[0]) if image is None else None
     with Session.open(
-        opened, backend=backend, precision=precision, threads=threads, provider=provider
+        opened,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        provider=provider,
+        flip_test=flip_test,
     ) as session:
-        times = time_stages(session, pixels, runs=runs, warm_up=warm_up)
+        times = time_stages(session, pixels, boxes, runs=runs, warm_up=warm_up)
         name = ", ".join(dict.fromkeys(engine.name for engine in session.engines.values()))
     height, width = pixels.shape[:2]
-    title = f"{opened.manifest.name} {precision.value}, {width}x{height}, {name}, {runs} runs"
+    looked = "" if boxes is None else f" with {len(boxes)} boxes"
+    title = f"{opened.manifest.name} {precision.value}, {width}x{height}{looked}, {name}, {runs} runs"
     console.print(timing_table(title, times))
 
 
@@ -316,19 +264,6 @@ def _open_bundle(path: Path) -> Bundle:
     from edgewise.runtime.bundle import Bundle
 
     return Bundle.open(path)
-
-
-def _progress() -> Progress:
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        refresh_per_second=4,
-        transient=True,
-    )
 
 
 # ---------------------------------------------------------------- how every command ends

@@ -21,7 +21,7 @@ from edgewise.runtime.postprocess import postprocess
 from edgewise.runtime.results import Result
 from edgewise.runtime.schedule import StateTensors, graph_choice, graph_names
 from edgewise.runtime.sources import Frame
-from edgewise.runtime.views import FrameBoxes, Views, views_of
+from edgewise.runtime.views import FrameBoxes, Views, views_of, with_flip_test
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Session:
         precision: str | Precision = Precision.FP32,
         threads: int | None = None,
         provider: str = "cpu",
+        flip_test: bool | None = None,
     ) -> Session:
         """Open every graph that the bundle's schedule runs.
 
@@ -75,19 +76,22 @@ class Session:
             precision: `fp32`, `fp16` or `int8`; the bundle must hold it for that backend.
             threads: Threads of the CPU backend; None takes the cores that this process may use.
             provider: `cpu` or `cuda`, for ONNX Runtime only.
+            flip_test: Whether a model of keypoints looks at the mirrored crop too; as its manifest says where
+                None.
 
         Raises:
             BundleError, ManifestError, BackendError: What was asked for cannot be opened exactly so.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        manifest = opened.manifest if flip_test is None else with_flip_test(opened.manifest, flip_test)
         target, width = as_target(backend), as_precision(precision)
         engines: dict[str, Engine] = {}
         try:
-            for graph in graph_names(opened.manifest.schedule):
+            for graph in graph_names(manifest.schedule):
                 engines[graph] = open_engine(
                     opened, graph=graph, backend=target, precision=width, threads=threads, provider=provider
                 )
-            return cls(opened.manifest, engines)
+            return cls(manifest, engines)
         except BaseException:
             for engine in engines.values():
                 engine.close()
@@ -110,9 +114,17 @@ class Session:
     ) -> Generator[tuple[Frame, Result]]:
         """Run on consecutive frames; decoding, inference and postprocessing of neighbours overlap.
 
-        Every frame gives one result, in order; `boxes` says where a model of crops looks in it. At most
-        `depth` frames wait before each stage. The first error is raised after the results of the frames
-        before it; closing the generator stops its threads. State starts at its initial values.
+        Every frame gives one result, in order, an empty one where there is no box. At most `depth` frames
+        wait before each stage. The first error is raised after the results of the frames before it; closing
+        the generator stops its threads. State starts at its initial values.
+
+        Three threads share the work: one reads the source, asks `boxes` and preprocesses, so that is where a
+        detector runs; one runs this session's engine on every look; one decodes.
+
+        Args:
+            frames: uint8 [H, W, 3] BGR, or the frames of a source.
+            boxes: Says where a model of crops looks in each frame; the whole of it where None.
+            depth: See above.
         """
         self.reset()
         numbered = (

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.runtime.errors import EdgewiseError, ResultError
-from edgewise.runtime.results import Instances
+from edgewise.runtime.results import Result
 from edgewise.runtime.sources import Frame
 
 RESULTS = "results.json"
@@ -37,7 +37,7 @@ DEFAULT_FPS = 25.0
 class Sink(Protocol):
     """Takes every result of a run in order."""
 
-    def write(self, frame: Frame, result: Instances) -> None: ...
+    def write(self, frame: Frame, result: Result) -> None: ...
 
     def close(self) -> None:
         """Finish the files, so that they are valid with what was written so far."""
@@ -106,17 +106,17 @@ class OutputFolder:
 
 
 class CocoResults:
-    """COCO results with RLE masks, streamed: memory does not grow with the number of frames.
+    """COCO results of any kind, streamed: memory does not grow with the number of frames.
 
-    `results` is the list that COCO's tools read. `images` lists id, file name, size and timestamp of every
-    frame, also of those without a result.
+    `results` is the list that COCO's tools read, masks as RLE, people as keypoints. `images` lists id, file
+    name, size and timestamp of every frame, also of those without a result.
     """
 
     def __init__(self, results: Path, images: Path) -> None:
         self._results = _JsonList(results)
         self._images = _JsonList(images)
 
-    def write(self, frame: Frame, result: Instances) -> None:
+    def write(self, frame: Frame, result: Result) -> None:
         height, width = frame.image.shape[:2]
         self._images.append(
             {
@@ -144,7 +144,7 @@ class OverlayImages:
         self._threshold = threshold
         self._used: set[str] = set()
 
-    def write(self, frame: Frame, result: Instances) -> None:
+    def write(self, frame: Frame, result: Result) -> None:
         stem = Path(frame.name).stem
         name = stem if stem not in self._used else frame.name
         self._used.add(name)
@@ -169,7 +169,7 @@ class OverlayVideo:
         self._size = (0, 0)
         self._written = 0
 
-    def write(self, frame: Frame, result: Instances) -> None:
+    def write(self, frame: Frame, result: Result) -> None:
         drawn: NDArray[np.uint8] = result.draw(frame.image, threshold=self._threshold)
         size = (drawn.shape[1], drawn.shape[0])
         if self._writer is None:

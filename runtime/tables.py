@@ -15,8 +15,8 @@ from edgewise.runtime.bundle import Bundle
 from edgewise.runtime.checks import Check
 from edgewise.runtime.doctor import Finding
 from edgewise.runtime.engines.base import describe
-from edgewise.runtime.manifest import Graph, Manifest, Part
-from edgewise.runtime.results import Instances
+from edgewise.runtime.manifest import Graph, Manifest, Part, Task
+from edgewise.runtime.results import Instances, Keypoints, Panoptic, Result
 from edgewise.runtime.selftest import SelfTestReport
 from edgewise.runtime.timing import StageTimes
 
@@ -51,6 +51,8 @@ def _identity(bundle: Bundle) -> Table:
         _row(table, step.step, f"{step.tool} {step.detail}".strip())
     _row(table, "licence", manifest.licence or "not stated")
     _row(table, f"{len(names)} classes", shown + more if names else "none")
+    if manifest.keypoints is not None:
+        _row(table, f"{len(manifest.keypoints.names)} keypoints", ", ".join(manifest.keypoints.names))
     return table
 
 
@@ -196,22 +198,38 @@ def doctor_table(findings: Iterable[Finding]) -> Table:
     return table
 
 
-def result_table(result: Instances, threshold: float) -> Table:
-    """The instances of one image of at least `threshold`, best first as they come."""
+def result_table(result: Result, threshold: float) -> Table:
+    """What one image holds of at least `threshold`, in the order of the result."""
+    shown = result.above(threshold)
+    thing, extent, extents = _extents(shown)
     table = _table(
-        f"instances of score {threshold:g} and more", "class", "score", "box (x1, y1, x2, y2)", "pixels"
+        f"{thing} of score {threshold:g} and more", "class", "score", "box (x1, y1, x2, y2)", extent
     )
-    shown = result[result.scores >= threshold]
-    for index, area in enumerate(shown.masks.areas().tolist()):
-        box = ", ".join(f"{value:.1f}" for value in shown.boxes[index].tolist())
-        label = shown.labels[int(shown.classes[index])].name
-        _row(table, label, f"{float(shown.scores[index]):.3f}", box, str(area))
+    rows = zip(shown.names, shown.scores.tolist(), shown.boxes.tolist(), extents, strict=True)
+    for name, score, corners, size in rows:
+        _row(table, name, f"{score:.3f}", ", ".join(f"{value:.1f}" for value in corners), size)
     return table
 
 
-def count_table(counts: Counter[str], frames: int) -> Table:
+def _extents(result: Result) -> tuple[str, str, list[str]]:
+    """What the kind of result calls its things, and what is told of each besides class, score and box."""
+    if isinstance(result, Instances):
+        return "instances", "pixels", [str(area) for area in result.masks.areas().tolist()]
+    if isinstance(result, Panoptic):
+        return "segments", "pixels", [str(area) for area in result.areas.tolist()]
+    if isinstance(result, Keypoints):
+        sure = (result.point_scores >= result.point_threshold).sum(axis=1).tolist()
+        points = f"points of score {result.point_threshold:g} and more"
+        return "people", points, [f"{count} of {len(result.layout.names)}" for count in sure]
+    return "results", "", [""] * len(result)
+
+
+_COUNTED = {Task.INSTANCES: "instances", Task.PANOPTIC: "segments", Task.KEYPOINTS: "people"}
+
+
+def count_table(counts: Counter[str], frames: int, task: Task) -> Table:
     """How often each class was seen."""
-    table = _table(f"{frames} frames", "class", "instances")
+    table = _table(f"{frames} frames", "class", _COUNTED.get(task, "results"))
     for name, count in counts.most_common():
         _row(table, name, str(count))
     return table

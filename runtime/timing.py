@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgewise.runtime.session import Session
 from edgewise.runtime.sources import Frame
+from edgewise.runtime.views import FrameBoxes
 
 Given = TypeVar("Given")
 
@@ -34,14 +36,23 @@ class StageTimes:
 
 
 def time_stages(
-    session: Session, image: NDArray[np.uint8], *, runs: int, warm_up: int
+    session: Session,
+    image: NDArray[np.uint8],
+    boxes: FrameBoxes | None = None,
+    *,
+    runs: int,
+    warm_up: int,
 ) -> tuple[StageTimes, ...]:
-    """Time preprocess, inference, postprocess and their sum on one image, after `warm_up` untimed runs."""
+    """Time preprocess, inference, postprocess and their sum on one image, after `warm_up` untimed runs.
+
+    A stage takes all looks at the image: one a box for a model of crops, two with the flip test.
+    """
     frame = Frame(0, "bench", image, 0.0)
+    prepare = partial(session.prepare, boxes=boxes)
     names = ("preprocess", "inference", "postprocess")
     times: dict[str, list[float]] = {name: [] for name in names}
     for run in range(warm_up + runs):
-        prepared, first = _timed(session.prepare, frame)
+        prepared, first = _timed(prepare, frame)
         inferred, second = _timed(session.infer, prepared)
         _, third = _timed(session.finish, inferred)
         if run >= warm_up:

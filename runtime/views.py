@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.errors import SourceError
+from edgewise.runtime.errors import ManifestError, SourceError
 from edgewise.runtime.geometry import Geometry, Size
 from edgewise.runtime.manifest import Manifest
 from edgewise.runtime.manifest_kinds import AffineCrop, HeatmapKeypoints
@@ -112,6 +113,23 @@ def views_of(manifest: Manifest, frame: NDArray[np.uint8], boxes: FrameBoxes | N
         if mirror:
             looks.append(View(np.ascontiguousarray(tensor[:, :, ::-1]), geometry, mirrored=True))
     return Views(frame_size, tuple(looks), boxes)
+
+
+def with_flip_test(manifest: Manifest, flip_test: bool) -> Manifest:
+    """The same model, looking at the mirrored crop too, or not.
+
+    Raises:
+        ManifestError: The model has no flip test to switch.
+    """
+    decoding = manifest.postprocess
+    if not isinstance(decoding, HeatmapKeypoints) or not isinstance(manifest.preprocess, AffineCrop):
+        raise ManifestError(
+            "only models of keypoints in crops have a flip test",
+            where=manifest.name,
+            hint="leave --flip-test and --no-flip-test out",
+        )
+    switched = msgspec.structs.replace(decoding, flip_test=flip_test)
+    return msgspec.structs.replace(manifest, postprocess=switched)
 
 
 def whole_frame(frame_size: Size) -> FrameBoxes:
