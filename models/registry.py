@@ -103,7 +103,7 @@ class ModelEntry:
         if vocabulary.size != self.vocabulary_size:
             raise ModelError(
                 f"a vocabulary of {vocabulary.size} for the {self.vocabulary_size} of {self.name}",
-                hint="the vocabulary and the config of a checkpoint belong together; import or train it again",
+                hint="vocabulary and config of a checkpoint belong together; import or train it again",
             )
 
     def build(self) -> nn.Module:
