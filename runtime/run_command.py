@@ -29,8 +29,9 @@ from edgewise.runtime.box_sources import (
 from edgewise.runtime.bundle import Bundle
 from edgewise.runtime.errors import SourceError
 from edgewise.runtime.interruption import deferred_interrupt
-from edgewise.runtime.manifest import ClassLabel, Manifest, Precision, Target
+from edgewise.runtime.manifest import ClassLabel, Manifest, Precision, Target, Task
 from edgewise.runtime.matching import display_threshold
+from edgewise.runtime.panoptic_sink import PANOPTIC, PANOPTIC_FOLDER, PanopticResults
 from edgewise.runtime.results import Result
 from edgewise.runtime.session import Session
 from edgewise.runtime.sinks import (
@@ -99,7 +100,7 @@ def run_source(request: RunRequest, console: Console) -> None:
     if request.boxes is not None:
         require_crops(bundle.manifest)
     source = open_source(request.source)
-    names = _output_names(source, overlay=request.overlay, coco=request.coco)
+    names = _output_names(source, bundle.manifest.task, overlay=request.overlay, coco=request.coco)
     with (
         Session.open(
             bundle,
@@ -158,17 +159,23 @@ def _box_source(request: RunRequest, manifest: Manifest) -> Generator[BoxSource 
         )
 
 
-def _output_names(source: Source, *, overlay: bool, coco: bool) -> list[str]:
+def _output_names(source: Source, task: Task, *, overlay: bool, coco: bool) -> list[str]:
     names = [RESULTS, IMAGES] if coco else []
+    if coco and task is Task.PANOPTIC:
+        names += [PANOPTIC, PANOPTIC_FOLDER]
     if overlay:
         names.append(OVERLAY_FOLDER if source.kind is SourceKind.IMAGES else OVERLAY_VIDEO)
     return names
 
 
-def _open_sinks(folder: OutputFolder, names: list[str], source: Source, shown: float) -> list[Sink]:
+def _open_sinks(
+    folder: OutputFolder, names: list[str], source: Source, manifest: Manifest, shown: float
+) -> list[Sink]:
     sinks: list[Sink] = []
     if RESULTS in names:
         sinks.append(CocoResults(folder.path(RESULTS), folder.path(IMAGES)))
+    if PANOPTIC in names:
+        sinks.append(PanopticResults(folder.path(PANOPTIC), folder.path(PANOPTIC_FOLDER), manifest.classes))
     if OVERLAY_FOLDER in names:
         sinks.append(OverlayImages(folder.path(OVERLAY_FOLDER), threshold=shown))
     if OVERLAY_VIDEO in names:
@@ -188,7 +195,7 @@ def _run_frames(
     """Run the source to its end, or as far as it goes, and publish what came of it."""
     threshold, limit = request.threshold, request.limit
     shown = display_threshold(session.manifest.postprocess) if threshold is None else threshold
-    sinks = _open_sinks(folder, names, source, shown) if folder is not None else []
+    sinks = _open_sinks(folder, names, source, session.manifest, shown) if folder is not None else []
     live = source.kind is SourceKind.LIVE
     counts: Counter[str] = Counter()
     done = 0

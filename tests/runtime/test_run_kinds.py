@@ -1,0 +1,179 @@
+"""`run`, `bench`, `inspect` and `selftest` on bundles of keypoints and of panoptic segments."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from .conftest import bright_frame
+from .pose_bundle import BOXES, PEOPLE, build_pose_bundle, person_frame
+from .test_cli import Verb, edgewise, only_panel
+
+__all__ = ["edgewise"]
+
+TO_THE_RIGHT = np.array([20, 0])
+
+
+@pytest.fixture
+def pose_folder(tmp_path: Path) -> Path:
+    return build_pose_bundle(tmp_path / "pose")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two people, nobody, two people further to the right."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index, points in enumerate((PEOPLE, PEOPLE[:0], PEOPLE + TO_THE_RIGHT)):
+        cv2.imwrite(str(folder / f"p{index}.png"), person_frame(points))
+    return folder
+
+
+@pytest.fixture
+def annotations(tmp_path: Path) -> Path:
+    images = [{"id": 10 + n, "file_name": f"images/p{n}.png", "height": 160, "width": 240} for n in range(3)]
+    people = [
+        {
+            "id": 2 * image + person + 1,
+            "image_id": 10 + image,
+            "category_id": 1,
+            "bbox": [x1 + shift, y1, x2 - x1, y2 - y1],
+        }
+        for image, shift in ((0, 0), (2, 20))
+        for person, (x1, y1, x2, y2) in enumerate(BOXES.tolist())
+    ]
+    categories = [{"id": 1, "name": "person"}]
+    file = tmp_path / "keypoints.json"
+    file.write_text(json.dumps({"images": images, "annotations": people, "categories": categories}))
+    return file
+
+
+def test_one_person_in_the_whole_frame(edgewise: Verb, pose_folder: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "one.png"), person_frame(PEOPLE[:1]))
+    status, out, _ = edgewise("run", pose_folder, tmp_path / "one.png", "--threshold", 0.1)
+    assert status == 0
+    assert "people of score 0.1 and more" in out
+    assert "of 3" in out
+    assert "0.0, 0.0, 240.0, 160.0" in out
+
+
+def test_boxes_from_a_file(
+    edgewise: Verb, pose_folder: Path, pictures: Path, annotations: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    status, text, _ = edgewise("run", pose_folder, pictures, "--boxes", annotations, "-o", out)
+    assert status == 0
+    assert "3 frames" in text
+    assert "people" in text
+    results = json.loads((out / "results.json").read_text())
+    assert [record["image_id"] for record in results] == [0, 0, 2, 2]
+    for record, truth in zip(results, [*PEOPLE, *(PEOPLE + TO_THE_RIGHT)], strict=True):
+        points = np.array(record["keypoints"]).reshape(3, 3)
+        assert np.abs(points[:, :2] + 0.5 - truth).max() < 6
+        assert (points[:, 2] > 0.7).all()
+    # COCO's tools read the results beside the images that the run lists.
+    images = json.loads((out / "images.json").read_text())
+    truth = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "person"}]}
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    loaded = COCO(str(tmp_path / "truth.json")).loadRes(str(out / "results.json"))
+    assert [len(loaded.getAnnIds(imgIds=[image])) for image in (0, 1, 2)] == [2, 0, 2]
+    nobody = cv2.imread(str(out / "overlay" / "p1.jpg"))
+    assert nobody is not None
+    assert nobody.max() < 10
+
+
+def test_results_are_boxes_of_the_next_run(
+    edgewise: Verb, pose_folder: Path, pictures: Path, annotations: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    arguments = ("run", pose_folder, pictures, "--no-overlay")
+    assert edgewise(*arguments, "--boxes", annotations, "-o", first)[0] == 0
+    assert edgewise(*arguments, "--boxes", first / "results.json", "-o", second)[0] == 0
+    before, after = (json.loads((folder / "results.json").read_text()) for folder in (first, second))
+    assert [one["bbox"] for one in before] == [one["bbox"] for one in after]
+    assert [one["keypoints"] for one in before] == [one["keypoints"] for one in after]
+    status, text, _ = edgewise(
+        *arguments, "--boxes", annotations, "--threshold", "0.96", "-o", tmp_path / "t"
+    )
+    assert status == 0
+    kept = json.loads((tmp_path / "t" / "results.json").read_text())
+    assert [one["score"] for one in kept] == [one["score"] for one in before if one["score"] >= 0.96]
+    assert 0 < len(kept) < len(before)
+    assert "people" in text
+
+
+def test_boxes_from_a_detector(
+    edgewise: Verb, pose_folder: Path, bundle_folder: Path, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / "bright.png"), bright_frame(200))
+    arguments = ("run", pose_folder, tmp_path / "bright.png", "--boxes", bundle_folder)
+    status, out, _ = edgewise(*arguments, "--boxes-class", "bright")
+    assert status == 0
+    assert "8.0, 8.0, 48.0, 56.0" in out
+    status, out, _ = edgewise(*arguments, "--boxes-class", "dim", "--boxes-threshold", "0.9")
+    assert status == 0
+    assert "person" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "{pose}", "{image}", "--boxes", "{detector}"), "knows no class 'person'"),
+        (("run", "{pose}", "{image}", "--boxes", "gone.json"), "cannot be read"),
+        (("run", "{pose}", "{image}", "--boxes", "{image}"), "neither a COCO annotation file"),
+        (("run", "{pose}", "{image}", "--boxes", "{annotations}"), "does not know the frame 'other.png'"),
+        (("run", "{pose}", "{image}", "--boxes", "{pose}"), "looks at crops itself"),
+        (
+            ("run", "{pose}", "{image}", "--boxes", "{detector}", "--boxes-precision", "int8"),
+            "no int8 model",
+        ),
+        (("run", "{detector}", "{image}", "--boxes", "{annotations}"), "looks at whole frames"),
+        (("run", "{detector}", "{image}", "--flip-test"), "have a flip test"),
+        (("bench", "{detector}", "--no-flip-test"), "have a flip test"),
+    ],
+)
+def test_wrong_boxes_end_in_one_panel(
+    edgewise: Verb,
+    pose_folder: Path,
+    bundle_folder: Path,
+    annotations: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    cv2.imwrite(str(tmp_path / "other.png"), bright_frame(200))
+    places = {
+        "{pose}": pose_folder,
+        "{detector}": bundle_folder,
+        "{annotations}": annotations,
+        "{image}": tmp_path / "other.png",
+    }
+    out = tmp_path / "out"
+    filled = [str(places.get(text, text)) for text in arguments]
+    status, _, error = edgewise(*filled, *(["-o", out] if arguments[0] == "run" else []))
+    assert status == 1
+    assert message in only_panel(error)
+    assert not out.exists()
+
+
+def test_bench_looks_at_the_boxes_of_the_golden(edgewise: Verb, pose_folder: Path) -> None:
+    arguments = ("bench", pose_folder, "--runs", 3, "--warm-up", 1, "--threads", 1)
+    status, out, _ = edgewise(*arguments, "--flip-test")
+    assert status == 0
+    assert "240x160 with 2 boxes" in out
+    assert "postprocess" in out
+
+
+def test_inspect_and_selftest(edgewise: Verb, pose_folder: Path) -> None:
+    status, out, _ = edgewise("inspect", pose_folder)
+    assert status == 0
+    for text in ("3 keypoints", "nose, left_hand, right_hand", "heatmap-keypoints", "affine-crop"):
+        assert text in out
+    status, out, _ = edgewise("selftest", pose_folder)
+    assert status == 0, out
+    assert "FAIL" not in out
