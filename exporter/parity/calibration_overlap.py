@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgewise.calibration.samples import CalibrationSet
-from edgewise.models.datasets import CocoInstances
+from edgewise.models.datasets import Dataset
 from edgewise.runtime.errors import CalibrationError, DatasetError
 from edgewise.runtime.manifest import Calibration, Manifest
+from edgewise.runtime.manifest_kinds import AffineCrop
 
 
-def refuse_calibration_images(manifest: Manifest, dataset: CocoInstances) -> None:
+def refuse_calibration_images(manifest: Manifest, dataset: Dataset) -> None:
     """Raise DatasetError where the bundle's calibration set was chosen from this dataset.
 
     The manifest keeps the hash of the chosen list and the seed that chose it, not the list: the choice is
@@ -19,7 +20,8 @@ def refuse_calibration_images(manifest: Manifest, dataset: CocoInstances) -> Non
     calibration = manifest.calibration
     if calibration is None:
         return
-    if any(digest == calibration.samples_sha256 for digest in _digests(calibration, dataset)):
+    boxes = isinstance(manifest.preprocess, AffineCrop)
+    if any(digest == calibration.samples_sha256 for digest in _digests(calibration, dataset, boxes)):
         raise DatasetError(
             f"the {calibration.sample_count} calibration images were chosen from this dataset",
             where=str(dataset.json),
@@ -27,11 +29,11 @@ def refuse_calibration_images(manifest: Manifest, dataset: CocoInstances) -> Non
         )
 
 
-def _digests(calibration: Calibration, dataset: CocoInstances) -> Iterator[str]:
+def _digests(calibration: Calibration, dataset: Dataset, boxes: bool) -> Iterator[str]:
     """The hash of the list that each way of choosing takes from the dataset."""
     count, seed = calibration.sample_count, calibration.seed
     ways = (
-        lambda: CalibrationSet.from_coco(dataset.json, dataset.folder, count=count, seed=seed),
+        lambda: CalibrationSet.from_coco(dataset.json, dataset.folder, count=count, seed=seed, boxes=boxes),
         lambda: CalibrationSet.from_folder(dataset.folder, count=count, seed=seed),
         lambda: CalibrationSet.from_folder(dataset.json.parent, count=count, seed=seed),
     )

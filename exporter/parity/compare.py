@@ -16,15 +16,15 @@ from edgewise.exporter.parity.opening import Opened, graph_of, open_stages
 from edgewise.exporter.parity.report import Against, ParityReport, Status
 from edgewise.exporter.parity.request import ParityRequest
 from edgewise.exporter.parity.stages import EngineStage
-from edgewise.exporter.parity.task import ResultFile, check_categories, check_task
-from edgewise.exporter.parity.tracks import Image, Measured, PairTrack, StageTrack
+from edgewise.exporter.parity.task import ResultFile, check_vocabulary, words_of
+from edgewise.exporter.parity.tracks import Decoded, Image, PairTrack, StageTrack
 from edgewise.exporter.parity.verdict import Run, gallery, report
-from edgewise.models.datasets import CocoInstances
+from edgewise.models.datasets import Dataset, open_dataset
+from edgewise.models.metrics import metric_of
 from edgewise.runtime.bundle import Bundle
 from edgewise.runtime.errors import DatasetError, ParityError
 from edgewise.runtime.manifest import Precision
 from edgewise.runtime.matching import display_threshold
-from edgewise.runtime.preprocess import preprocess
 from edgewise.runtime.processor import available_cores
 
 Progress = Callable[[str, int, int], None]
@@ -48,36 +48,38 @@ def compare(request: ParityRequest, progress: Progress = _silent) -> Compared:
 
     Raises:
         BundleError: The bundle is missing or changed.
-        DatasetError: The dataset is missing, broken, empty, has other categories than the bundle, or is the
-            one that the calibration images were chosen from.
+        DatasetError: The dataset is missing, broken, empty, has other categories or keypoints than the
+            bundle, or is the one that the calibration images were chosen from.
         CheckpointError: The checkpoint is not the one that was exported.
         ParityError: The bundle cannot be compared, or lacks its sources.
     """
     started = time.perf_counter()
     bundle = Bundle.open(request.bundle)
-    check_task(bundle.manifest)
-    graph = graph_of(bundle)[1]
-    dataset = CocoInstances.open(request.dataset, request.images)
-    check_categories(bundle.manifest, dataset)
-    refuse_calibration_images(bundle.manifest, dataset)
+    manifest = bundle.manifest
+    words, graph = words_of(manifest), graph_of(bundle)[1]
+    dataset = open_dataset(manifest.task, request.dataset, request.images)
+    check_vocabulary(manifest, dataset)
+    refuse_calibration_images(manifest, dataset)
     count = _image_count(request, dataset)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgewise-parity-")))
         progress("opening stages", 0, count)
         opened = open_stages(bundle, request, stack)
-        threshold = display_threshold(bundle.manifest.postprocess)
+        threshold = display_threshold(manifest.postprocess)
         stages = {
             entry.info.name: StageTrack(entry, _result_file(folder, entry, stack), threshold)
             for entry in opened
         }
-        run = Run(bundle, graph, dataset, count, request, stages, _pairs(bundle, stages, threshold))
+        pairs = _pairs(bundle, stages, threshold)
+        metric = metric_of(manifest.task)
+        run = Run(bundle, graph, words, dataset, metric, count, request, stages, pairs)
         _compare_images(run, progress)
         found = report(run, progress, started)
         progress("drawing overlays", count, count)
         return Compared(found, gallery(run, found))
 
 
-def _image_count(request: ParityRequest, dataset: CocoInstances) -> int:
+def _image_count(request: ParityRequest, dataset: Dataset) -> int:
     if request.limit is not None and request.limit < 1:
         raise DatasetError(f"the limit is {request.limit}", hint="give a number from 1 up, or leave it out")
     return len(dataset) if request.limit is None else min(request.limit, len(dataset))
@@ -123,16 +125,15 @@ def _compare_images(run: Run, progress: Progress) -> None:
     with ThreadPoolExecutor(max_workers=available_cores()) as pool:
         for index in range(run.count):
             progress("comparing", index, run.count)
-            image_id = run.dataset.images[index].id
-            tensor, geometry = preprocess(run.bundle.manifest.preprocess, run.dataset.frame(index))
-            feeds = {run.graph.inputs[0].name: tensor}
-            measured = _measure(run, pool, Image(feeds, geometry, image_id))
+            image = run.image(index)
+            run.objects[image.id] = len(run.dataset.truth(index))
+            found = _measure(run, pool, image)
             for pair in run.pairs:
-                pair.add(image_id, measured[pair.candidate], measured[pair.reference])
+                pair.add(image.id, found[pair.candidate], found[pair.reference])
     progress("comparing", run.count, run.count)
 
 
-def _measure(run: Run, pool: ThreadPoolExecutor, image: Image) -> dict[str, Measured | None]:
+def _measure(run: Run, pool: ThreadPoolExecutor, image: Image) -> dict[str, Decoded | None]:
     """One image through every stage: the CPU's side by side, engines on the thread that opened them."""
     manifest = run.bundle.manifest
     on_pool = {

@@ -1,4 +1,4 @@
-"""Level 2: decoded instances of two stages, matched by the rule of `edgewise.runtime.matching`."""
+"""Level 2: decoded results of two stages, matched by the rule of `edgewise.runtime.matching`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from dataclasses import dataclass
 
 from edgewise.runtime.manifest import Budget
 from edgewise.runtime.matching import Detections, Matching, margin_of, match
-from edgewise.runtime.results import Instances
+from edgewise.runtime.results import Result
 
 
-def match_instances(
-    candidate: Instances, reference: Instances, *, threshold: float, budget: Budget
-) -> Matching:
-    """Match two results of one frame; `threshold` is the score from which a user sees an instance."""
+def match_results(candidate: Result, reference: Result, *, threshold: float, budget: Budget) -> Matching:
+    """Match two results of one frame; `threshold` is the score from which a user sees a thing."""
     return match(
         Detections.of_result(reference),
         Detections.of_result(candidate),
@@ -21,7 +19,7 @@ def match_instances(
     )
 
 
-def score_pairs(matching: Matching, candidate: Instances, reference: Instances) -> list[tuple[float, float]]:
+def score_pairs(matching: Matching, candidate: Result, reference: Result) -> list[tuple[float, float]]:
     """(reference's, candidate's) score of every pair."""
     return [(float(reference.scores[r]), float(candidate.scores[c])) for r, c in matching.pairs]
 
@@ -36,14 +34,14 @@ class DecodedTally:
     reference_found: int = 0
     candidate_found: int = 0
     pairs: int = 0
-    iou_sum: float = 0.0
+    similarity_sum: float = 0.0
     score_difference_sum: float = 0.0
     largest_score_difference: float = 0.0
     both_empty: int = 0
     one_empty: int = 0
     worst_image: int | None = None
     worst_agreement: float = float("inf")
-    """Matched fraction plus mean mask IoU of the worst image, 0..2."""
+    """Matched fraction plus mean similarity of the worst image, 0..2."""
 
     def add(self, image_id: int, matching: Matching) -> None:
         self.images += 1
@@ -52,7 +50,7 @@ class DecodedTally:
         self.reference_found += matching.reference_found
         self.candidate_found += matching.candidate_found
         self.pairs += len(matching.similarities)
-        self.iou_sum += sum(matching.similarities)
+        self.similarity_sum += sum(matching.similarities)
         self.score_difference_sum += sum(matching.score_differences)
         self.largest_score_difference = max(self.largest_score_difference, *matching.score_differences, 0.0)
         self.one_empty += matching.one_side_empty
@@ -63,14 +61,14 @@ class DecodedTally:
 
     @property
     def matched_fraction(self) -> float:
-        """The smaller of both sides' shares, so that a lost and an invented instance weigh alike."""
+        """The smaller of both sides' shares, so that a lost and an invented thing weigh alike."""
         forward = self.reference_found / self.reference_count if self.reference_count else 1.0
         backward = self.candidate_found / self.candidate_count if self.candidate_count else 1.0
         return min(forward, backward)
 
     @property
     def similarity(self) -> float:
-        return self.iou_sum / self.pairs if self.pairs else self._nothing_to_find()
+        return self.similarity_sum / self.pairs if self.pairs else self._nothing_to_find()
 
     @property
     def score_difference(self) -> float:

@@ -111,4 +111,6 @@ def image_to_walk(comparison: Comparison) -> int | None:
 
 
 def _severity(figure: TensorFigures) -> float:
+    if figure.equal is not None:
+        return 1.0 - figure.equal
     return float("inf") if figure.relative is None else figure.relative

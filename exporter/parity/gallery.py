@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 
 from edgewise.exporter.parity.report import Against, Comparison
 from edgewise.exporter.parity.stages import Stage
+from edgewise.exporter.parity.task import TaskWords
 from edgewise.exporter.parity.tensors import structure_problems, value_problems
-from edgewise.models.datasets import CocoInstances
-from edgewise.models.example import Example
+from edgewise.exporter.parity.tracks import Image
+from edgewise.models.datasets import Dataset
 from edgewise.runtime.errors import EdgewiseError
-from edgewise.runtime.manifest import ClassLabel, Manifest
-from edgewise.runtime.masks import crop_dense
+from edgewise.runtime.manifest import Manifest
 from edgewise.runtime.postprocess import postprocess
-from edgewise.runtime.results import Instances
-from edgewise.runtime.views import views_of
+from edgewise.runtime.results import Result
 
 TILE_WIDTH = 360
 JPEG_QUALITY = 84
@@ -75,51 +74,46 @@ def choose_images(
 
 
 def draw_overlay(
-    manifest: Manifest, dataset: CocoInstances, index: int, note: str, stages: Sequence[Stage]
+    manifest: Manifest,
+    words: TaskWords,
+    dataset: Dataset,
+    index: int,
+    note: str,
+    image: Image,
+    stages: Sequence[Stage],
 ) -> Overlay:
     """Run `stages` on one image of the dataset and draw what they find beside the ground truth."""
-    example = dataset.example(index)
-    truth = ground_truth(example, dataset.labels)
-    tiles = [_tile("ground truth", _counted(len(truth), "object"), truth.draw(example.frame))]
-    views = views_of(manifest, example.frame)
-    tensor = views.looks[0].tensor
-    graph = next(iter(manifest.graphs.values()))
+    frame, truth = dataset.frame(index), dataset.truth(index)
+    tiles = [_tile("ground truth", _counted(len(truth), words), truth.draw(frame))]
     for stage in stages:
-        try:
-            tensors = stage.run({graph.inputs[0].name: tensor})
-            problems = structure_problems(stage.tensors, tensors) + value_problems(tensors)
-            found = None if problems else postprocess(manifest, views, [tensors])
-        except EdgewiseError:
-            found = None
+        found = _result(manifest, stage, image)
         if found is None:
             tiles.append(Tile(stage.info.title, "gave no result", ""))
             continue
-        shown = found[found.scores >= found.display_threshold]
-        tiles.append(_tile(stage.info.title, _count(shown), shown.draw(example.frame)))
-    image = dataset.images[index]
-    return Overlay(image.id, image.file_name, note, tuple(tiles))
+        shown = found.above(found.display_threshold)
+        tiles.append(_tile(stage.info.title, _best(shown, words), shown.draw(frame)))
+    return Overlay(image.id, dataset.images[index].file_name, note, tuple(tiles))
 
 
-def ground_truth(example: Example, labels: tuple[ClassLabel, ...]) -> Instances:
-    """The annotated objects of one image as instances of score 1."""
-    return Instances(
-        boxes=example.boxes.astype(np.float32),
-        scores=np.ones(len(example.boxes), np.float32),
-        classes=example.classes.astype(np.int32),
-        masks=crop_dense(example.masks),
-        labels=labels,
-        frame_size=(example.frame.shape[0], example.frame.shape[1]),
-    )
+def _result(manifest: Manifest, stage: Stage, image: Image) -> Result | None:
+    """What a stage finds on an image; None where it gives nothing that can be decoded."""
+    try:
+        looks = [stage.run(inputs) for inputs in image.inputs]
+        if any(structure_problems(stage.tensors, look) + value_problems(look) for look in looks):
+            return None
+        return postprocess(manifest, image.views, looks)
+    except EdgewiseError:
+        return None
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def _counted(count: int, words: TaskWords) -> str:
+    return f"{count} {words.thing if count == 1 else words.things}"
 
 
-def _count(shown: Instances) -> str:
+def _best(shown: Result, words: TaskWords) -> str:
     if len(shown) == 0:
         return "nothing shown"
-    return f"{len(shown)} shown, best {float(shown.scores.max()):.3f}"
+    return f"{_counted(len(shown), words)} shown, best {float(shown.scores.max()):.3f}"
 
 
 def _tile(title: str, caption: str, picture: NDArray[np.uint8]) -> Tile:

@@ -17,8 +17,7 @@ from edgewise.exporter.parity.report import (
     Status,
     describe,
 )
-from edgewise.exporter.parity.table import COLUMNS, figure_text, limit_text, not_run
-from edgewise.exporter.parity.task import METRIC
+from edgewise.exporter.parity.table import columns, figure_text, limit_text, not_run
 
 TEMPLATE = "report.html.j2"
 
@@ -55,10 +54,10 @@ def render_html(report: ParityReport, overlays: Sequence[Overlay]) -> str:
     return environment.from_string(text).render(
         report=report,
         reference=report.stage(report.reference),
-        metric=METRIC,
+        metric=report.metric,
         held=sum(check.passed for check in checks),
         checks=len(checks),
-        headings=[heading for heading, _, _ in COLUMNS],
+        headings=[heading for heading, _, _ in columns(report)],
         against_reference=rows(report, Against.REFERENCE),
         against_before=rows(report, Against.BEFORE),
         failures=[_failure(report, comparison) for comparison in report.comparisons if not comparison.passed],
@@ -79,21 +78,24 @@ def rows(report: ParityReport, against: Against) -> list[Row]:
         comparison = report.comparison(stage.name, against)
         if comparison is None:
             if against is Against.REFERENCE and stage.name == report.reference:
-                found.append(_row(stage, "", None, "none", "reference"))
+                found.append(_row(report, stage, "", None, "reference"))
             continue
         passed = comparison.passed and stage.status is not Status.FAILED
         title = report.stage(comparison.reference).title
-        found.append(
-            _row(stage, title, comparison, "good" if passed else "bad", "passed" if passed else "failed")
-        )
+        found.append(_row(report, stage, title, comparison, "passed" if passed else "failed"))
     return found
 
 
-def _row(stage: StageReport, reference: str, comparison: Comparison | None, state: str, verdict: str) -> Row:
+_STATES = {"passed": "good", "failed": "bad", "reference": "none"}
+
+
+def _row(
+    report: ParityReport, stage: StageReport, reference: str, comparison: Comparison | None, verdict: str
+) -> Row:
     checks = {(check.level, check.figure): check for check in (comparison.checks if comparison else ())}
-    cells = tuple(_cell(heading, checks.get((level, figure))) for heading, level, figure in COLUMNS)
-    own = stage.metrics.get(METRIC)
-    return Row(stage, reference, cells, "–" if own is None else f"{own:.4f}", state, verdict)
+    cells = tuple(_cell(heading, checks.get((level, figure))) for heading, level, figure in columns(report))
+    own = stage.metrics.get(report.metric)
+    return Row(stage, reference, cells, "–" if own is None else f"{own:.4f}", _STATES[verdict], verdict)
 
 
 def _cell(heading: str, check: Check | None) -> Cell:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from edgewise.exporter.parity.decoded import DecodedTally
 from edgewise.exporter.parity.report import (
@@ -26,8 +26,9 @@ def tensor_figures(tallies: Mapping[str, TensorTally], probes: Sequence[str]) ->
             judged=name in probes or not probes,
             max_abs=tally.max_abs,
             mean_abs=tally.mean_abs,
-            relative=finite(tally.relative),
-            cosine=tally.cosine,
+            relative=finite(tally.relative) if tally.equal is None else None,
+            cosine=tally.cosine if tally.equal is None else None,
+            equal=tally.equal,
             worst_image=tally.worst_image,
         )
         for name, tally in tallies.items()
@@ -36,8 +37,8 @@ def tensor_figures(tallies: Mapping[str, TensorTally], probes: Sequence[str]) ->
 
 def decoded_figures(tally: DecodedTally) -> DecodedFigures:
     return DecodedFigures(
-        reference_instances=tally.reference_count,
-        candidate_instances=tally.candidate_count,
+        reference_count=tally.reference_count,
+        candidate_count=tally.candidate_count,
         matched=tally.reference_found + tally.candidate_found,
         pairs=tally.pairs,
         matched_fraction=tally.matched_fraction,
@@ -56,7 +57,9 @@ def run_check(compared: int, images: int) -> Check:
 
 
 def raw_checks(figures: Sequence[TensorFigures], budget: Budget, *, blind: bool = False) -> tuple[Check, ...]:
-    """The worst judged tensor by error and by cosine.
+    """The worst judged tensor by error and by cosine, and of integers by the share of equal elements.
+
+    As in the self test, the least equal share is the budget's least mean similarity.
 
     Args:
         blind: The stage cannot show the probes (a built engine); its outputs are reported, not judged.
@@ -66,34 +69,54 @@ def raw_checks(figures: Sequence[TensorFigures], budget: Budget, *, blind: bool 
         return ()
     if not judged:
         return (_nothing(Level.RAW, "relative error", budget.tensor_relative_error, at_least=False),)
-    by_error = max(judged, key=lambda figure: float("inf") if figure.relative is None else figure.relative)
-    by_cosine = min(judged, key=lambda figure: figure.cosine)
-    return (
-        Check(
-            level=Level.RAW,
-            figure="relative error",
-            value=by_error.relative,
-            limit=budget.tensor_relative_error,
-            note=_where(by_error),
-        ),
-        Check(
-            level=Level.RAW,
-            figure="cosine",
-            value=by_cosine.cosine,
-            limit=budget.tensor_cosine,
-            at_least=True,
-            note=_where(by_cosine),
-        ),
+    floats = [figure for figure in judged if figure.cosine is not None]
+    integers = [figure for figure in judged if figure.equal is not None]
+    return (*_float_checks(floats, budget), *_equal_checks(integers, budget))
+
+
+def _float_checks(figures: Sequence[TensorFigures], budget: Budget) -> Iterator[Check]:
+    if not figures:
+        return
+    by_error = max(figures, key=lambda figure: float("inf") if figure.relative is None else figure.relative)
+    by_cosine = min(figures, key=lambda figure: figure.cosine or 0.0)
+    yield Check(
+        level=Level.RAW,
+        figure="relative error",
+        value=by_error.relative,
+        limit=budget.tensor_relative_error,
+        note=_where(by_error),
+    )
+    yield Check(
+        level=Level.RAW,
+        figure="cosine",
+        value=by_cosine.cosine,
+        limit=budget.tensor_cosine,
+        at_least=True,
+        note=_where(by_cosine),
+    )
+
+
+def _equal_checks(figures: Sequence[TensorFigures], budget: Budget) -> Iterator[Check]:
+    if not figures:
+        return
+    worst = min(figures, key=lambda figure: figure.equal or 0.0)
+    yield Check(
+        level=Level.RAW,
+        figure="equal share",
+        value=worst.equal,
+        limit=budget.similarity,
+        at_least=True,
+        note=_where(worst),
     )
 
 
 def decoded_checks(figures: DecodedFigures, budget: Budget, images: int) -> tuple[Check, ...]:
-    """Matching, masks and scores; a reference that shows nothing at all proves nothing and fails."""
+    """Matching, similarity and scores; a reference that shows nothing at all proves nothing and fails."""
     return (
         Check(
             level=Level.DECODED,
-            figure="instances shown by the reference",
-            value=figures.reference_instances,
+            figure="shown by the reference",
+            value=figures.reference_count,
             limit=1,
             at_least=True,
         ),
@@ -103,7 +126,7 @@ def decoded_checks(figures: DecodedFigures, budget: Budget, images: int) -> tupl
             value=figures.matched_fraction,
             limit=budget.matched_fraction,
             at_least=True,
-            note=f"{figures.matched} of {figures.reference_instances + figures.candidate_instances}",
+            note=f"{figures.matched} of {figures.reference_count + figures.candidate_count}",
         ),
         Check(
             level=Level.DECODED,
@@ -115,7 +138,7 @@ def decoded_checks(figures: DecodedFigures, budget: Budget, images: int) -> tupl
         ),
         Check(
             level=Level.DECODED,
-            figure="mean mask IoU",
+            figure="mean similarity",
             value=figures.similarity,
             limit=budget.similarity,
             at_least=True,

@@ -16,8 +16,8 @@ from edgewise.exporter.parity.report import (
     ScorePairs,
     StageReport,
     Status,
+    TensorFigures,
 )
-from edgewise.exporter.parity.task import METRIC
 from edgewise.runtime.manifest import Precision
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def error_plot(report: ParityReport) -> Plot:
                 axes.plot([min(values), max(values)], [row, row], color=colour, linewidth=2.2, alpha=0.45)
                 axes.plot(values, [row] * len(values), "o", color=colour, markersize=4.5)
                 axes.plot(max(values), row, "o", color=colour, markersize=8)
-            if comparison.images == 0 or any(figures.relative is None for figures in comparison.tensors):
+            if comparison.images == 0 or any(not comparable(figures) for figures in comparison.tensors):
                 axes.annotate(
                     "not comparable",
                     (0.01, row),
@@ -100,11 +100,16 @@ def error_plot(report: ParityReport) -> Plot:
         )
 
 
+def comparable(figures: TensorFigures) -> bool:
+    """Whether a tensor has figures at all: a finite error, or a share of equal integers."""
+    return figures.relative is not None or figures.equal is not None
+
+
 def metric_plot(report: ParityReport) -> Plot:
     """The task's metric of every stage, and how far each may fall."""
     stages = [stage for stage in report.stages if stage.status is not Status.NOT_RUN]
-    reference = report.stage(report.reference).metrics.get(METRIC)
-    values = [stage.metrics.get(METRIC) for stage in stages]
+    reference = report.stage(report.reference).metrics.get(report.metric)
+    values = [stage.metrics.get(report.metric) for stage in stages]
     with _figure("metric", 0.42 * len(stages) + 1.0) as (figure, axes):
         known = [value for value in values if value is not None]
         for row, (stage, value) in enumerate(zip(stages, values, strict=True)):
@@ -129,11 +134,11 @@ def metric_plot(report: ParityReport) -> Plot:
                 axes.plot([least, least], [row - 0.36, row + 0.36], color=INK, linewidth=1.6)
         _stage_axis(axes, stages)
         axes.set_xlim(0, max(known, default=1.0) * 1.35 or 1.0)
-        axes.set_xlabel(f"{METRIC}, IoU .50:.95")
+        axes.set_xlabel(report.metric)
         return Plot(
             "Task metric",
-            f"{METRIC} of every stage on the same {report.images} images. The upright tick is the least that "
-            "the budget allows; more than the reference is fine.",
+            f"{report.metric} of every stage on the same {report.images} images. The upright tick is the "
+            "least that the budget allows; more than the reference is fine.",
             _svg(figure, "metric"),
         )
 
@@ -173,7 +178,7 @@ def depth_plot(report: ParityReport) -> Plot:
 
 
 def score_plot(report: ParityReport, scores: ScorePairs) -> Plot:
-    """Scores of matched instances: the diagonal is agreement."""
+    """Scores of matched things: the diagonal is agreement."""
     stage = report.stage(scores.candidate)
     with _figure(f"scores-{stage.name}", 3.1, width=3.2) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9)
@@ -196,7 +201,7 @@ def score_plot(report: ParityReport, scores: ScorePairs) -> Plot:
 
 
 def score_plots(report: ParityReport) -> list[Plot]:
-    """One small plot for each lowered file or engine with matched instances."""
+    """One small plot for each lowered file or engine that found something."""
     return [
         score_plot(report, scores)
         for scores in report.scores

@@ -12,7 +12,7 @@ import msgspec
 
 from edgewise.runtime.manifest import Precision
 
-REPORT_FORMAT = 1
+REPORT_FORMAT = 2
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,18 +71,22 @@ class TensorFigures(Part, frozen=True, kw_only=True):
     max_abs: float
     mean_abs: float
     relative: float | None
-    cosine: float
+    """None where it is not finite, and for integers."""
+    cosine: float | None
+    """None for integers."""
+    equal: float | None
+    """Share of equal elements of integers; None for floats."""
     worst_image: int | None
 
 
 class DecodedFigures(Part, frozen=True, kw_only=True):
-    """Matching of instances over all images, by the rule of `runtime/matching.py`; scores and IoU in 0..1."""
+    """Matching of results over all images, by the rule of `runtime/matching.py`; shares in 0..1."""
 
-    reference_instances: int
+    reference_count: int
     """Clearly above the display threshold: these must find a partner."""
-    candidate_instances: int
+    candidate_count: int
     matched: int
-    """Of both sides' instances, those that found theirs."""
+    """Of both sides' things, those that found theirs."""
     pairs: int
     matched_fraction: float
     similarity: float
@@ -158,7 +162,7 @@ class LayerCurve(Part, frozen=True, kw_only=True):
 
 
 class ScorePairs(Part, frozen=True, kw_only=True):
-    """Scores of matched instances, (reference, candidate): a seeded sample of bounded size."""
+    """Scores of matched things, (reference, candidate): a seeded sample of bounded size."""
 
     candidate: str
     reference: str
@@ -175,8 +179,8 @@ class StageReport(Part, frozen=True, kw_only=True):
     status: Status
     problems: tuple[str, ...]
     """Why it failed or was not run; the first few, with how often."""
-    instances: int
-    """Shown instances over all images."""
+    shown: int
+    """Things above the display threshold over all images."""
     metrics: dict[str, float | None]
     milliseconds: float | None
     """Median time of one image through the outputs' engine (and, for lowered files, the probes')."""
@@ -189,6 +193,12 @@ class ParityReport(Part, frozen=True, kw_only=True):
     """Name in the manifest."""
     manifest_sha256: str
     definition: str
+    metric: str
+    """Name of the task's metric."""
+    things: str
+    """What results are made of: instances, segments, people."""
+    similarity: str
+    """How alike two of them are: mask IoU, segment IoU, keypoint similarity."""
     dataset: str
     """Name of the annotation file with its folder's."""
     images: int

@@ -16,17 +16,18 @@ from edgewise.exporter.parity.report import (
     StageReport,
     Status,
 )
-from edgewise.exporter.parity.task import METRIC
 
-COLUMNS: tuple[tuple[str, Level, str], ...] = (
-    ("rel. error", Level.RAW, "relative error"),
-    ("cosine", Level.RAW, "cosine"),
-    ("matched", Level.DECODED, "matched fraction"),
-    ("mask IoU", Level.DECODED, "mean mask IoU"),
-    ("Δ score", Level.DECODED, "mean score difference"),
-    ("AP drop", Level.METRIC, f"{METRIC} drop"),
-)
-"""Heading, level and figure of the checks that have a column."""
+
+def columns(report: ParityReport) -> tuple[tuple[str, Level, str], ...]:
+    """Heading, level and figure of the checks that have a column."""
+    return (
+        ("rel. error", Level.RAW, "relative error"),
+        ("cosine", Level.RAW, "cosine"),
+        ("matched", Level.DECODED, "matched fraction"),
+        (report.similarity, Level.DECODED, "mean similarity"),
+        ("Δ score", Level.DECODED, "mean score difference"),
+        (f"{report.metric.split()[-1]} drop", Level.METRIC, f"{report.metric} drop"),
+    )
 
 
 def report_tables(report: ParityReport) -> RenderableType:
@@ -57,9 +58,9 @@ def _title(report: ParityReport, comparison: Comparison) -> str:
 
 
 def _metric_line(report: ParityReport) -> str:
-    known = [(stage.title, stage.metrics.get(METRIC)) for stage in report.stages]
+    known = [(stage.title, stage.metrics.get(report.metric)) for stage in report.stages]
     figures = ", ".join(f"{title} {value:.4f}" for title, value in known if value is not None)
-    return f"{METRIC}: {figures or 'measured on no stage'}"
+    return f"{report.metric}: {figures or 'measured on no stage'}"
 
 
 def not_run(report: ParityReport) -> dict[str, list[str]]:
@@ -96,7 +97,7 @@ def comparison_table(report: ParityReport, against: Against) -> Table:
         pad_edge=False,
     )
     table.add_column("stage", overflow="fold")
-    for heading, _, _ in COLUMNS:
+    for heading, _, _ in columns(report):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for stage in report.stages:
@@ -104,13 +105,13 @@ def comparison_table(report: ParityReport, against: Against) -> Table:
         if comparison is not None:
             made_from = report.stage(comparison.reference).title
             name = stage.title if against is Against.REFERENCE else f"{stage.title} ← {made_from}"
-            table.add_row(name, *_cells(stage, comparison))
+            table.add_row(name, *_cells(report, stage, comparison))
     return table
 
 
-def _cells(stage: StageReport, comparison: Comparison) -> list[RenderableType]:
+def _cells(report: ParityReport, stage: StageReport, comparison: Comparison) -> list[RenderableType]:
     checks = {(check.level, check.figure): check for check in comparison.checks}
-    cells: list[RenderableType] = [_cell(checks.get((level, figure))) for _, level, figure in COLUMNS]
+    cells: list[RenderableType] = [_cell(checks.get((level, figure))) for _, level, figure in columns(report)]
     passed = comparison.passed and stage.status is not Status.FAILED
     return [*cells, Text("✓", style="green") if passed else Text("✗", style="bold red")]
 

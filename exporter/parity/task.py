@@ -1,64 +1,73 @@
-"""Level 3: the task's metric of every stage on the dataset's annotations."""
+"""What parity asks of a task: its words, its dataset's vocabulary, and the metric of every stage."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 
 from edgewise.exporter.parity.report import finite
-from edgewise.models.datasets import CocoInstances
-from edgewise.models.evaluation import mask_ap
+from edgewise.models.datasets import Dataset
+from edgewise.models.metrics import Metric
 from edgewise.runtime.errors import DatasetError, ParityError
 from edgewise.runtime.manifest import Manifest, Task
 
-METRIC = "mask AP"
+
+@dataclass(frozen=True)
+class TaskWords:
+    """What reports call the things of a task, and how alike two of them are."""
+
+    thing: str
+    things: str
+    similarity: str
 
 
-def check_task(manifest: Manifest) -> None:
+_WORDS = {
+    Task.INSTANCES: TaskWords("instance", "instances", "mask IoU"),
+    Task.PANOPTIC: TaskWords("segment", "segments", "segment IoU"),
+    Task.KEYPOINTS: TaskWords("person", "people", "keypoint similarity"),
+}
+
+
+def words_of(manifest: Manifest) -> TaskWords:
     """Raise ParityError where results of this task cannot be compared."""
-    if manifest.task is not Task.INSTANCES:
+    if manifest.task not in _WORDS:
         raise ParityError(
-            f"parity decodes and measures instances, not the task {manifest.task.value!r}",
+            f"parity cannot decode and measure results of the task {manifest.task.value!r}",
             where=manifest.name,
             hint="`edgewise selftest` compares the bundle's golden samples",
         )
+    return _WORDS[manifest.task]
 
 
-def check_categories(manifest: Manifest, dataset: CocoInstances) -> None:
-    """Raise DatasetError unless the dataset knows every class of the bundle by the same id and name."""
-    known = {label.id: label.name for label in dataset.labels}
+def check_vocabulary(manifest: Manifest, dataset: Dataset) -> None:
+    """Raise DatasetError unless the dataset knows every class of the bundle, and its keypoints, alike."""
+    known = {label.id: label for label in dataset.vocabulary.classes}
     for label in manifest.classes:
-        if known.get(label.id) != label.name:
-            found = (
-                f"calls {label.id} {known[label.id]!r}"
-                if label.id in known
-                else f"has no category {label.id}"
+        found = known.get(label.id)
+        if found is None:
+            _refuse(f"has no category {label.id}, the bundle's class {label.name!r}", dataset)
+        elif (found.name, found.kind) != (label.name, label.kind):
+            _refuse(
+                f"calls {label.id} {found.name!r} ({found.kind.value}), the bundle's class {label.id} is "
+                f"{label.name!r} ({label.kind.value})",
+                dataset,
             )
-            raise DatasetError(
-                f"the dataset {found}, the bundle's class {label.id} is {label.name!r}",
-                where=str(dataset.json),
-                hint="give a dataset with the categories that the model was trained on",
-            )
+    own, other = manifest.keypoints, dataset.vocabulary.keypoints
+    if own is not None and (other is None or own.names != other.names):
+        theirs = "none" if other is None else ", ".join(other.names)
+        _refuse(f"has the keypoints {theirs}; the bundle has {', '.join(own.names)}", dataset)
 
 
-class _Object(msgspec.Struct, frozen=True):
-    image_id: int
-    iscrowd: int = 0
-
-
-class _Objects(msgspec.Struct, frozen=True):
-    annotations: list[_Object]
-
-
-def objects_per_image(dataset: CocoInstances) -> Counter[int]:
-    """Image id -> annotated objects, crowds left out."""
-    found = msgspec.json.decode(dataset.json.read_bytes(), type=_Objects)
-    return Counter(entry.image_id for entry in found.annotations if not entry.iscrowd)
+def _refuse(problem: str, dataset: Dataset) -> None:
+    raise DatasetError(
+        f"the dataset {problem}",
+        where=str(dataset.json),
+        hint="give a dataset with the categories and keypoints that the model was trained on",
+    )
 
 
 class ResultFile:
@@ -83,15 +92,17 @@ class ResultFile:
 
 
 def task_metrics(
-    dataset: CocoInstances, image_ids: list[int], results: ResultFile
+    metric: Metric, dataset: Dataset, image_ids: list[int], results: ResultFile
 ) -> dict[str, float | None]:
-    """Mask AP and its parts, 0..1; None where there is no ground truth of that kind."""
-    found = mask_ap(dataset.json, results.read(), image_ids=image_ids)
+    """The metric and its parts, 0..1, those of single classes and keypoints left out.
+
+    None where there is no ground truth of that kind.
+    """
+    found = metric.measure(dataset, results.read(), image_ids=image_ids)
+    vocabulary = dataset.vocabulary
+    single = {label.name for label in vocabulary.classes}
+    single.update(vocabulary.keypoints.names if vocabulary.keypoints is not None else ())
     return {
-        METRIC: finite(found.ap),
-        **{
-            f"{METRIC} {field.name.removeprefix('ap')}": finite(getattr(found, field.name))
-            for field in dataclasses.fields(found)
-            if field.name not in ("ap", "images", "classes")
-        },
+        found.name: finite(found.value),
+        **{name: finite(value) for name, value in found.parts.items() if name not in single},
     }

@@ -1,8 +1,9 @@
 """Level 1: raw tensors of two stages, by exact name, with nothing skipped.
 
 A tensor that is missing, undeclared, of another shape or dtype, or not finite is a problem and fails the
-stage. What remains is compared as numbers: the largest and mean absolute error, the largest error relative to
-the reference's largest magnitude, and the cosine of the flattened tensors.
+stage. What remains is compared: floats by the largest and mean absolute error, the largest error relative to
+the reference's largest magnitude, and the cosine of the flattened tensors; integers (class numbers, maps of
+segments) by the share of equal elements.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from edgewise.runtime.checks import equal_share
 from edgewise.runtime.engines.base import Tensor, describe, numpy_dtype
 from edgewise.runtime.manifest import TensorSpec
+
+NEAR = 0.1
+"""Vectors are near each other where the length of their difference is less than this part of the shorter."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +26,15 @@ class TensorDifference:
     """How far one tensor is from its reference.
 
     `relative` is max|a - b| / max|b|: 0 where both are all zero, infinite where only the reference is.
-    `cosine` lies in -1..1: 1 where both are all zero, 0 where only one is.
+    `cosine` lies in -1..1: 1 where both are all zero, 0 where only one is. `equal` is the share of equal
+    elements of integers, None for floats.
     """
 
     max_abs: float
     mean_abs: float
     relative: float
     cosine: float
+    equal: float | None = None
 
 
 def difference(candidate: Tensor, reference: Tensor) -> TensorDifference:
@@ -46,8 +53,13 @@ def difference(candidate: Tensor, reference: Tensor) -> TensorDifference:
         max_abs=max_abs,
         mean_abs=float(error.mean(dtype=np.float64)),
         relative=relative,
-        cosine=_cosine(_norm(a), _norm(b), _norm(error)),
+        cosine=_cosine(a, b, _norm(error)),
+        equal=equal_share(candidate, reference) if _both_whole(candidate, reference) else None,
     )
+
+
+def _both_whole(candidate: Tensor, reference: Tensor) -> bool:
+    return all(not np.issubdtype(each.dtype, np.floating) for each in (candidate, reference))
 
 
 def _numbers(tensor: Tensor) -> Tensor:
@@ -64,11 +76,20 @@ def _norm(values: Tensor) -> float:
     return float(np.sqrt(square))
 
 
-def _cosine(a: float, b: float, error: float) -> float:
-    """Cosine from |a|, |b| and |a - b|: unlike the quotient of dot products, exact where a is near b."""
+def _cosine(first: Tensor, second: Tensor, error: float) -> float:
+    """Cosine of two vectors and |first - second|.
+
+    Where they are near each other it follows from the lengths alone, which keeps the digits that the quotient
+    of dot products loses; elsewhere that would cancel, and the quotient is exact.
+    """
+    a, b = _norm(first), _norm(second)
     if a == 0.0 or b == 0.0:
         return 1.0 if a == b else 0.0
-    return float(np.clip(1.0 - (error**2 - (a - b) ** 2) / (2.0 * a * b), -1.0, 1.0))
+    if error < NEAR * min(a, b):
+        cosine = 1.0 - (error**2 - (a - b) ** 2) / (2.0 * a * b)
+    else:
+        cosine = float(np.dot(first.astype(np.float64) / a, second.astype(np.float64) / b))
+    return float(np.clip(cosine, -1.0, 1.0))
 
 
 def structure_problems(specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -102,24 +123,29 @@ def value_problems(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 @dataclass
 class TensorTally:
-    """The worst of one tensor over all images; constant memory."""
+    """The worst of one tensor over all looks at all images; constant memory."""
 
-    images: int = 0
+    looks: int = 0
     max_abs: float = 0.0
     relative: float = 0.0
     cosine: float = 1.0
+    equal: float | None = None
     worst_image: int | None = None
-    """Id of the image with the largest relative error."""
+    """Id of the image with the largest relative error, or the smallest equal share."""
     _mean_abs_sum: float = field(default=0.0, repr=False)
 
     @property
     def mean_abs(self) -> float:
-        return self._mean_abs_sum / self.images if self.images else 0.0
+        return self._mean_abs_sum / self.looks if self.looks else 0.0
 
     def add(self, image_id: int, found: TensorDifference) -> None:
-        if self.images == 0 or found.relative > self.relative:
+        worse = found.relative > self.relative
+        if found.equal is not None:
+            worse = self.equal is None or found.equal < self.equal
+            self.equal = found.equal if self.equal is None else min(self.equal, found.equal)
+        if self.looks == 0 or worse:
             self.worst_image = image_id
-        self.images += 1
+        self.looks += 1
         self.max_abs = max(self.max_abs, found.max_abs)
         self.relative = max(self.relative, found.relative)
         self.cosine = min(self.cosine, found.cosine)

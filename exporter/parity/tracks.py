@@ -5,45 +5,45 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgewise.exporter.agreement import one_look
-from edgewise.exporter.parity.decoded import DecodedTally, match_instances, score_pairs
+from edgewise.exporter.parity.decoded import DecodedTally, match_results, score_pairs
 from edgewise.exporter.parity.opening import Opened
 from edgewise.exporter.parity.report import Against, Status
 from edgewise.exporter.parity.stages import StageInfo
 from edgewise.exporter.parity.task import ResultFile
 from edgewise.exporter.parity.tensors import TensorTally, difference, structure_problems, value_problems
+from edgewise.runtime.checks import class_maps
 from edgewise.runtime.engines.base import Tensor
 from edgewise.runtime.errors import EdgewiseError
-from edgewise.runtime.geometry import Geometry
 from edgewise.runtime.manifest import Budget, Manifest
 from edgewise.runtime.postprocess import postprocess
-from edgewise.runtime.results import Instances
+from edgewise.runtime.results import Result
+from edgewise.runtime.views import Views
 
 PROBLEMS_SHOWN = 5
 SCORE_PAIRS = 1500
 """Size of the sample of score pairs that the report draws."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Image:
-    """One preprocessed image of the dataset."""
+    """One image of the dataset: the looks at it, and the graph's input for each."""
 
-    feeds: Mapping[str, Tensor]
-    geometry: Geometry
+    views: Views
+    inputs: Sequence[Mapping[str, Tensor]]
     id: int
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What one stage gave for one image."""
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What one stage gave for one image: tensors of every look, maps of slots as maps of classes."""
 
-    tensors: dict[str, Tensor]
-    instances: Instances
+    looks: Sequence[Mapping[str, Tensor]]
+    result: Result
 
 
 @dataclass
@@ -54,7 +54,7 @@ class StageTrack:
     results: ResultFile
     threshold: float
     images: int = 0
-    instances: int = 0
+    shown: int = 0
     problems: Counter[str] = field(default_factory=Counter)
     stopped: bool = False
     first_problem: int | None = None
@@ -89,43 +89,52 @@ class StageTrack:
         more = len(self.problems) - PROBLEMS_SHOWN
         return (*lines, f"and {more} other problems") if more > 0 else tuple(lines)
 
-    def measure(self, manifest: Manifest, image: Image) -> Measured | None:
+    def measure(self, manifest: Manifest, image: Image) -> Decoded | None:
         """Run, check and decode one image; None where the stage has nothing comparable to show."""
         found = self._measure(manifest, image)
         if found is None and self.first_problem is None:
             self.first_problem = image.id
         return found
 
-    def _measure(self, manifest: Manifest, image: Image) -> Measured | None:
-        stage = self.opened.stage
-        if stage is None or self.stopped:
-            return None
-        start = time.perf_counter()
-        try:
-            tensors = stage.run(image.feeds)
-        except EdgewiseError as error:
-            return self._stop(error.what)
-        except (RuntimeError, ValueError, TypeError) as error:  # a module that torch cannot run
-            return self._stop(f"{type(error).__name__}: {error}")
-        self._seconds.append(time.perf_counter() - start)
-        wrong = structure_problems(stage.tensors, tensors)
-        if wrong:
-            return self._stop(*wrong)
-        unusable = value_problems(tensors)
-        if unusable:
-            self.problems.update(
-                problem.split(" holds ")[0] + " holds NaN or infinity" for problem in unusable
-            )
+    def _measure(self, manifest: Manifest, image: Image) -> Decoded | None:
+        looks = self._run(image)
+        if looks is None:
             return None
         try:
-            instances = postprocess(manifest, one_look(image.feeds, image.geometry), [tensors])
+            result = postprocess(manifest, image.views, looks)
         except EdgewiseError as error:
             self.problems[f"cannot be decoded: {error.what}"] += 1
             return None
         self.images += 1
-        self.instances += int((instances.scores >= self.threshold).sum())
-        self.results.add(instances.to_coco(image.id))
-        return Measured(tensors, instances)
+        self.shown += int((result.scores >= self.threshold).sum())
+        self.results.add(result.to_coco(image.id))
+        return Decoded([{**look, **class_maps(manifest, look)} for look in looks], result)
+
+    def _run(self, image: Image) -> list[dict[str, Tensor]] | None:
+        """Checked tensors of every look; None where one of them is unusable."""
+        stage = self.opened.stage
+        if stage is None or self.stopped:
+            return None
+        looks: list[dict[str, Tensor]] = []
+        start = time.perf_counter()
+        try:
+            looks += [stage.run(inputs) for inputs in image.inputs]
+        except EdgewiseError as error:
+            return self._stop(error.what)
+        except (RuntimeError, ValueError, TypeError) as error:  # a module that torch cannot run
+            return self._stop(f"{type(error).__name__}: {error}")
+        if looks:
+            self._seconds.append(time.perf_counter() - start)
+        wrong = [problem for look in looks for problem in structure_problems(stage.tensors, look)]
+        if wrong:
+            return self._stop(*dict.fromkeys(wrong))
+        unusable = [problem for look in looks for problem in value_problems(look)]
+        if unusable:
+            self.problems.update(
+                {f"{problem.split(' holds ')[0]} holds NaN or infinity" for problem in unusable}
+            )
+            return None
+        return looks
 
     def _stop(self, *problems: str) -> None:
         self.stopped = True
@@ -148,20 +157,21 @@ class PairTrack:
     _seen_pairs: int = field(default=0, repr=False)
     _random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0), repr=False)
 
-    def add(self, image_id: int, candidate: Measured | None, reference: Measured | None) -> None:
+    def add(self, image_id: int, candidate: Decoded | None, reference: Decoded | None) -> None:
         """Compare what both stages gave for one image; an image that one side lacks stays uncounted."""
         if candidate is None or reference is None:
             return
-        for name in candidate.tensors:
-            if name in reference.tensors:
-                found = difference(candidate.tensors[name], reference.tensors[name])
-                self.tensors.setdefault(name, TensorTally()).add(image_id, found)
-        matching = match_instances(
-            candidate.instances, reference.instances, threshold=self.threshold, budget=self.budget
+        for ours, theirs in zip(candidate.looks, reference.looks, strict=True):
+            for name in ours:
+                if name in theirs:
+                    found = difference(ours[name], theirs[name])
+                    self.tensors.setdefault(name, TensorTally()).add(image_id, found)
+        matching = match_results(
+            candidate.result, reference.result, threshold=self.threshold, budget=self.budget
         )
         self.decoded.add(image_id, matching)
         if Against.REFERENCE in self.against:
-            for pair in score_pairs(matching, candidate.instances, reference.instances):
+            for pair in score_pairs(matching, candidate.result, reference.result):
                 self._sample(pair)
         self.images += 1
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
+from edgewise.exporter.numerics import network_inputs
 from edgewise.exporter.parity.divergence import OnnxFile, find_divergence, image_to_walk, layer_curve
 from edgewise.exporter.parity.gallery import Overlay, choose_images, draw_overlay
 from edgewise.exporter.parity.judge import (
@@ -31,16 +32,17 @@ from edgewise.exporter.parity.report import (
 )
 from edgewise.exporter.parity.request import ParityRequest
 from edgewise.exporter.parity.stages import CANONICAL, EXPORTED_STAGE, LoweredStage
-from edgewise.exporter.parity.task import METRIC, objects_per_image, task_metrics
-from edgewise.exporter.parity.tracks import PairTrack, StageTrack
+from edgewise.exporter.parity.task import TaskWords, task_metrics
+from edgewise.exporter.parity.tracks import Image, PairTrack, StageTrack
 from edgewise.exporter.tool_versions import tool_versions, writer
-from edgewise.models.datasets import CocoInstances
+from edgewise.models.datasets import Dataset
+from edgewise.models.metrics import Metric
 from edgewise.runtime.atomic import sha256_of
 from edgewise.runtime.bundle import MANIFEST, Bundle
 from edgewise.runtime.engines.base import Tensor
 from edgewise.runtime.errors import BackendError, ParityError
 from edgewise.runtime.manifest import Graph, Precision
-from edgewise.runtime.preprocess import preprocess
+from edgewise.runtime.views import views_of
 
 Metrics = Mapping[str, Mapping[str, float | None]]
 """Stage -> metric -> value."""
@@ -52,11 +54,15 @@ class Run:
 
     bundle: Bundle
     graph: Graph
-    dataset: CocoInstances
+    words: TaskWords
+    dataset: Dataset
+    metric: Metric
     count: int
     request: ParityRequest
     stages: dict[str, StageTrack]
     pairs: list[PairTrack]
+    objects: dict[int, int] = field(default_factory=dict)
+    """Image id -> annotated objects, crowds left out."""
 
     @property
     def reference(self) -> str:
@@ -66,11 +72,24 @@ class Run:
     def image_ids(self) -> list[int]:
         return [image.id for image in self.dataset.images[: self.count]]
 
-    def feeds(self, image_id: int) -> dict[str, Tensor]:
-        """The graph's input for one image of the dataset."""
-        frame = self.dataset.frame(self.image_ids.index(image_id))
-        tensor, _ = preprocess(self.bundle.manifest.preprocess, frame)
-        return {self.graph.inputs[0].name: tensor}
+    def image(self, index: int) -> Image:
+        """An image of the dataset as the stages take it."""
+        manifest = self.bundle.manifest
+        views = views_of(manifest, self.dataset.frame(index), self.dataset.boxes(index))
+        return Image(views, network_inputs(self.graph, views), self.dataset.images[index].id)
+
+    def look(self, image_id: int | None) -> tuple[int, dict[str, Tensor]] | None:
+        """An image to walk through the layers and the graph's input for its first look.
+
+        The wanted image, or where it has none (no person to look at) the first that has; None where none has.
+        """
+        ids = self.image_ids
+        wanted = [] if image_id is None else [ids.index(image_id)]
+        for index in (*wanted, *range(len(ids))):
+            inputs = self.image(index).inputs
+            if inputs:
+                return ids[index], dict(inputs[0])
+        return None
 
 
 def report(run: Run, progress: Callable[[str, int, int], None], started: float) -> ParityReport:
@@ -82,16 +101,18 @@ def report(run: Run, progress: Callable[[str, int, int], None], started: float) 
     metrics = _metrics(run, progress)
     progress("looking at layers", run.count, run.count)
     comparisons = tuple(_judged(run, pair, metrics) for pair in run.pairs)
-    objects = objects_per_image(run.dataset)
     manifest = run.bundle.manifest
     return ParityReport(
         writer=writer(),
         bundle=manifest.name,
         manifest_sha256=sha256_of(run.bundle.path / MANIFEST),
         definition=manifest.provenance.definition,
+        metric=run.metric.name,
+        things=run.words.things,
+        similarity=run.words.similarity,
         dataset=f"{run.dataset.json.parent.name}/{run.dataset.json.name}",
         images=run.count,
-        objects=sum(objects[image_id] for image_id in run.image_ids),
+        objects=sum(run.objects.values()),
         reference=run.reference,
         budgets={budget.precision.value: _limits(budget) for budget in manifest.budgets},
         notes=tuple(_notes(run)),
@@ -120,11 +141,10 @@ def gallery(run: Run, found: ParityReport) -> tuple[Overlay, ...]:
         names += [name for name in (next(lowered, None),) if name is not None]
     stages = [stage for name in names if (stage := run.stages[name].opened.stage) is not None]
     titles = {stage.name: stage.title for stage in found.stages}
-    chosen = choose_images(
-        found.comparisons, titles, run.image_ids, objects_per_image(run.dataset), run.request.overlays
-    )
+    chosen = choose_images(found.comparisons, titles, run.image_ids, run.objects, run.request.overlays)
     return tuple(
-        draw_overlay(run.bundle.manifest, run.dataset, index, note, stages) for index, note in chosen.items()
+        draw_overlay(run.bundle.manifest, run.words, run.dataset, index, note, run.image(index), stages)
+        for index, note in chosen.items()
     )
 
 
@@ -132,9 +152,9 @@ def _metrics(run: Run, progress: Callable[[str, int, int], None]) -> Metrics:
     """The task's metric of every stage that gave a result for every image."""
     metrics: dict[str, Mapping[str, float | None]] = {}
     for number, (name, track) in enumerate(run.stages.items()):
-        progress(f"measuring {METRIC}", number, len(run.stages))
+        progress(f"measuring {run.metric.name}", number, len(run.stages))
         if track.images == run.count and track.status is Status.PASSED:
-            metrics[name] = task_metrics(run.dataset, run.image_ids, track.results)
+            metrics[name] = task_metrics(run.metric, run.dataset, run.image_ids, track.results)
     return metrics
 
 
@@ -142,9 +162,9 @@ def _judged(run: Run, pair: PairTrack, metrics: Metrics) -> Comparison:
     tensors = tensor_figures(pair.tensors, [probe.name for probe in run.graph.probes])
     decoded = decoded_figures(pair.decoded)
     metric = MetricFigures(
-        name=METRIC,
-        reference=metrics.get(pair.reference, {}).get(METRIC),
-        candidate=metrics.get(pair.candidate, {}).get(METRIC),
+        name=run.metric.name,
+        reference=metrics.get(pair.reference, {}).get(run.metric.name),
+        candidate=metrics.get(pair.candidate, {}).get(run.metric.name),
     )
     comparison = Comparison(
         candidate=pair.candidate,
@@ -187,14 +207,22 @@ def _divergence(run: Run, comparison: Comparison, limit: float) -> Divergence:
     if not reference.info.file:
         stand_in = EXPORTED_STAGE if comparison.candidate != EXPORTED_STAGE else CANONICAL
         reference = run.stages[stand_in]
-    image = run.image_ids[0] if image is None else image
+    look = run.look(image)
+    if look is None:
+        return Divergence(
+            against=reference.info.title,
+            image=None,
+            limit=limit,
+            layer=None,
+            detail="no image has anything to look at",
+        )
     return find_divergence(
         run.bundle,
         run.graph,
         OnnxFile(candidate.info.title, candidate.info.file),
         OnnxFile(reference.info.title, reference.info.file),
-        run.feeds(image),
-        image=image,
+        look[1],
+        image=look[0],
         limit=limit,
         threads=run.request.stage_threads,
     )
@@ -207,16 +235,17 @@ def _curves(run: Run, comparisons: tuple[Comparison, ...]) -> Iterator[LayerCurv
         lowered = isinstance(track.opened.stage, LoweredStage) and track.info.precision is not Precision.FP32
         if Against.BEFORE not in comparison.against or not lowered:
             continue
-        image = image_to_walk(comparison)
-        image = run.image_ids[0] if image is None else image
+        look = run.look(image_to_walk(comparison))
+        if look is None:
+            return
         try:
             yield layer_curve(
                 run.bundle,
                 run.graph,
                 (comparison.candidate, track.info.file),
                 (comparison.reference, run.stages[comparison.reference].info.file),
-                run.feeds(image),
-                image=image,
+                look[1],
+                image=look[0],
                 threads=run.request.stage_threads,
             )
         except (BackendError, ParityError):
@@ -234,7 +263,7 @@ def _stage_report(track: StageTrack, metrics: Metrics) -> StageReport:
         engine=stage.engine if stage is not None else "",
         status=track.status,
         problems=track.problem_lines(),
-        instances=track.instances,
+        shown=track.shown,
         metrics=dict(metrics.get(info.name, {})),
         milliseconds=track.milliseconds,
     )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.exporter.budgets import FP32, INT8
-from edgewise.exporter.parity.decoded import DecodedTally, match_instances, score_pairs
+from edgewise.exporter.parity.decoded import DecodedTally, match_results, score_pairs
 from edgewise.exporter.parity.judge import decoded_checks, decoded_figures
 from edgewise.runtime.manifest import ClassLabel
 from edgewise.runtime.masks import crop_dense
@@ -40,7 +40,7 @@ def tally(*frames: tuple[Sequence[Thing], Sequence[Thing]]) -> DecodedTally:
     """Over (candidate, reference) results of images 1, 2, ..."""
     found = DecodedTally()
     for image, (candidate, reference) in enumerate(frames, start=1):
-        matching = match_instances(instances(candidate), instances(reference), threshold=0.3, budget=INT8)
+        matching = match_results(instances(candidate), instances(reference), threshold=0.3, budget=INT8)
         found.add(image, matching)
     return found
 
@@ -79,7 +79,7 @@ def test_nothing_anywhere_proves_nothing() -> None:
     assert found.matched_fraction == 1.0
     assert not passed(found)
     first = decoded_checks(decoded_figures(found), FP32, 2)[0]
-    assert first.figure == "instances shown by the reference"
+    assert first.figure == "shown by the reference"
     assert not first.passed
 
 
@@ -97,7 +97,7 @@ def test_another_class_is_no_partner() -> None:
 def test_scores_are_paired_by_object_not_by_rank() -> None:
     candidate = instances([(4, 4, 0, 0.6), (20, 20, 1, 0.7)])
     reference = instances(TWO)
-    matching = match_instances(candidate, reference, threshold=0.3, budget=INT8)
+    matching = match_results(candidate, reference, threshold=0.3, budget=INT8)
     assert sorted(score_pairs(matching, candidate, reference)) == [
         (pytest.approx(0.8), pytest.approx(0.7)),
         (pytest.approx(0.9), pytest.approx(0.6)),
@@ -115,7 +115,7 @@ THINGS = st.lists(
 def test_the_tally_is_the_pooled_matching(frames: list[tuple[list[Thing], list[Thing]]]) -> None:
     found = tally(*frames)
     whole = pooled(
-        match_instances(instances(candidate), instances(reference), threshold=0.3, budget=INT8)
+        match_results(instances(candidate), instances(reference), threshold=0.3, budget=INT8)
         for candidate, reference in frames
     )
     assert found.matched_fraction == whole.matched_fraction

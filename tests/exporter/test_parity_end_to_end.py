@@ -150,7 +150,7 @@ def test_an_unbroken_bundle_holds(whole: ParityReport) -> None:
     assert fp32.reference == "canonical"
     assert fp32.decoded is not None
     assert fp32.decoded.images_both_empty == 1
-    assert fp32.decoded.reference_instances == 3 * (IMAGES - 1)
+    assert fp32.decoded.reference_count == 3 * (IMAGES - 1)
 
 
 def test_the_probe_of_a_lowered_file_is_compared(whole: ParityReport) -> None:
@@ -162,7 +162,7 @@ def test_the_probe_of_a_lowered_file_is_compared(whole: ParityReport) -> None:
 
 
 def test_the_metric_is_measured_and_not_trivial(whole: ParityReport) -> None:
-    figures = [stage.metrics["mask AP 50"] for stage in whole.stages if stage.status is Status.PASSED]
+    figures = [stage.metrics["AP50"] for stage in whole.stages if stage.status is Status.PASSED]
     assert figures[0] is not None
     assert figures[0] > 0.9
     assert len(set(figures)) == 1

@@ -101,3 +101,16 @@ def test_the_limits_are_the_budget() -> None:
     strict = msgspec.structs.replace(BUDGET, tensor_relative_error=1e-9)
     assert all(check.passed for check in raw_checks(figures(1e-6), BUDGET))
     assert not raw_checks(figures(1e-6), strict)[0].passed
+
+
+def test_maps_are_judged_by_their_equal_share() -> None:
+    """A graph of maps without probes: the share must reach the least mean similarity."""
+
+    def checks(equal: float) -> list[tuple[str, bool]]:
+        tally = TensorTally(looks=1, relative=0.9, equal=equal, worst_image=3)
+        judged = tensor_figures({"segments": tally}, [])
+        assert judged[0].relative is None
+        return [(check.figure, check.passed) for check in raw_checks(judged, BUDGET)]
+
+    assert checks(0.981) == [("equal share", True)]
+    assert checks(0.979) == [("equal share", False)]

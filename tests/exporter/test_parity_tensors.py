@@ -110,9 +110,27 @@ def test_the_tally_keeps_the_worst_and_its_image() -> None:
     tally = TensorTally()
     for image, error in ((11, 0.1), (12, 0.4), (13, 0.2)):
         tally.add(image, difference(reference + np.float32(error), reference))
-    assert tally.images == 3
+    assert tally.looks == 3
     assert tally.worst_image == 12
     assert tally.max_abs == pytest.approx(0.4)
     assert tally.relative == pytest.approx(0.2)
     assert tally.mean_abs == pytest.approx((0.1 + 0.4 + 0.2) / 3)
     assert tally.cosine == pytest.approx(difference(reference + np.float32(0.4), reference).cosine)
+
+
+def test_the_cosine_of_vectors_of_very_different_lengths() -> None:
+    reference = np.full(24, 1e-5, np.float32)
+    assert difference(reference + np.float32(0.875), reference).cosine == pytest.approx(1, abs=1e-6)
+    assert difference(-1e5 * reference, reference).cosine == pytest.approx(-1, abs=1e-6)
+
+
+def test_integers_are_compared_by_their_equal_share() -> None:
+    reference = np.array([[3, 3, 3, 9]], np.int32)
+    found = difference(np.array([[3, 3, 4, 0]], np.int32), reference)
+    assert found.equal == 0.5
+    assert difference(reference.astype(np.float32), reference.astype(np.float32)).equal is None
+    tally = TensorTally()
+    tally.add(4, difference(reference, reference))
+    tally.add(5, found)
+    tally.add(6, difference(reference, reference))
+    assert (tally.equal, tally.worst_image) == (0.5, 5)

@@ -13,7 +13,7 @@ from edgewise.exporter.parity.opening import Opened
 from edgewise.exporter.parity.report import Against, Status
 from edgewise.exporter.parity.stages import StageInfo
 from edgewise.exporter.parity.task import ResultFile
-from edgewise.exporter.parity.tracks import Image, Measured, PairTrack, StageTrack
+from edgewise.exporter.parity.tracks import Decoded, Image, PairTrack, StageTrack
 from edgewise.runtime.engines.base import Tensor
 from edgewise.runtime.manifest import (
     AsIs,
@@ -28,8 +28,8 @@ from edgewise.runtime.manifest import (
     TensorSpec,
 )
 from edgewise.runtime.masks import crop_dense
-from edgewise.runtime.preprocess import preprocess
 from edgewise.runtime.results import Instances
+from edgewise.runtime.views import views_of
 
 SIZE = 16
 SPECS = (
@@ -87,8 +87,8 @@ class ScriptedStage:
 
 
 def image(number: int) -> Image:
-    tensor, geometry = preprocess(MANIFEST.preprocess, np.zeros((SIZE, SIZE, 3), np.uint8))
-    return Image({"image": tensor}, geometry, number)
+    views = views_of(MANIFEST, np.zeros((SIZE, SIZE, 3), np.uint8))
+    return Image(views, [{"image": views.looks[0].tensor}], number)
 
 
 def track(stage: ScriptedStage, folder: Path) -> StageTrack:
@@ -100,8 +100,8 @@ def test_a_stage_leaves_its_results_on_disk(tmp_path: Path) -> None:
     for number in (5, 6):
         found = watched.measure(MANIFEST, image(number))
         assert found is not None
-        assert len(found.instances) == 1
-    assert (watched.status, watched.images, watched.instances) == (Status.PASSED, 2, 2)
+        assert len(found.result) == 1
+    assert (watched.status, watched.images, watched.shown) == (Status.PASSED, 2, 2)
     records = watched.results.read()
     assert [record["image_id"] for record in records] == [5, 6]
 
@@ -139,7 +139,7 @@ def test_a_stage_that_is_not_run_is_not_passed(tmp_path: Path) -> None:
     assert idle.problem_lines() == ("no NVIDIA GPU",)
 
 
-def scored(score: float) -> Measured:
+def scored(score: float) -> Decoded:
     mask = np.zeros((1, SIZE, SIZE), np.bool_)
     mask[0, 2:10, 2:10] = True
     instances = Instances(
@@ -150,7 +150,7 @@ def scored(score: float) -> Measured:
         labels=LABELS,
         frame_size=(SIZE, SIZE),
     )
-    return Measured({"scores": np.array([score], np.float32)}, instances)
+    return Decoded([{"scores": np.array([score], np.float32)}], instances)
 
 
 def test_an_image_that_one_side_lacks_is_not_counted() -> None:
