@@ -8,9 +8,26 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from pycocotools.coco import COCO
 
-from .conftest import bright_frame
+from edgewise.runtime.manifest import (
+    ClassKind,
+    ClassLabel,
+    DType,
+    Graph,
+    GraphFile,
+    Manifest,
+    PanopticSegments,
+    Precision,
+    Provenance,
+    Stretch,
+    Target,
+    Task,
+    TensorSpec,
+)
+
+from .conftest import _constant, _serialise, bright_frame, write_files
 from .pose_bundle import BOXES, PEOPLE, build_pose_bundle, person_frame
 from .test_cli import Verb, edgewise, only_panel
 
@@ -177,3 +194,114 @@ def test_inspect_and_selftest(edgewise: Verb, pose_folder: Path) -> None:
     status, out, _ = edgewise("selftest", pose_folder)
     assert status == 0, out
     assert "FAIL" not in out
+
+
+# ---------------------------------------------------------------- panoptic
+
+SCENE = (16, 24)
+THING_AND_STUFF = (ClassLabel(id=5, name="lamp"), ClassLabel(id=30, name="night", kind=ClassKind.STUFF))
+
+
+def panoptic_model() -> bytes:
+    """Bright pixels belong to the only slot, dark ones to the only stuff class; the semantic head agrees."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "channel_axis"], ["grey"], keepdims=0),
+        helper.make_node("Greater", ["grey", "limit"], ["bright"]),
+        helper.make_node("Cast", ["bright"], ["segments"], to=TensorProto.INT32),
+        helper.make_node("Sub", ["one", "segments"], ["semantic"]),
+        helper.make_node("Identity", ["fixed_scores"], ["scores"]),
+        helper.make_node("Identity", ["fixed_classes"], ["classes"]),
+    ]
+    constants = [
+        _constant("channel_axis", [3], np.int64),
+        _constant("limit", 100.0, np.float32),
+        _constant("one", 1, np.int32),
+        _constant("fixed_scores", [[0.75]], np.float32),
+        _constant("fixed_classes", [[0]], np.int32),
+    ]
+    kinds = {"scores": TensorProto.FLOAT, "classes": TensorProto.INT32}
+    outputs = [helper.make_tensor_value_info(name, kind, [1, 1]) for name, kind in kinds.items()]
+    outputs += [
+        helper.make_tensor_value_info(name, TensorProto.INT32, [1, *SCENE])
+        for name in ("segments", "semantic")
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, *SCENE, 3])
+    return _serialise(nodes, [image], outputs, constants)
+
+
+@pytest.fixture
+def panoptic_folder(tmp_path: Path) -> Path:
+    outputs = (
+        TensorSpec(name="scores", dtype=DType.FLOAT32, shape=(1, 1)),
+        TensorSpec(name="classes", dtype=DType.INT32, shape=(1, 1)),
+        TensorSpec(name="segments", dtype=DType.INT32, shape=(1, *SCENE)),
+        TensorSpec(name="semantic", dtype=DType.INT32, shape=(1, *SCENE)),
+    )
+    file = GraphFile(target=Target.ONNXRUNTIME, precision=Precision.FP32, path="models/fp32.onnx")
+    image = TensorSpec(name="image", dtype=DType.UINT8, shape=(1, *SCENE, 3))
+    manifest = Manifest(
+        writer="edgewise tests",
+        name="lamps",
+        task=Task.PANOPTIC,
+        classes=THING_AND_STUFF,
+        provenance=Provenance(definition="tests.lamps"),
+        graphs={"main": Graph(inputs=(image,), outputs=outputs, files=(file,))},
+        preprocess=Stretch(size=SCENE),
+        postprocess=PanopticSegments(stuff_area_limit=0),
+    )
+    return write_files(tmp_path / "lamps", manifest, {file.path: panoptic_model()})
+
+
+def lamp(tmp_path: Path) -> Path:
+    """A bright rectangle in the dark, 12 x 8 pixels of a 48 x 32 picture."""
+    picture = np.zeros((32, 48, 3), np.uint8)
+    picture[8:16, 24:36] = 250
+    cv2.imwrite(str(tmp_path / "lamp.png"), picture)
+    return tmp_path / "lamp.png"
+
+
+def test_segments_of_one_picture(edgewise: Verb, panoptic_folder: Path, tmp_path: Path) -> None:
+    status, out, _ = edgewise("run", panoptic_folder, lamp(tmp_path))
+    assert status == 0
+    assert "segments of score 0.5 and more" in out
+    assert "24.0, 8.0, 36.0, 16.0" in out
+    assert str(32 * 48 - 12 * 8) in out
+    # What scores less than the threshold is not listed; stuff always is.
+    status, out, _ = edgewise("run", panoptic_folder, lamp(tmp_path), "--threshold", 0.9)
+    assert "lamp" not in out
+    assert "night" in out
+
+
+def test_run_writes_coco_panoptic(edgewise: Verb, panoptic_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    status, _, _ = edgewise("run", panoptic_folder, lamp(tmp_path), "-o", out)
+    assert status == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "images.json",
+        "overlay",
+        "panoptic",
+        "panoptic.json",
+        "results.json",
+    ]
+    content = json.loads((out / "panoptic.json").read_text())
+    (annotation,) = content["annotations"]
+    colours = cv2.imread(str(out / "panoptic" / annotation["file_name"])).astype(int)
+    ids = colours[..., 2] + 256 * colours[..., 1] + 65536 * colours[..., 0]
+    found = {segment["id"]: segment["category_id"] for segment in annotation["segments_info"]}
+    assert found[int(ids[10, 30])] == 5
+    assert found[int(ids[0, 0])] == 30
+    assert (ids == ids[10, 30]).sum() == 12 * 8
+    records = json.loads((out / "results.json").read_text())
+    assert [record["category_id"] for record in records] == [5, 30]
+    assert edgewise("run", panoptic_folder, lamp(tmp_path), "-o", tmp_path / "no", "--no-coco")[0] == 0
+    assert [path.name for path in (tmp_path / "no").iterdir()] == ["overlay"]
+
+
+def test_segments_are_boxes_for_people(
+    edgewise: Verb, pose_folder: Path, panoptic_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ("--boxes", panoptic_folder, "--boxes-class", "lamp", "--threshold", 0)
+    status, out, _ = edgewise("run", pose_folder, lamp(tmp_path), *arguments)
+    assert status == 0
+    assert "24.0, 8.0, 36.0, 16.0" in out
