@@ -23,6 +23,14 @@ EXTENT = (96.0, 128.0)
 ANCHORS = torch.cat(pyramid_anchors([(24, 32), (12, 16), (6, 8)], (4, 8, 16), (16, 32, 64)))
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def random_boxes(seed: int, count: int) -> torch.Tensor:
     rng = np.random.default_rng(seed)
     low = rng.uniform(0, [100, 70], (count, 2))
