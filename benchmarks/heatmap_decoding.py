@@ -7,7 +7,8 @@ description: for each person the inverse of the crop's affine map, for each join
 quarter of a cell towards the greater neighbour on each axis, and one product of the affine map with the
 point. Both keep continuous coordinates and cell centres. Both run in this process, one after the other, on
 the same maps. Beside the time of the clock stands the processor time of the calling thread, which other
-programs on the machine disturb less. DARK does more than the loop's quarter rule and has no target.
+programs on the machine disturb less. The third row is the whole of `heatmap_keypoints`, which also gathers the
+outputs of 20 runs and checks the result. DARK does more than the loop's quarter rule and has no target.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import cv2
 import numpy as np
 
 from edgewise.runtime.geometry import Geometry
-from edgewise.runtime.manifest_kinds import AffineCrop, HeatmapDecoding
-from edgewise.runtime.postprocess.keypoints import cells_to_source, decode_heatmaps
+from edgewise.runtime.manifest import ClassLabel, KeypointLayout
+from edgewise.runtime.manifest_kinds import AffineCrop, HeatmapDecoding, HeatmapKeypoints
+from edgewise.runtime.postprocess.keypoints import cells_to_source, decode_heatmaps, heatmap_keypoints
 from edgewise.runtime.preprocess import preprocess
+from edgewise.runtime.views import FrameBoxes, View, Views
 
 PEOPLE, JOINTS, MAP = 20, 17, (64, 48)
 NETWORK = (256, 192)
@@ -32,6 +35,7 @@ FRAME = (1080, 1920)
 SIGMA = 2.0
 TARGET = 1 / 10
 LOOP, QUARTER, DARK = "loop over people and joints", "edgewise, quarter rule", "edgewise, DARK"
+WHOLE = "the same, outputs to result"
 
 
 def gaussians(rng: np.random.Generator) -> np.ndarray:
@@ -44,13 +48,14 @@ def gaussians(rng: np.random.Generator) -> np.ndarray:
     return maps.astype(np.float32)
 
 
-def crops(rng: np.random.Generator) -> list[Geometry]:
-    """The crops around random boxes of the frame, as the runtime makes them."""
+def crops(rng: np.random.Generator) -> Views:
+    """The looks around random boxes of the frame, as the runtime makes them."""
     corners = rng.uniform(0, [FRAME[1] - 300, FRAME[0] - 500], (PEOPLE, 2))
     sides = rng.uniform([60, 120], [300, 500], (PEOPLE, 2))
     spec, frame = AffineCrop(size=NETWORK), np.zeros((*FRAME, 3), np.uint8)
-    boxes = np.concatenate([corners, corners + sides], axis=1).tolist()
-    return [preprocess(spec, frame, box=(x1, y1, x2, y2))[1] for x1, y1, x2, y2 in boxes]
+    boxes = FrameBoxes(np.concatenate([corners, corners + sides], axis=1), np.ones(PEOPLE, np.float32))
+    looks = [View(*preprocess(spec, frame, box=(x1, y1, x2, y2))) for x1, y1, x2, y2 in boxes.boxes.tolist()]
+    return Views(FRAME, tuple(looks), boxes)
 
 
 def loop_over_joints(heatmaps: np.ndarray, geometries: list[Geometry]) -> tuple[np.ndarray, np.ndarray]:
@@ -112,10 +117,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=200)
     options = parser.parse_args()
     rng = np.random.default_rng(0)
-    heatmaps, geometries = gaussians(rng), crops(rng)
+    heatmaps, views = gaussians(rng), crops(rng)
+    geometries = [look.geometry for look in views.looks]
+    outputs = [{"heatmaps": maps[None]} for maps in heatmaps]
+    labels = (ClassLabel(id=1, name="person"),)
+    layout = KeypointLayout(names=tuple(f"point {index}" for index in range(JOINTS)))
+
+    def whole() -> tuple[np.ndarray, np.ndarray]:
+        people = heatmap_keypoints(HeatmapKeypoints(), labels, layout, outputs, views)
+        return people.points, people.point_scores
+
     ways: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
         LOOP: lambda: loop_over_joints(heatmaps, geometries),
         QUARTER: lambda: all_at_once(heatmaps, geometries, HeatmapDecoding.QUARTER_PIXEL),
+        WHOLE: whole,
         DARK: lambda: all_at_once(heatmaps, geometries, HeatmapDecoding.DARK),
     }
     times = {name: repeated(way, options.repeats) for name, way in ways.items()}
