@@ -25,10 +25,13 @@ lint: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	PYTHONPATH=$(VENV)/typing $(BIN)/lint-imports
 
-# Trains the checkpoint that ships in models/pretrained again (about an hour on 2 cores).
+# Trains the checkpoints that ship in models/pretrained again (some hours on 2 cores).
 tiny: $(READY)
 	$(BIN)/edgewise scenes build/scenes-train --count 6000 --seed 1
 	$(BIN)/edgewise train yolact-tiny --seed 1 --data build/scenes-train --output build/yolact-tiny.safetensors
+	$(BIN)/edgewise train upsnet-tiny --seed 1 --data build/scenes-train --initial build/yolact-tiny.safetensors \
+		--output build/upsnet-tiny.safetensors
+	$(BIN)/edgewise train hourglass-tiny --seed 1 --data build/scenes-train --output build/hourglass-tiny.safetensors
 
 # torch is pinned because its newest release may bring several gigabytes of GPU libraries along.
 $(READY): pyproject.toml Makefile

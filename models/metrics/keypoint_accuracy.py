@@ -131,10 +131,9 @@ def _matches(people: NDArray[np.float64], found: NDArray[np.float64]) -> list[tu
     pairs: list[tuple[int, int]] = []
     for flat in np.argsort(-iou, axis=None, kind="stable").tolist():
         person, record = divmod(flat, iou.shape[1])
-        if iou[person, record] < SAME_PERSON:
-            break
-        pairs.append((person, record))
-        iou[person] = iou[:, record] = -1
+        if iou[person, record] >= SAME_PERSON:
+            pairs.append((person, record))
+            iou[person] = iou[:, record] = -1
     return pairs
 
 
