@@ -17,6 +17,7 @@ from edgewise.runtime.errors import ResultError
 from edgewise.runtime.geometry import Geometry
 from edgewise.runtime.label_maps import (
     LabelMap,
+    as_mask,
     label_runs,
     narrowest,
     nearest_grid,
@@ -100,7 +101,8 @@ def fuse(
         display_threshold: Of the result.
 
     Raises:
-        ResultError: The arrays do not belong together, or there are more than 65535 segments.
+        ResultError: The arrays do not belong together, or there are more instances and semantic values
+            than a map has ids.
     """
     owners = _stuff_owners(semantic_classes, labels)
     _check(masks, scores, classes, semantic, len(owners), labels)
@@ -115,7 +117,7 @@ def fuse(
     # Ids of things, and above them the semantic values of the rest.
     codes: LabelMap = np.add(semantic, count + 1, dtype=columns.dtype, casting="unsafe")
     things = np.asarray(cv2.transpose(columns)).reshape(codes.shape)
-    cv2.copyTo(things, things, codes)
+    cv2.copyTo(things, as_mask(things != 0), codes)
     runs = label_runs(codes)
     counted = runs.areas(count + 1 + len(owners))[count + 1 :]
     stuff_areas = np.zeros(len(labels), np.int64)
