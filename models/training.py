@@ -129,7 +129,7 @@ def train(request: TrainingRequest) -> Path:
         with staged_file(_beside(request.out, ".history.json")) as path:
             path.write_text(json.dumps(run.history, indent=1) + "\n")
 
-    source = BatchSource(dataset, preprocessing(entry), recipe.augmentation, recipe.batch, request.seed)
+    source = BatchSource(dataset, in_bgr(entry.preprocess), recipe.augmentation, recipe.batch, request.seed)
     recent: list[Losses] = []
     with _shown_progress(request, recipe.steps, run.step) as report:
         for step, batch in source.run(run.step, recipe.steps):
@@ -144,9 +144,8 @@ def train(request: TrainingRequest) -> Path:
     return request.out
 
 
-def preprocessing(entry: ModelEntry) -> Preprocess:
-    """The model's preprocessing in BGR, which is what `ModelEntry.normalise` takes."""
-    spec = entry.preprocess
+def in_bgr(spec: Preprocess) -> Preprocess:
+    """The same preprocessing with frames in BGR, which is what `ModelEntry.normalise` takes."""
     if spec.colour is ColourOrder.BGR:
         return spec
     changes: dict[str, Any] = {"colour": ColourOrder.BGR}

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,17 +15,18 @@ import numpy as np
 import pytest
 import torch
 
+import edgewise.models
 from edgewise.models import registry
-from edgewise.models.augment import Augmentation
-from edgewise.models.batches import BatchSource
+from edgewise.models.augment import NO_AUGMENTATION, Augmentation
+from edgewise.models.batches import Batch, BatchSource
 from edgewise.models.checkpoint import load_checkpoint, load_model
-from edgewise.models.datasets import CocoInstances
+from edgewise.models.datasets import CocoInstances, open_dataset
 from edgewise.models.recipes import PAPER, TINY, Optimiser, Recipe, Schedule, recipe_for
 from edgewise.models.registry import ModelEntry
 from edgewise.models.scenes import LABELS, write_dataset
-from edgewise.models.training import TrainingRequest, train
+from edgewise.models.training import TrainingRequest, in_bgr, train
 from edgewise.runtime.errors import CheckpointError, DatasetError, EdgewiseError, ModelError
-from edgewise.runtime.manifest import Stretch
+from edgewise.runtime.manifest import AffineCrop, ColourOrder, Stretch, Task
 
 SHORT = replace(TINY, steps=40, batch=2, warmup=4, learning_rate=2e-3)
 
@@ -93,6 +95,80 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(scenes: Path, tmp_path: P
     )
 
 
+class Stopped(Exception):
+    """A run ends in the middle, as if it were killed."""
+
+
+def _train_until(request: TrainingRequest, last: int) -> None:
+    source_run = BatchSource.run
+
+    def stopping(self: BatchSource, start: int, end: int) -> Iterator[tuple[int, Batch]]:
+        for step, batch in source_run(self, start, end):
+            if step == last:
+                raise Stopped
+            yield step, batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BatchSource, "run", stopping)
+        with pytest.raises(Stopped):
+            train(request)
+
+
+def _small_hourglass() -> ModelEntry:
+    entry = registry.find("hourglass-tiny")
+    return entry.with_config(input_size=(32, 32), stacks=1, channels=16)
+
+
+@pytest.mark.parametrize("name", ["hourglass", "upsnet"])
+def test_a_stopped_run_of_every_task_goes_on_to_the_same_weights(
+    scenes: Path, tmp_path: Path, name: str
+) -> None:
+    entry = _small_hourglass()
+    if name == "upsnet":
+        entry = registry.find("upsnet-tiny").with_config(input_size=(64, 64))
+    recipe = replace(recipe_for(f"{name}-tiny"), steps=4, batch=2, warmup=1)
+    request = replace(_request(scenes, tmp_path / "whole.safetensors", recipe), entry=entry)
+    train(request)
+    resumed = replace(request, out=tmp_path / "stopped.safetensors")
+    _train_until(resumed, last=3)
+    assert (tmp_path / "stopped.state").exists()
+    assert not (tmp_path / "stopped.safetensors").exists()
+    train(resumed)
+    expected, found = load_checkpoint(request.out)[1], load_checkpoint(resumed.out)[1]
+    assert expected.keys() == found.keys()
+    for key in expected:
+        assert torch.equal(expected[key], found[key]), key
+    assert load_model(resumed.out).entry.task is entry.task
+
+
+def test_keypoint_models_learn_and_are_measured(scenes: Path, tmp_path: Path) -> None:
+    recipe = replace(
+        recipe_for("hourglass-tiny"), steps=40, batch=4, warmup=2, augmentation=NO_AUGMENTATION, average=0.0
+    )
+    request = _request(scenes, tmp_path / "m.safetensors", recipe, save_every=20, evaluation=scenes)
+    out = train(replace(request, entry=_small_hourglass()))
+    history = json.loads((tmp_path / "m.history.json").read_text())
+    assert history[-1]["stack_1"] < 0.9 * history[0]["stack_1"]
+    loaded = load_model(out)
+    assert loaded.meta.vocabulary == open_dataset(Task.KEYPOINTS, scenes).vocabulary
+    assert loaded.meta.metrics["PCK@0.1"] == history[-1]["PCK@0.1"]
+
+
+def test_what_fits_of_another_model_begins_the_training(scenes: Path, tmp_path: Path) -> None:
+    tiny = Path(edgewise.models.__file__).parent / "pretrained" / "yolact-tiny.safetensors"
+    recipe = replace(recipe_for("upsnet-tiny"), steps=1, batch=1, learning_rate=0.0)
+    entry = registry.find("upsnet-tiny").with_config(input_size=(64, 64))
+    request = replace(_request(scenes, tmp_path / "m.safetensors", recipe), entry=entry, initial=tiny)
+    begun, given = load_checkpoint(train(request))[1], load_checkpoint(tiny)[1]
+    shared = [key for key in begun if key.startswith("backbone.") and key.endswith("weight")]
+    assert len(shared) > 20
+    for key in shared:
+        assert torch.equal(begun[key], given[key]), key
+    refused = replace(request, entry=_small_hourglass(), out=tmp_path / "n.safetensors")
+    with pytest.raises(CheckpointError, match="none of its"):
+        train(replace(refused, recipe=replace(recipe_for("hourglass-tiny"), steps=1, batch=1)))
+
+
 def test_the_checkpoint_says_what_it_is(scenes: Path, tmp_path: Path) -> None:
     recipe = replace(SHORT, steps=2)
     out = train(
@@ -141,23 +217,8 @@ def test_the_state_of_another_run_is_refused(scenes: Path, tmp_path: Path) -> No
 
 def test_a_changed_request_does_not_continue_an_old_run(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-
-    class Stopped(Exception):
-        pass
-
     request = _request(scenes, out)
-    source_run = BatchSource.run
-
-    def stopping(self: BatchSource, start: int, end: int):  # type: ignore[no-untyped-def]
-        for step, batch in source_run(self, start, end):
-            if step == 3:
-                raise Stopped
-            yield step, batch
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BatchSource, "run", stopping)
-        with pytest.raises(Stopped):
-            train(request)
+    _train_until(request, last=3)
     with pytest.raises(ModelError, match=r"other settings.*recipe, seed"):
         train(replace(request, seed=4, recipe=replace(SHORT, batch=3)))
 
@@ -222,3 +283,16 @@ def test_rates_follow_the_paper_and_the_cosine() -> None:
 def test_published_models_train_by_the_paper_and_the_tiny_one_by_its_own_recipe() -> None:
     assert recipe_for("yolact-r50") == PAPER
     assert recipe_for("yolact-tiny") == TINY
+    hourglass, upsnet = recipe_for("hourglass-8"), recipe_for("upsnet-r50-coco")
+    assert [hourglass.rate(step) for step in (0, 222_000, 333_000)] == pytest.approx([2.5e-4, 2.5e-5, 2.5e-6])
+    assert [upsnet.rate(step) for step in (1500, 60_000, 80_000)] == pytest.approx([0.02, 0.002, 0.0002])
+    tiny = [recipe_for(name) for name in registry.names() if name.endswith("-tiny")]
+    assert all(recipe.schedule is Schedule.COSINE and recipe.average for recipe in tiny)
+
+
+def test_frames_are_prepared_in_bgr_whatever_the_graph_takes() -> None:
+    crop = AffineCrop(size=(64, 48), colour=ColourOrder.RGB, pad_value=(1, 2, 3))
+    assert in_bgr(crop) == AffineCrop(size=(64, 48), colour=ColourOrder.BGR, pad_value=(3, 2, 1))
+    plain = Stretch(size=(64, 64), colour=ColourOrder.RGB)
+    assert in_bgr(plain) == Stretch(size=(64, 64))
+    assert in_bgr(Stretch(size=(64, 64))) == Stretch(size=(64, 64))
