@@ -85,7 +85,7 @@ def _regions(model: onnx.ModelProto) -> list[Region]:
 def _lower(model: onnx.ModelProto) -> onnx.ModelProto:
     if not any(node.op_type == "DeformConv" for node in model.graph.node):
         return model
-    facts, writer = _Facts.of(model), NodeWriter(model)
+    facts, writer = _Facts.of(model), NodeWriter(model, ("DeformConv",))
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node.op_type != "DeformConv":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,9 +20,10 @@ class NodeWriter:
         nodes: The new nodes since the last `take`, in order.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, replaced: Collection[str] = ()) -> None:
+        """Prepare to write into `model`; the names of its nodes of the types `replaced` may be taken again."""
         self._taken = tensor_names(model)
-        self._names = {node.name for node in model.graph.node}
+        self._names = {node.name for node in model.graph.node if node.op_type not in replaced}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._tensors: list[onnx.TensorProto] = []
         self.nodes: list[onnx.NodeProto] = []
