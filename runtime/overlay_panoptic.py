@@ -67,7 +67,9 @@ def draw_panoptic(
     canvas = _tint(frame, ids, colours, things)
     letters = _Letters(frame)
     texts = {index: f"{names[index]} {scores[index]:.2f}" for index in np.flatnonzero(things).tolist()}
-    plates = {index: letters.plate(boxes[index].tolist(), text) for index, text in texts.items()}
+    plates: dict[int, Rectangle] = {}
+    for index, text in texts.items():
+        plates[index] = letters.plate(boxes[index].tolist(), text, list(plates.values()))
     room = _Room(ids, list(plates.values()))
     for index in np.flatnonzero(~things).tolist():
         letters.name_region(canvas, room, index + 1, names[index])
@@ -159,14 +161,16 @@ class _Letters:
             self._write(canvas, name, (left + across, bottom + down), _DARK)
         self._write(canvas, name, (left, bottom), _BRIGHT)
 
-    def plate(self, box: list[float], text: str) -> Rectangle:
-        """The place of a label: centred above the box, or on its upper edge at the top of the frame."""
+    def plate(self, box: list[float], text: str, others: list[Rectangle]) -> Rectangle:
+        """The place of a label: above the box, else on its upper edge, else below it, clear of the others."""
         height, width = self._frame_size
         (text_w, text_h), baseline = self._extent(text)
         pad = _pad(text_h)
         plate_w, plate_h = text_w + 2 * pad, text_h + baseline + 2 * pad
         left = max(0, min(round((box[0] + box[2] - plate_w) / 2), width - plate_w))
-        return left, max(0, min(round(box[1]) - plate_h, height - plate_h)), plate_w, plate_h
+        tops = (round(box[1]) - plate_h, round(box[1]), round(box[3]))
+        places = [(left, max(0, min(top, height - plate_h)), plate_w, plate_h) for top in tops]
+        return next((place for place in places if not _touches(place, others)), places[0])
 
     def label(self, canvas: Frame, plate: Rectangle, text: str, colour: Colour) -> None:
         """Fill the plate with the colour and write the text on it."""
@@ -183,6 +187,11 @@ class _Letters:
 
     def _write(self, canvas: Frame, text: str, at: tuple[int, int], ink: Colour) -> None:
         cv2.putText(canvas, text, at, _FONT, self._scale, ink, self._weight, cv2.LINE_AA)
+
+
+def _touches(place: Rectangle, others: list[Rectangle]) -> bool:
+    x, y, w, h = place
+    return any(x < a + c and a < x + w and y < b + d and b < y + h for a, b, c, d in others)
 
 
 def _pad(text_height: int) -> int:

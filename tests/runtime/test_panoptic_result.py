@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
+from edgewise.runtime import overlay_panoptic
 from edgewise.runtime.errors import ResultError
 from edgewise.runtime.manifest import ClassKind, ClassLabel
 from edgewise.runtime.results import Panoptic, panoptic
@@ -276,6 +277,19 @@ def test_the_threshold_leaves_things_out():
     frame = np.full((*BIG, 3), 60, np.uint8)
     drawn = big_result().draw(frame, threshold=0.9)
     assert (drawn[104:156, 64:116] == 60).all()
+
+
+def test_labels_of_neighbours_do_not_cover_each_other():
+    segments = np.zeros(BIG, int)
+    segments[80:160, 60:160] = 1
+    segments[82:100, 64:156] = 2
+    found = Panoptic.of_segments(segments, [0, 2], [0.9, 0.8], LABELS)
+    drawn = found.draw(np.full((*BIG, 3), 60, np.uint8))
+    above, inside = drawn[60:80, 60:160], drawn[84:98, 66:154]
+    first, second = (np.array(overlay_panoptic.instance_colour(kind, 0)) for kind in (0, 2))
+    assert (above == first).all(axis=2).sum() > 200
+    assert not (above == second).all(axis=2).any()
+    assert (inside == second).all(axis=2).sum() > 200
 
 
 def test_a_frame_of_another_size_is_refused():
