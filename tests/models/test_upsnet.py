@@ -355,9 +355,7 @@ def test_crowds_hold_no_background():
     module, target = Upsnet(MICRO).train(), example(3, 0)
     everything = torch.tensor([[0.0, 0.0, 96.0, 64.0]])
     crowd = PanopticTargets(
-        InstanceTargets(
-            target.instances.boxes, target.instances.classes, target.instances.masks, everything
-        ),
+        InstanceTargets(target.instances.boxes, target.instances.classes, target.instances.masks, everything),
         target.semantic,
     )
     with torch.no_grad():
