@@ -7,8 +7,8 @@ description: for each person the inverse of the crop's affine map, for each join
 quarter of a cell towards the greater neighbour on each axis, and one product of the affine map with the
 point. Both keep continuous coordinates and cell centres. Both run in this process, one after the other, on
 the same maps. Beside the time of the clock stands the processor time of the calling thread, which other
-programs on the machine disturb less. The third row is the whole of `heatmap_keypoints`, which also gathers the
-outputs of 20 runs and checks the result. DARK does more than the loop's quarter rule and has no target.
+programs on the machine disturb less. The third row is the whole of `heatmap_keypoints`, which also gathers
+the outputs of 20 runs and checks the result. DARK does more than the loop's quarter rule and has no target.
 """
 
 from __future__ import annotations
