@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +14,14 @@ from edgewise.runtime.manifest import ClassLabel
 from edgewise.runtime.manifest_kinds import MaskRule, PastedInstances, PrototypeInstances
 from edgewise.runtime.masks import IntArray, MaskCrops
 from edgewise.runtime.paste import paste_box_masks, paste_prototype_masks
+from edgewise.runtime.postprocess.outputs import (
+    Outputs,
+    read_output,
+    read_scores,
+    require,
+    require_settled,
+)
 from edgewise.runtime.results import Instances
-
-Outputs = Mapping[str, NDArray[Any]]
 
 
 def prototype_instances(
@@ -113,50 +117,17 @@ def _rows(masks: NDArray[np.float32], order: IntArray) -> NDArray[np.float32]:
 
 
 def _read(spec: PrototypeInstances | PastedInstances, outputs: Outputs, classes: int) -> _Slots:
-    scores = _output(outputs, spec.scores, (1, None), np.float32)[0]
+    scores = read_scores(outputs, spec.scores)
     slots = len(scores)
-    boxes = _output(outputs, spec.boxes, (1, slots, 4), np.float32)[0]
-    kinds = _output(outputs, spec.classes, (1, slots), np.int32, np.int64)[0]
-    masks = _output(outputs, spec.masks, (1, slots, None, None), np.float32)[0]
-    if spec.settled is not None and not _output(outputs, spec.settled, (1,), np.int32, np.int64)[0]:
-        raise ResultError(
-            "non-maximum suppression was not finished for this frame, so its detections may be wrong",
-            where=f"output {spec.settled!r}",
-            hint="export the bundle again with more suppression rounds",
-        )
-    _require(np.isfinite(scores).all(), spec.scores, "holds a score that is not a number")
-    _require(((scores >= 0) & (scores <= 1 + 1e-3)).all(), spec.scores, "holds a score outside 0..1")
+    boxes = read_output(outputs, spec.boxes, (1, slots, 4), np.float32)[0]
+    kinds = read_output(outputs, spec.classes, (1, slots), np.int32, np.int64)[0]
+    masks = read_output(outputs, spec.masks, (1, slots, None, None), np.float32)[0]
+    require_settled(outputs, spec.settled)
     taken = scores > spec.score_threshold
-    _require(np.isfinite(boxes[taken]).all(), spec.boxes, "holds a coordinate that is not finite")
+    require(np.isfinite(boxes[taken]).all(), spec.boxes, "holds a coordinate that is not finite")
     known = (kinds[taken] >= 0) & (kinds[taken] < classes)
-    _require(known.all(), spec.classes, f"holds an index outside the manifest's {classes} classes")
+    require(known.all(), spec.classes, f"holds an index outside the manifest's {classes} classes")
     return _Slots(boxes, scores, kinds.astype(np.int64), masks)
-
-
-def _output(
-    outputs: Outputs, name: str, shape: tuple[int | None, ...], *dtypes: type[np.generic]
-) -> NDArray[Any]:
-    if name not in outputs:
-        raise ResultError(
-            f"the engine gave no output {name!r}; it gave {', '.join(sorted(outputs)) or 'nothing'}",
-            hint="run `edgewise selftest` on the bundle",
-        )
-    array = outputs[name]
-    fits = array.ndim == len(shape) and all(
-        expected is None or size == expected for size, expected in zip(array.shape, shape, strict=True)
-    )
-    wanted = ["any" if size is None else size for size in shape]
-    _require(fits, name, f"has the shape {list(array.shape)}; it must be {wanted}")
-    kinds = " or ".join(np.dtype(dtype).name for dtype in dtypes)
-    _require(array.dtype.type in dtypes, name, f"is {array.dtype}; it must be {kinds}")
-    return array
-
-
-def _require(holds: bool | np.bool_, name: str, problem: str) -> None:
-    if not holds:
-        raise ResultError(
-            f"the output {name!r} {problem}", hint="run `edgewise selftest` on the bundle, or export it again"
-        )
 
 
 def _require_rule(rule: MaskRule, expected: MaskRule) -> None:

@@ -30,8 +30,7 @@ Where this leaves the published code on purpose:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -41,13 +40,13 @@ from edgewise.runtime.errors import ResultError
 from edgewise.runtime.geometry import Geometry
 from edgewise.runtime.manifest import ClassLabel, KeypointLayout
 from edgewise.runtime.manifest_kinds import HeatmapDecoding, HeatmapKeypoints
+from edgewise.runtime.postprocess.outputs import Outputs, read_output
 from edgewise.runtime.results.keypoints import Keypoints
 from edgewise.runtime.views import Views, whole_frame
 
 Heatmaps = NDArray[np.float32]
 Points = NDArray[np.float64]
 Cells = NDArray[np.intp]
-Outputs = Mapping[str, NDArray[Any]]
 
 BLUR_KERNEL = 11
 """Cells; of DARK's Gaussian, in every published configuration of 256x192 and larger."""
@@ -92,7 +91,9 @@ def heatmap_keypoints(
     if not len(people):
         points, point_scores = np.zeros((0, count, 2)), np.zeros((0, count), np.float32)
     else:
-        heatmaps = np.concatenate([_heatmaps(spec, count, output) for output in outputs])
+        heatmaps = np.concatenate(
+            [read_output(output, spec.heatmaps, (1, count, None, None), np.float32) for output in outputs]
+        )
         if spec.flip_test:
             heatmaps = average_mirrored(heatmaps[::2], heatmaps[1::2], layout.flip_pairs)
         try:
@@ -247,20 +248,3 @@ def _require_finite(values: NDArray[np.floating]) -> None:
     # Given maxima: one is not finite where its map holds NaN or infinity, so no other value is looked at.
     if not np.isfinite(values).all():
         raise ResultError("holds a value that is not finite", hint="run `edgewise selftest` on the bundle")
-
-
-def _heatmaps(spec: HeatmapKeypoints, count: int, outputs: Outputs) -> Heatmaps:
-    name = spec.heatmaps
-    if name not in outputs:
-        raise ResultError(
-            f"the engine gave no output {name!r}; it gave {', '.join(sorted(outputs)) or 'nothing'}",
-            hint="run `edgewise selftest` on the bundle",
-        )
-    array = outputs[name]
-    if array.dtype != np.float32 or array.ndim != 4 or array.shape[:2] != (1, count) or 0 in array.shape:
-        raise ResultError(
-            f"the output {name!r} is {array.dtype} {list(array.shape)}; "
-            f"it must be float32 [1, {count}, height, width]",
-            hint="run `edgewise selftest` on the bundle, or export it again",
-        )
-    return array
