@@ -118,6 +118,11 @@ def _plain_resize(node: onnx.NodeProto, facts: GraphFacts) -> str | None:
     return f"its {computed[0]} must be a constant" if computed else None
 
 
+def _fixed_range(node: onnx.NodeProto, facts: GraphFacts) -> str | None:
+    computed = [name for name in node.input if name not in facts.constants]
+    return f"its bound {computed[0]} depends on the data; take a fixed range" if computed else None
+
+
 def _plain_scatter(node: onnx.NodeProto, facts: GraphFacts) -> str | None:
     return None if attribute(node, "reduction", b"none") == b"none" else "reductions are not supported"
 
@@ -191,12 +196,13 @@ _NVIDIA_REFUSED: dict[str, str] = {
         ),
         _NO_PARSER,
     ),
-    "DeformConv": "only a plugin runs it; it needs its GridSample form",
+    "DeformConv": "only a plugin runs it; `lower_for` writes its GridSample form",
     "Attention": "it builds only where a fused kernel exists; export the decomposed form",
 }
 
 _NVIDIA_RULES: dict[str, tuple[Rule, ...]] = {
     "TopK": (_small_top_k,),
+    "Range": (_fixed_range,),
     "Resize": (_plain_resize,),
     "ScatterND": (_plain_scatter,),
     "ScatterElements": (_plain_scatter,),
@@ -215,7 +221,10 @@ _PROFILES = {
     Target.TENSORRT_RTX: TargetProfile(
         Target.TENSORRT_RTX,
         newest_opset=22,
-        refused={**_NVIDIA_REFUSED, "RoiAlign": "only a plugin runs it; it needs its GridSample form"},
+        refused={
+            **_NVIDIA_REFUSED,
+            "RoiAlign": "only a plugin runs it; `lower_for` writes its GridSample form",
+        },
         rules=_NVIDIA_RULES,
         cast_first=True,
     ),

@@ -21,7 +21,7 @@ class NodeWriter:
     """
 
     def __init__(self, model: onnx.ModelProto, replaced: Collection[str] = ()) -> None:
-        """Prepare to write into `model`; the names of its nodes of the types `replaced` may be taken again."""
+        """Prepare to write into `model`; names of its nodes of the types `replaced` may be taken again."""
         self._taken = tensor_names(model)
         self._names = {node.name for node in model.graph.node if node.op_type not in replaced}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}

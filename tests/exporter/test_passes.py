@@ -125,7 +125,7 @@ def test_foreign_domains_and_subgraphs_are_named() -> None:
     assert "branch" in (no_control_flow(branching) or "")
 
 
-# ---------------------------------------------------------------- opset 18 to 17
+# ---------------------------------------------------------------- opset 18 and 19 to 17
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,21 @@ def test_foreign_domains_and_subgraphs_are_named() -> None:
             {"pads": np.array([1, 0, 2, 1]), "axes": np.array([2, -1])},
         ),
         model_of([node("Softmax", ["x"], ["y"], axis=1)], {"y": X.shape}),
+        model_of(
+            [
+                node("QuantizeLinear", ["x", "scale", "zero"], ["q"], saturate=1),
+                node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+                node("AveragePool", ["d"], ["p"], kernel_shape=[2, 2], strides=[2, 2], dilations=[1, 1]),
+                node("Cast", ["p"], ["c"], to=TensorProto.FLOAT16, saturate=1),
+                node("Cast", ["c"], ["w"], to=TensorProto.FLOAT),
+                node("Reshape", ["w", "flat"], ["y"]),
+            ],
+            {"y": (1, 36)},
+            {"scale": np.float32(0.02), "zero": np.int8(0), "flat": np.array([1, -1])},
+            opset=19,
+        ),
     ],
-    ids=["resize", "reduce-axes", "reduce-all", "split", "pad", "unchanged"],
+    ids=["resize", "reduce-axes", "reduce-all", "split", "pad", "unchanged", "opset-19"],
 )  # fmt: skip
 def test_lowering_the_opset_keeps_every_bit(model: onnx.ModelProto) -> None:
     runner = PassRunner(SAMPLES, ["y"])
@@ -180,8 +193,21 @@ def test_lowering_the_opset_keeps_every_bit(model: onnx.ModelProto) -> None:
             model_of([node("ReduceMax", ["x"], ["y"], noop_with_empty_axes=1)], {"y": X.shape}),
             "reduces nothing",
         ),
+        (
+            model_of(
+                [node("AveragePool", ["x"], ["y"], name="mean", kernel_shape=[2, 2], dilations=[2, 2])],
+                {"y": (1, 4, 4, 4)},
+                opset=19,
+            ),
+            "AveragePool (mean) is dilated",
+        ),
+        (
+            model_of([node("DequantizeLinear", ["q", "s"], ["y"], name="half")], {"y": (4,)},
+                     {"q": np.ones(4, np.int8), "s": np.float16(0.5)}, opset=19, kind=TensorProto.FLOAT16),
+            "has no constant float32 scale",
+        ),
     ],
-)
+)  # fmt: skip
 def test_what_opset_17_cannot_say_is_named(model: onnx.ModelProto, reason: str) -> None:
     assert reason in (obstacle(model) or "")
 
@@ -270,6 +296,17 @@ def test_the_example_runs_on_every_target(spots_canonical: CanonicalGraph, targe
         ),
         (model_of([node("NonZero", ["x"], ["y"], name="best")], {"y": (4, 9)}), "depends on the data"),
         (
+            model_of(
+                [
+                    node("ReduceMax", ["x"], ["m"], keepdims=0),
+                    node("Range", ["zero", "m", "one"], ["y"], name="best"),
+                ],
+                {"y": (9,)},
+                {"zero": np.float32(0), "one": np.float32(1)},
+            ),
+            "its bound m depends on the data",
+        ),
+        (
             model_of([node("QuantizeLinear", ["x", "s", "z"], ["y"], name="best")], {"y": X.shape},
                      {"s": np.float32(0.1), "z": np.uint8(0)}),
             "only signed 8-bit",
@@ -285,7 +322,7 @@ def test_the_example_runs_on_every_target(spots_canonical: CanonicalGraph, targe
             "dilations are not supported",
         ),
     ],
-    ids=["top-k", "non-zero", "uint8", "zero-point", "pool"],
+    ids=["top-k", "non-zero", "range", "uint8", "zero-point", "pool"],
 )  # fmt: skip
 @pytest.mark.parametrize("target", [Target.TENSORRT, Target.TENSORRT_RTX])
 def test_what_a_target_refuses_is_named(model: onnx.ModelProto, message: str, target: Target) -> None:
