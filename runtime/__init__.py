@@ -28,16 +28,28 @@ from edgewise.runtime.errors import (
 )
 
 if TYPE_CHECKING:
+    from edgewise.runtime.box_sources import CocoBoxes as CocoBoxes
+    from edgewise.runtime.box_sources import DetectorBoxes as DetectorBoxes
     from edgewise.runtime.bundle import Bundle as Bundle
     from edgewise.runtime.results import Instances as Instances
+    from edgewise.runtime.results import Keypoints as Keypoints
+    from edgewise.runtime.results import Panoptic as Panoptic
+    from edgewise.runtime.results import Result as Result
     from edgewise.runtime.session import Session as Session
     from edgewise.runtime.sources import Frame as Frame
     from edgewise.runtime.sources import open_source as open_source
+    from edgewise.runtime.views import FrameBoxes as FrameBoxes
 
 _LAZY = {
     "Bundle": "bundle",
+    "CocoBoxes": "box_sources",
+    "DetectorBoxes": "box_sources",
     "Frame": "sources",
+    "FrameBoxes": "views",
     "Instances": "results",
+    "Keypoints": "results",
+    "Panoptic": "results",
+    "Result": "results",
     "Session": "session",
     "open_source": "sources",
 }
