@@ -73,7 +73,7 @@ class UpsnetDeploy(nn.Module):
         boxes, scores, classes, settled = self._candidates(features, found.boxes[0], found.valid[0], order)
         pooled = self.network.pool(features.levels, boxes, config.mask_bins)
         every = self.network.mask_head(pooled)[:, 1:]
-        chosen = F.one_hot(classes, config.thing_count).to(every.dtype)
+        chosen = (classes[:, None] == torch.arange(config.thing_count, device=classes.device)).to(every.dtype)
         logits = (every * chosen[:, :, None, None]).sum(dim=1)
         maps = features.scores
         if maps.shape[-2:] != config.panoptic_size:

@@ -112,7 +112,7 @@ def prune(
         common = (covered * flat).sum(dim=1)
         # Whole numbers on both sides: exact below 2^24.
         keep = present * (common * share.denominator <= area * share.numerator).to(masks.dtype)
-    return keep > 0.5, (keep - before).abs().amax() < 0.5
+    return keep > 0.5, (keep - before).abs().amax(dim=0) < 0.5
 
 
 def thing_maps(scores: Tensor, boxes: Tensor, classes: Tensor, stuff_count: int, stride: int) -> Tensor:
@@ -202,7 +202,7 @@ def panoptic_map(
     pasted = paste(logits, boxes, size, stride)
     keep, settled = prune((pasted > 0.0).to(pasted.dtype), classes, valid, overlap, rounds)
     rank = torch.arange(keep.shape[0], device=keep.device)
-    none = keep.to(pasted.dtype).amax() < 0.5
+    none = keep.to(pasted.dtype).amax(dim=0) < 0.5
     alive = keep | (valid & (rank == 0) & none)
     pasted = pasted * keep.to(pasted.dtype)[:, None, None]
     things = thing_maps(scores, boxes, classes, stuff_count, stride)

@@ -226,7 +226,7 @@ def test_the_graph_exports_to_plain_operators():
     from edgewise.exporter.native_operators import translations
     from edgewise.exporter.onnx_export import EXPORT_OPSET
 
-    deploy, frame = UpsnetDeploy(MICRO, seeded()), random_frame()
+    deploy, frame = UpsnetDeploy(MICRO, seeded()).eval(), random_frame()
     program = torch.onnx.export(
         deploy,
         (frame,),
