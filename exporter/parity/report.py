@@ -198,7 +198,7 @@ class ParityReport(Part, frozen=True, kw_only=True):
     things: str
     """What results are made of: instances, segments, people."""
     similarity: str
-    """How alike two of them are: mask IoU, segment IoU, keypoint similarity."""
+    """How alike two of them are: mask IoU, segment IoU, OKS (object keypoint similarity)."""
     dataset: str
     """Name of the annotation file with its folder's."""
     images: int

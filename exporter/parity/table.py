@@ -26,7 +26,7 @@ def columns(report: ParityReport) -> tuple[tuple[str, Level, str], ...]:
         ("matched", Level.DECODED, "matched fraction"),
         (report.similarity, Level.DECODED, "mean similarity"),
         ("Δ score", Level.DECODED, "mean score difference"),
-        (f"{report.metric.split()[-1]} drop", Level.METRIC, f"{report.metric} drop"),
+        (f"{report.metric.split()[-1].split('@')[0]} drop", Level.METRIC, f"{report.metric} drop"),
     )
 
 

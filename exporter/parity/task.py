@@ -28,7 +28,7 @@ class TaskWords:
 _WORDS = {
     Task.INSTANCES: TaskWords("instance", "instances", "mask IoU"),
     Task.PANOPTIC: TaskWords("segment", "segments", "segment IoU"),
-    Task.KEYPOINTS: TaskWords("person", "people", "keypoint similarity"),
+    Task.KEYPOINTS: TaskWords("person", "people", "OKS"),
 }
 
 
