@@ -109,11 +109,6 @@ class CocoInstances:
         return self.files.images
 
     @property
-    def labels(self) -> tuple[ClassLabel, ...]:
-        """The classes; the position is the class index."""
-        return self.vocabulary.classes
-
-    @property
     def object_count(self) -> int:
         """How many objects are annotated, crowd regions left out."""
         return sum(not one.iscrowd for objects in self._annotations.values() for one in objects)

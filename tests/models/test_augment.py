@@ -24,6 +24,7 @@ from edgewise.models.augment import (
 from edgewise.models.example import Example
 
 Array = np.ndarray[Any, Any]
+STUFF = 9
 
 
 @st.composite
@@ -49,6 +50,7 @@ def _examples(draw: st.DrawFn) -> Example:
         np.arange(len(masks)),
         np.array(masks, np.bool_).reshape(len(masks), height, width),
         np.array([[1.0, 2.0, 5.0, 6.0]]),
+        np.where(frame[..., 0] > 0, (frame[..., 0].astype(np.int16) - 100) // 30, STUFF),
     )
 
 
@@ -56,9 +58,16 @@ def _check_agreement(example: Example) -> None:
     height, width = example.frame.shape[:2]
     assert example.masks.shape == (len(example.boxes), height, width)
     assert len(example.classes) == len(example.boxes)
+    assert example.semantic is not None
+    assert example.semantic.shape == (height, width)
     for box, label, mask in zip(example.boxes, example.classes, example.masks, strict=True):
         assert tuple(box) == tight_box(mask)
         assert set(np.unique(example.frame[mask])) == {100 + 30 * label}
+        assert set(np.unique(example.semantic[mask])) == {label}
+    # Nothing is known of the canvas around the picture, nor of what is left of an object as a scrap.
+    unknown = example.semantic == -1
+    assert not (example.masks.any(axis=0) & unknown).any()
+    assert (example.frame[example.semantic == STUFF] == 0).all()
 
 
 @given(_examples())
@@ -66,7 +75,7 @@ def test_mirroring_twice_changes_nothing(example: Example) -> None:
     once = mirror(example)
     _check_agreement(once)
     again = mirror(once)
-    for name in ("frame", "boxes", "classes", "masks", "crowd_boxes"):
+    for name in ("frame", "boxes", "classes", "masks", "crowd_boxes", "semantic"):
         np.testing.assert_array_equal(getattr(again, name), getattr(example, name))
 
 
@@ -114,7 +123,7 @@ def test_geometry_alone_keeps_pixels_and_masks_in_agreement(example: Example, se
 def test_the_same_generator_gives_the_same_variation(example: Example, seed: int) -> None:
     left = augment(np.random.default_rng(seed), example, Augmentation())
     right = augment(np.random.default_rng(seed), example, Augmentation())
-    for name in ("frame", "boxes", "classes", "masks", "crowd_boxes"):
+    for name in ("frame", "boxes", "classes", "masks", "crowd_boxes", "semantic"):
         np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
 
 

@@ -103,7 +103,7 @@ def test_a_folder_and_its_file_open_the_same_dataset(tmp_path: Path) -> None:
     path = _write(tmp_path, _minimal())
     for data in (path, tmp_path):
         dataset = CocoInstances.open(data)
-        assert [label.name for label in dataset.labels] == ["dog", "cat"]
+        assert [label.name for label in dataset.vocabulary.classes] == ["dog", "cat"]
         example = dataset.example(0)
         assert example.frame.shape == (12, 16, 3)
         assert example.boxes.tolist() == [[2, 1, 8, 5]]
@@ -193,7 +193,7 @@ def test_kept_examples_are_the_same_as_fresh_ones(tmp_path: Path) -> None:
 
 def test_scenes_come_back_as_they_were_rendered(tmp_path: Path) -> None:
     dataset = CocoInstances.open(write_dataset(tmp_path / "set", 6, 4, 128))
-    assert dataset.labels == LABELS
+    assert dataset.vocabulary.classes == LABELS
     for index in range(6):
         scene, example = render_scene(4, index, (128, 128)), dataset.example(index)
         assert example.classes.tolist() == [thing.class_index for thing in scene.things]
