@@ -5,7 +5,7 @@ What is compared of a graph's outputs depends on what they are:
 - float tensors by largest relative error and cosine;
 - the scores of sorted slots slot by slot, because two near-equal things may change places;
 - maps of class or segment numbers by the share of equal pixels. The least share is the budget's least mean
-  similarity: where segments keep that intersection over union on average, at least as many pixels are equal.
+  similarity: where every segment keeps that intersection over union, at least that share is equal.
 """
 
 from __future__ import annotations
