@@ -154,8 +154,11 @@ def _trace(module: nn.Module, graph: Graph, sample: Tensors) -> onnx.ModelProto:
                 optimize=True,
                 custom_translation_table=translations(),
             )
-    except Exception as error:  # torch raises many types here; the first line says which construct
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    except Exception as error:  # torch raises many types here; the innermost one says which construct
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        first = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
         raise ExportError(
             "torch.onnx cannot export the module",
             where=first.strip(),
