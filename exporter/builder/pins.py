@@ -2,12 +2,13 @@
 
 A weakly typed builder may run any layer in any type that a flag allows. Pinning gives every layer the type
 that the strongly typed graph states. Float32 layers without weights that lead to a QuantizeLinear are left
-alone: they fuse into the INT8 kernel in front of it. Needs the onnx package.
+alone: they fuse into the INT8 kernel in front of it; but what computes sampling positions (decoding,
+suppression, grids) is pinned, for in float16 it would shift what is read. Needs the onnx package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgewise.exporter.builder.weighted import onnx_name
@@ -22,6 +23,9 @@ Pins = dict[str, str]
 """ONNX node name -> name of a `tensorrt.DataType`."""
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_SAMPLERS = ("GridSample", "RoiAlign")
+"""Operators whose second input says where they sample."""
+
 _QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 _UNPINNED = ("CONSTANT", "SHAPE", "ASSERTION", "CAST", "IDENTITY", "QUANTIZE", "DEQUANTIZE", "FILL")
 
@@ -50,7 +54,7 @@ def pins_from_types(model: onnx.ModelProto) -> Pins:
 
     types = element_types(model)
     makers = producers(model.graph.node)
-    fused = _upstream(model, "QuantizeLinear")
+    fused = _upstream(model, "QuantizeLinear") - _positional(model)
     pins: Pins = {}
     for node in model.graph.node:
         quantised = any(
@@ -83,7 +87,32 @@ def pins_for_calibrator(model: onnx.ModelProto, kept: Sequence[KeptNode]) -> Pin
         for node in model.graph.node
         if node.name not in before and node.op_type not in ("Cast", "Constant")
     }
-    return {**pins, **dict.fromkeys(weighted, INT8), **wide}
+    positional = dict.fromkeys(_positional(model), FLOAT)
+    return {**pins, **positional, **dict.fromkeys(weighted, INT8), **wide}
+
+
+def _positional(model: onnx.ModelProto) -> set[str]:
+    """Samplers, and the nodes without weights between the last weights and the positions they sample at."""
+    from edgewise.exporter.passes.graph_edit import constants, producers
+
+    fixed, makers = constants(model), producers(model.graph.node)
+    needed: set[str] = set()
+    names: set[str] = set()
+    for node in reversed(model.graph.node):
+        if node.op_type in _SAMPLERS:
+            names.add(node.name)
+            needed.add(node.input[1])
+        elif needed.intersection(node.output) and not _has_weights(node, fixed, makers):
+            names.add(node.name)
+            needed.update(name for name in node.input if name)
+    return names
+
+
+def _has_weights(node: onnx.NodeProto, fixed: Collection[str], makers: Mapping[str, onnx.NodeProto]) -> bool:
+    if node.op_type not in _WEIGHTED:
+        return False
+    maker = makers.get(node.input[1])
+    return node.input[1] in fixed or (maker is not None and maker.op_type == "DequantizeLinear")
 
 
 def _upstream(model: onnx.ModelProto, *operators: str, among: Collection[str] | None = None) -> set[str]:

@@ -369,6 +369,50 @@ def test_calibrator_pins_weighted_nodes_kept_nodes_and_the_decoding() -> None:
     }
 
 
+def sampled() -> onnx.ModelProto:
+    """conv -> times -> grid of a GridSample over x -> codes -> conv."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["moves"], name="offsets"),
+        helper.make_node("Mul", ["moves", "s"], ["scaled"], name="scale"),
+        helper.make_node("Reshape", ["scaled", "shape"], ["grid"], name="grid"),
+        helper.make_node("GridSample", ["x", "grid"], ["read"], name="sample"),
+        helper.make_node("Relu", ["read"], ["r"], name="relu"),
+        helper.make_node("QuantizeLinear", ["r", "s", "z"], ["q"], name="quantise"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["dq"], name="dequantise"),
+        helper.make_node("Conv", ["dq", "w"], ["y"], name="last"),
+    ]
+    tensors = {
+        "w": np.ones((4, 4, 1, 1), np.float32),
+        "s": np.float32(0.1),
+        "z": np.int8(0),
+        "shape": np.array([1, 4, 2, 2]),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "sampled",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 4, 2, 2))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 4, 4, 2))],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_sampling_positions_are_pinned_though_codes_follow() -> None:
+    assert pins_from_types(sampled()) == {
+        "offsets": "FLOAT",
+        "scale": "FLOAT",
+        "grid": "FLOAT",
+        "sample": "FLOAT",
+    }
+    assert pins_for_calibrator(sampled(), []) == {
+        "offsets": "INT8",
+        "scale": "FLOAT",
+        "grid": "FLOAT",
+        "sample": "FLOAT",
+        "last": "INT8",
+    }
+
+
 class PinnableLayer:
     """Stands for an `ILayer` of TensorRT 8.6: no wheel that installs here has pinnable layers."""
 
