@@ -117,7 +117,7 @@ TINY = Recipe(
 )
 """For the tiny models on synthetic scenes: half an hour on two free CPU cores."""
 
-UPSNET_TINY = replace(TINY, learning_rate=1.5e-3, batch=8, steps=4000)
+UPSNET_TINY = replace(TINY, learning_rate=1.5e-3, batch=8, steps=3000)
 """Meant to begin from a trained yolact-tiny, which has the same backbone."""
 
 HOURGLASS_TINY = replace(
