@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from edgewise.models.layers.boxes import exclusive
 from edgewise.models.layers.deform_conv import deploy_deform_convs
 from edgewise.models.layers.nms import greedy_nms, rank_order
-from edgewise.models.layers.proposals import per_anchor, proposals
+from edgewise.models.layers.proposals import proposals
 from edgewise.models.upsnet.config import ColourOrder, UpsnetConfig
 from edgewise.models.upsnet.network import PROPOSAL_CODING, REGION_CODING, Features, Upsnet
 from edgewise.models.upsnet.panoptic_head import panoptic_map
@@ -20,7 +20,7 @@ from edgewise.models.upsnet.panoptic_head import panoptic_map
 class UpsnetDeploy(nn.Module):
     """uint8 [1, H, W, 3] BGR -> boxes, scores, classes, segments, semantic, settled, then the raw head maps.
 
-    With K slots, A anchors, C classes of which S are stuff, and (h, w) = (H, W) / panoptic_stride:
+    With K slots, A anchors a cell, C classes of which S are stuff, and (h, w) = (H, W) / panoptic_stride:
 
     | output | | |
     |---|---|---|
@@ -30,8 +30,8 @@ class UpsnetDeploy(nn.Module):
     | segments | int32 [1, h, w] | 0..S-1: stuff; S + i: slot i; S + K: unknown |
     | semantic | int32 [1, h, w] | index into the manifest's classes, by the semantic head alone |
     | settled | int32 [1] | 1 = every suppression and the pruning are proven to be the sequential ones |
-    | objectness | float32 [1, A] | probe: logits of all anchors |
-    | deltas | float32 [1, A, 4] | probe: box regression of all anchors |
+    | objectness_0, ... | float32 [1, A, h, w] | probes, one a level: logits of the anchors |
+    | deltas_0, ... | float32 [1, 4 A, h, w] | probes, one a level: box regression of the anchors |
     | fcn_score | float32 [1, C, H/4, W/4] | probe: semantic logits, stuff first |
 
     Where this differs from the published inference: boxes are clipped to the canvas and not to the picture
@@ -102,8 +102,8 @@ class UpsnetDeploy(nn.Module):
             panoptic.segments.to(torch.int32)[None],
             semantic.to(torch.int32)[None],
             settled.to(torch.int32).reshape(1),
-            torch.cat([per_anchor(level, 1)[..., 0] for level in features.objectness], dim=1),
-            torch.cat([per_anchor(level, 4) for level in features.deltas], dim=1),
+            *features.objectness,
+            *features.deltas,
             features.scores,
         )
 

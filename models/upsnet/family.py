@@ -148,10 +148,19 @@ def _probes(config: UpsnetConfig) -> tuple[TensorSpec, ...]:
     stride = config.backbone.stage_strides[0]
     height, width = config.input_size[0] // stride, config.input_size[1] // stride
     return (
-        _float("objectness", (1, config.anchor_count), "logits of the anchors"),
-        _float("deltas", (1, config.anchor_count, 4), "box regression against the anchors"),
+        *_maps("objectness", config, 1, "logits of the anchors"),
+        *_maps("deltas", config, 4, "box regression against the anchors"),
         _float("fcn_score", (1, config.class_count, height, width), "semantic logits, stuff first"),
     )
+
+
+def _maps(name: str, config: UpsnetConfig, width: int, meaning: str) -> list[TensorSpec]:
+    """One tensor a level of the proposal network, `width` values an anchor."""
+    channels = width * config.anchors_per_cell
+    return [
+        _float(f"{name}_{level}", (1, channels, *size), f"{meaning}, level {level}")
+        for level, size in enumerate(config.level_sizes)
+    ]
 
 
 def _float(
