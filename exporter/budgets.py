@@ -5,7 +5,7 @@ The three levels are those of `edgewise parity`: raw tensors, decoded results, t
 
 from __future__ import annotations
 
-from edgewise.runtime.manifest import Budget, Precision, Task
+from edgewise.runtime.manifest import Budget, Precision
 
 FP32 = Budget(
     precision=Precision.FP32,
@@ -41,7 +41,5 @@ INT8 = Budget(
 """One of 255 steps per activation: a single value may even change its sign, a tensor as a whole and the
 decoded results must not move. The cosine judges raw tensors here."""
 
-
-def default_budgets(task: Task) -> tuple[Budget, ...]:
-    """One budget a precision, for a manifest that states none."""
-    return FP32, FP16, INT8
+DEFAULT_BUDGETS = (FP32, FP16, INT8)
+"""For every task alike: the similarity and the metric are the task's own."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgewise.exporter.budgets import default_budgets
+from edgewise.exporter.budgets import DEFAULT_BUDGETS
 from edgewise.exporter.bundle_writer import Content, refuse_occupied, write_bundle
 from edgewise.exporter.goldens import GOLDEN_COUNT, Picture, golden_pictures, make_goldens, read_frames
 from edgewise.exporter.lowering import canonicalise, lower_for, lower_fp32
@@ -145,7 +145,7 @@ def export_bundle(
         graphs={name: msgspec.structs.replace(graph, canonical=canonical_path, files=named.entries)},
         precisions=(PrecisionRecord(precision=Precision.FP32, asked="every node in float32"),),
         goldens=tuple(golden.golden for golden in goldens),
-        budgets=draft.budgets or default_budgets(draft.task),
+        budgets=draft.budgets or DEFAULT_BUDGETS,
     )
     if options.calibration is not None:
         from edgewise.exporter.quantise import quantise
