@@ -47,11 +47,14 @@ class PlacementRules:
         keep_first: Nodes that read the image with no weights before them: few channels, full range.
         keep_last: Nodes with no weights behind them, whose error reaches the decoding undiminished. Off,
             because their results stay float and the precision search keeps those that need it.
+        keep_transposed: Transposed convolutions. Neither TensorRT-RTX nor ONNX Runtime has an integer kernel
+            for them: they would compute in float32 between codes, wider than float16.
         least_channels: A node with fewer input or output channels gains nothing from eight bits.
     """
 
     keep_first: bool = True
     keep_last: bool = False
+    keep_transposed: bool = True
     least_channels: int = 16
 
 
@@ -84,7 +87,7 @@ class Placement:
         return tuple(dict.fromkeys(edge.tensor for edge in self.edges))
 
 
-EVERYTHING = PlacementRules(keep_first=False, keep_last=False, least_channels=0)
+EVERYTHING = PlacementRules(keep_first=False, keep_last=False, keep_transposed=False, least_channels=0)
 """No node stays wider by rule."""
 
 
@@ -195,6 +198,8 @@ def _reasons(
             reasons[name] = "feeds the decoding: no weights behind it"
         elif channels < rules.least_channels:
             reasons[name] = f"has {channels} channels, fewer than {rules.least_channels}"
+        elif rules.keep_transposed and op.node.op_type == "ConvTranspose":
+            reasons[name] = "is a transposed convolution: no integer kernel does it"
         elif op.node.op_type == "ConvTranspose" and op.groups > 1:
             reasons[name] = "is a transposed convolution with groups: one scale would serve several channels"
     return reasons

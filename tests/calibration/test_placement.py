@@ -28,7 +28,7 @@ def test_weighted_nodes_read_codes_and_their_outputs_stay_float(residual: onnx.M
     placement = place(residual)
     assert readers(placement, "a1_relu") == {"a2"}
     assert readers(placement, "pooled") == {"a1", "a_projection"}
-    assert readers(placement, "mix_relu") == {"up", "classes"}
+    assert readers(placement, "mix_relu") == {"classes"}
     for tensor in ("a3", "b2", "stem_relu", "mask_logits", "classes", "boxes"):
         assert readers(placement, tensor) == set()
 
@@ -47,11 +47,12 @@ def test_resizes_read_codes_where_their_result_becomes_codes(residual: onnx.Mode
 
 def test_rules_give_reasons(residual: onnx.ModelProto) -> None:
     reasons = kept(place(residual))
-    assert set(reasons) == {"stem", "boxes"}
+    assert set(reasons) == {"stem", "boxes", "up"}
+    assert "transposed" in reasons["up"]
     assert "reads the image" in reasons["stem"]
     assert "4 channels" in reasons["boxes"]
     last = kept(place(residual, rules=PlacementRules(keep_last=True)))
-    assert set(last) == {"stem", "boxes", "classes", "mask_logits"}
+    assert set(last) == {"stem", "boxes", "up", "classes", "mask_logits"}
     assert "decoding" in last["classes"]
     assert place(residual, rules=EVERYTHING).kept == ()
     assert all(node.precision is Precision.FP32 for node in place(residual, wider=Precision.FP32).kept)
@@ -71,7 +72,7 @@ def test_onnx_runtime_gets_codes_on_both_sides_and_for_every_reader(residual: on
     assert readers(placement, "b2") == {"b_sum"}
     assert readers(placement, "lateral") == {"merged"}
     assert readers(placement, "mix_relu") == {"up", "classes", "boxes"}
-    assert set(kept(placement)) == {"stem", "boxes"}
+    assert set(kept(placement)) == {"stem", "boxes", "up"}
 
 
 def test_all_placements_draw_on_the_candidates(residual: onnx.ModelProto) -> None:
@@ -98,9 +99,34 @@ def test_transposed_convolutions_with_groups_stay_wider(net: type) -> None:
     builder.conv("stem", "next", (32, 32))
     builder.constant("up.weight", np.ones((32, 16, 1, 1), np.float32))
     builder.add("ConvTranspose", ["next", "up.weight"], "up", group=2)
-    placement = place(builder.model({"up": (1, 32, 48, 48)}))
+    model = builder.model({"up": (1, 32, 48, 48)})
+    rules = PlacementRules(keep_transposed=False)
+    placement = place(model, rules=rules)
     assert placement.weighted == ("node_next",)
     assert "groups" in kept(placement)["up"]
+    assert "no integer kernel" in kept(place(model))["up"]
+
+
+def test_what_moves_samples_stays_wider(net: type) -> None:
+    """Offsets and masks of a DeformConv, through a Sigmoid; and the DeformConv itself, which has no codes."""
+    builder = net(0)
+    builder.add("Cast", ["image"], "pixels", to=onnx.TensorProto.FLOAT)
+    builder.add("Transpose", ["pixels"], "planes", perm=[0, 3, 1, 2])
+    builder.conv("planes", "stem", (3, 32), 3)
+    builder.conv("stem", "offsets", (32, 18))
+    builder.conv("stem", "strengths", (32, 9))
+    builder.add("Sigmoid", ["strengths"], "mask")
+    builder.constant("moved.weight", np.ones((32, 32, 3, 3), np.float32))
+    inputs = ["stem", "moved.weight", "offsets", "", "mask"]
+    builder.add("DeformConv", inputs, "moved", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    builder.conv("moved", "last", (32, 32))
+    placement = place(builder.model({"last": (1, 32, 48, 48)}, opset=19))
+    assert placement.weighted == ("node_last",)
+    assert placement.tensors == ("moved",)
+    reasons = kept(placement)
+    assert "moves sampling points" in reasons["offsets"]
+    assert "moves sampling points" in reasons["strengths"]
+    assert "no integer kernel" in reasons["moved"]
 
 
 def test_nodes_without_names_get_them(residual: onnx.ModelProto) -> None:

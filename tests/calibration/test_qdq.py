@@ -87,7 +87,7 @@ def test_weights_are_int8_by_output_channel_and_biases_float(
             coded += 1
             if len(node.input) > 2:
                 assert constants[node.input[2]].dtype == np.float32
-    assert coded == len(place(residual).weighted) == 15
+    assert coded == len(place(residual).weighted) == 14
     assert "a2.weight" not in constants
 
 
