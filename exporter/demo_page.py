@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.models.scenes.dataset import IMAGE_FOLDER
-from edgewise.runtime.manifest import Precision
+from edgewise.models.datasets import open_dataset
+from edgewise.runtime.manifest import Precision, Task
 from edgewise.runtime.sinks import OVERLAY_FOLDER
 from edgewise.runtime.sources import read_image
 
@@ -124,14 +124,15 @@ def _metric(report: ParityReport, stage: str) -> float:
 
 
 def _scenes(made: Demo) -> list[SceneRow]:
-    """A spread of the evaluation scenes."""
-    paths = sorted((made.scenes / IMAGE_FOLDER).iterdir())
-    places = np.linspace(0, len(paths) - 1, min(SCENES_SHOWN, len(paths))).round().astype(int).tolist()
-    return [_scene(made, paths[place]) for place in places]
+    """A spread of the evaluation scenes that have a person, so that every model has something to show."""
+    dataset = open_dataset(Task.KEYPOINTS, made.scenes)
+    peopled = [index for index in range(len(dataset)) if len(dataset.boxes(index) or ())]
+    places = np.linspace(0, len(peopled) - 1, min(SCENES_SHOWN, len(peopled))).round().astype(int).tolist()
+    return [_scene(made, dataset.path(peopled[place])) for place in places]
 
 
 def _scene(made: Demo, path: Path) -> SceneRow:
-    overlays = (model.results / OVERLAY_FOLDER / path.name for model in made.models)
+    overlays = ((model.results / OVERLAY_FOLDER / path.name).with_suffix(".jpg") for model in made.models)
     return SceneRow(path.name, tuple(_data_uri(read_image(each)) for each in (path, *overlays)))
 
 

@@ -54,13 +54,13 @@ def test_the_model_of_the_page_is_registered_and_forgotten_again(entry: registry
 
 @pytest.mark.slow
 def test_the_model_of_the_page_goes_the_whole_way(entry: registry.ModelEntry, tmp_path: Path) -> None:
-    scenes = write_dataset(tmp_path / "scenes", 24, seed=5)
+    scenes = write_dataset(tmp_path / "scenes", 60, seed=5)
     others = write_dataset(tmp_path / "others", 6, seed=6)
     recipe = replace(TINY, steps=60, batch=16, warmup=5, average=0.9)
     checkpoint = train(
         TrainingRequest(entry, data=scenes, out=tmp_path / "pointer.safetensors", recipe=recipe)
     )
-    calibration = CalibrationRequest(images=scenes, count=16)
+    calibration = CalibrationRequest(images=scenes, count=12)
     options = ExportOptions(calibration=calibration)
     bundle = export_checkpoint(checkpoint, tmp_path / "pointer.bundle", options)
     for precision in Precision:
