@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgewise.exporter.numerics import Difference, Tensors, first_difference, run_graph
-from edgewise.exporter.passes.regions import Region, run_region
+from edgewise.exporter.passes.graph_edit import tensor_infos
+from edgewise.exporter.passes.regions import Region, run_regions
 from edgewise.runtime.errors import ExportError
 from edgewise.runtime.manifest import ProvenanceStep
 
@@ -135,9 +136,11 @@ class PassRunner:
         inner = dict.fromkeys(name for region in regions for name in region.inputs if name in made)
         flowing = run_graph(expose(before, list(inner)), self.samples)
         feeds = [{**sample, **values} for sample, values in zip(self.samples, flowing, strict=True)]
-        for region in regions:
-            pairs = zip(run_region(after, region, feeds), run_region(before, region, feeds), strict=True)
-            for number, (new, old) in enumerate(pairs):
+        results = zip(
+            regions, run_regions(after, regions, feeds), run_regions(before, regions, feeds), strict=True
+        )
+        for region, values, reference in results:
+            for number, (new, old) in enumerate(zip(values, reference, strict=True)):
                 _refuse(pass_, number, first_difference(new, old, region.outputs, region.tolerance))
 
     def _numbers(self, model: onnx.ModelProto, key: bytes) -> list[dict[str, np.ndarray]]:
@@ -152,8 +155,6 @@ def expose(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     Raises:
         ExportError: No node makes such a tensor.
     """
-    import onnx
-
     present = {output.name for output in model.graph.output}
     missing = [name for name in names if name not in present]
     if not missing:
@@ -164,9 +165,8 @@ def expose(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
             raise ExportError(f"the graph makes no tensor {name!r}", hint="a pass renamed or removed a probe")
     exposed = type(model)()
     exposed.CopyFrom(model)
-    inferred = onnx.shape_inference.infer_shapes(exposed)
-    types = {value.name: value for value in inferred.graph.value_info}
-    exposed.graph.output.extend(types[name] for name in missing)
+    infos = tensor_infos(model)
+    exposed.graph.output.extend(infos[name] for name in missing)
     return exposed
 
 

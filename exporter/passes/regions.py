@@ -6,11 +6,12 @@ follows differs by rows. Its own part, fed with what really flows into it, is a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgewise.exporter.numerics import Tensors, run_graph
+from edgewise.exporter.passes.graph_edit import tensor_infos
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,22 +32,24 @@ class Region:
     tolerance: float
 
 
-def run_region(
-    model: onnx.ModelProto, region: Region, feeds: Sequence[Tensors]
-) -> list[dict[str, np.ndarray]]:
-    """The region's outputs for given inputs."""
-    part = cut_out(model, region)
-    names = [value.name for value in part.graph.input]
-    return run_graph(part, [{name: feed[name] for name in names} for feed in feeds])
+def run_regions(
+    model: onnx.ModelProto, regions: Sequence[Region], feeds: Sequence[Tensors]
+) -> Iterator[list[dict[str, np.ndarray]]]:
+    """Every region's outputs for given inputs, one region after another."""
+    infos = tensor_infos(model)
+    for region in regions:
+        part = _cut_out(model, region, infos)
+        names = [value.name for value in part.graph.input]
+        yield run_graph(part, [{name: feed[name] for name in names} for feed in feeds])
 
 
-def cut_out(model: onnx.ModelProto, region: Region) -> onnx.ModelProto:
+def _cut_out(
+    model: onnx.ModelProto, region: Region, infos: Mapping[str, onnx.ValueInfoProto]
+) -> onnx.ModelProto:
     """A model of the region alone, with the constants that it reads."""
     import onnx
 
     graph = model.graph
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    types = {value.name: value for value in (*inferred.input, *inferred.output, *inferred.value_info)}
     needed = set(region.outputs)
     nodes: list[onnx.NodeProto] = []
     for node in reversed(graph.node):
@@ -57,8 +60,8 @@ def cut_out(model: onnx.ModelProto, region: Region) -> onnx.ModelProto:
     part = onnx.helper.make_graph(
         nodes[::-1],
         "region",
-        [types[name] for name in region.inputs if name in used],
-        [types[name] for name in region.outputs],
+        [infos[name] for name in region.inputs if name in used],
+        [infos[name] for name in region.outputs],
         [tensor for tensor in graph.initializer if tensor.name in used],
     )
     return onnx.helper.make_model(part, opset_imports=list(model.opset_import), ir_version=model.ir_version)
