@@ -4,8 +4,9 @@ Things are instances, panoptic segments or people. The rule, used by `selftest` 
 parity alike:
 
 - Partners have the same class and a similarity of at least 0.5: intersection over union of the masks of
-  instances and segments, object keypoint similarity of people (`edgewise.runtime.similarity`). The best pair
-  is taken first, each thing once. (Segments do not overlap, so this is the panoptic quality's own matching.)
+  instances and segments (of their boxes where both masks are empty), object keypoint similarity of people
+  (`edgewise.runtime.similarity`). The best pair is taken first, each thing once. (Segments do not overlap, so
+  this is the panoptic quality's own matching.)
 - Only what a user sees is judged. With the display threshold t and a margin m, a thing of score t + m or more
   *must* find a partner of score t - m or more on the other side; one between t - m and t + m may, because a
   permitted score error can carry it over the threshold. Stuff has the score 1.
@@ -29,7 +30,7 @@ from edgewise.runtime.manifest_kinds import Postprocess
 from edgewise.runtime.masks import BoolArray, IntArray, MaskCrops, crop_dense
 from edgewise.runtime.results import Instances, Keypoints, Panoptic, Result
 from edgewise.runtime.rle import decode_rle
-from edgewise.runtime.similarity import DEFAULT_SIGMA, Joints, Outlines, Shapes, similarity
+from edgewise.runtime.similarity import DEFAULT_SIGMA, Joints, Likeness, Outlines, Shapes, likeness
 
 PARTNER_SIMILARITY = 0.5
 LARGEST_MARGIN = 0.05
@@ -201,9 +202,9 @@ def match(
     visible_r = np.flatnonzero(reference.scores >= threshold - margin)
     visible_c = np.flatnonzero(candidate.scores >= threshold - margin)
     first, second = reference.select(visible_r), candidate.select(visible_c)
-    alike = _similarity_within_classes(first, second)
+    alike = _likeness_within_classes(first, second)
     differences = np.abs(first.scores[:, None] - second.scores[None])
-    pairs = _best_first(alike, differences)
+    pairs = _best_first(alike.affinity, differences)
     must_r, must_c = first.scores >= threshold + margin, second.scores >= threshold + margin
     found_r, found_c = {pair[0] for pair in pairs}, {pair[1] for pair in pairs}
     lost = [index for index in np.flatnonzero(must_r).tolist() if index not in found_r]
@@ -213,7 +214,7 @@ def match(
         candidate_count=int(must_c.sum()),
         reference_found=int(must_r.sum()) - len(lost),
         candidate_found=int(must_c.sum()) - len(invented),
-        similarities=tuple(float(alike[pair]) for pair in pairs),
+        similarities=tuple(float(alike.similarity[pair]) for pair in pairs),
         score_differences=tuple(float(differences[pair]) for pair in pairs),
         lost=tuple(visible_r[lost].tolist()),
         invented=tuple(visible_c[invented].tolist()),
@@ -248,20 +249,22 @@ def margin_of(budget: Budget) -> float:
     return min(LARGEST_MARGIN, MARGIN_OF_SCORE_BUDGET * budget.score_difference)
 
 
-def _similarity_within_classes(first: Detections, second: Detections) -> NDArray[np.float64]:
-    """float64 [n, m]; 0 for things of different classes."""
-    alike = np.zeros((len(first), len(second)))
+def _likeness_within_classes(first: Detections, second: Detections) -> Likeness:
+    """Of every pair; 0 for things of different classes."""
+    alike = Likeness(np.zeros((len(first), len(second))), np.zeros((len(first), len(second))))
     for category in np.intersect1d(first.categories, second.categories).tolist():
         rows = np.flatnonzero(first.categories == category)
         columns = np.flatnonzero(second.categories == category)
-        alike[np.ix_(rows, columns)] = similarity(first.shapes.select(rows), second.shapes.select(columns))
+        found = likeness(first.shapes.select(rows), second.shapes.select(columns))
+        alike.similarity[np.ix_(rows, columns)] = found.similarity
+        alike.affinity[np.ix_(rows, columns)] = found.affinity
     return alike
 
 
-def _best_first(alike: NDArray[np.float64], differences: NDArray[np.float64]) -> list[tuple[int, int]]:
-    """Pairs of at least PARTNER_SIMILARITY by falling similarity, equal ones by rising score difference."""
-    rows, columns = np.nonzero(alike >= PARTNER_SIMILARITY)
-    order = np.lexsort((differences[rows, columns], -alike[rows, columns]))
+def _best_first(affinity: NDArray[np.float64], differences: NDArray[np.float64]) -> list[tuple[int, int]]:
+    """Pairs of at least PARTNER_SIMILARITY by falling affinity, equal ones by rising score difference."""
+    rows, columns = np.nonzero(affinity >= PARTNER_SIMILARITY)
+    order = np.lexsort((differences[rows, columns], -affinity[rows, columns]))
     free_rows, free_columns = set(rows.tolist()), set(columns.tolist())
     pairs: list[tuple[int, int]] = []
     for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):

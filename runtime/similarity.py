@@ -24,7 +24,7 @@ class Outlines:
 
     Args:
         masks: n crops.
-        boxes: float64 [n, 4], xyxy in source pixels; they stand in for a pair of empty masks.
+        boxes: float64 [n, 4], xyxy in source pixels; they tell empty masks apart.
     """
 
     masks: MaskCrops
@@ -63,24 +63,41 @@ class Joints:
 Shapes = Outlines | Joints
 
 
-def similarity(reference: Shapes, candidate: Shapes) -> Floats:
-    """float64 [n, m], 0..1, of every pair.
+@dataclass(frozen=True, eq=False)
+class Likeness:
+    """Every pair of n reference and m candidate shapes.
+
+    Attributes:
+        similarity: float64 [n, m], 0..1.
+        affinity: float64 [n, m], 0..1, by which partners are found: the similarity, but of two empty masks,
+            which are equal wherever they are, the IoU of their boxes.
+    """
+
+    similarity: Floats
+    affinity: Floats
+
+
+def likeness(reference: Shapes, candidate: Shapes) -> Likeness:
+    """How alike every pair is.
 
     Raises:
         ResultError: Masks of frames of different size, people of another number of keypoints, or a mask
             against a person.
     """
     if isinstance(reference, Outlines) and isinstance(candidate, Outlines):
-        return _outline_similarity(reference, candidate)
+        return _outline_likeness(reference, candidate)
     if isinstance(reference, Joints) and isinstance(candidate, Joints):
-        return _keypoint_similarity(reference, candidate)
+        alike = _keypoint_similarity(reference, candidate)
+        return Likeness(alike, alike)
     raise ResultError("masks and keypoints cannot be compared")
 
 
-def _outline_similarity(reference: Outlines, candidate: Outlines) -> Floats:
+def _outline_likeness(reference: Outlines, candidate: Outlines) -> Likeness:
+    ious = mask_iou(reference.masks, candidate.masks)
     both_empty = (reference.masks.areas() == 0)[:, None] & (candidate.masks.areas() == 0)[None]
-    return np.where(
-        both_empty, _box_iou(reference.boxes, candidate.boxes), mask_iou(reference.masks, candidate.masks)
+    return Likeness(
+        similarity=np.where(both_empty, 1.0, ious),
+        affinity=np.where(both_empty, _box_iou(reference.boxes, candidate.boxes), ious),
     )
 
 

@@ -126,6 +126,18 @@ def test_empty_masks_are_paired_by_their_boxes() -> None:
     assert matching.similarity == 1
 
 
+def test_empty_masks_are_equal_though_their_boxes_are_rounded() -> None:
+    """COCO records round boxes to tenths of a pixel, which is much of a thin box."""
+    rough = instances((0.9, 0, (0, 0, 1, 20)))
+    boxes = np.array([[0.04, 0, 1.06, 20]], np.float32)
+    nothing = crop_dense(np.zeros((1, *SIZE), np.bool_))
+    thin = Instances(boxes, rough.scores, rough.classes, nothing, LABELS, SIZE)
+    read = Detections.of_coco(json.loads(json.dumps(thin.to_coco(0))), SIZE)
+    matching = match(read, Detections.of_result(thin), threshold=0.0, margin=0.0)
+    assert matching.matched_fraction == 1
+    assert matching.similarity == 1
+
+
 def test_frames_of_different_size_cannot_be_compared() -> None:
     other = Detections.of_coco([], (10, 10))
     with pytest.raises(ResultError, match="cannot be compared"):
