@@ -16,7 +16,7 @@ from edgewise.runtime.manifest import CalibrationMethod, Manifest, Precision
 from edgewise.runtime.manifest_kinds import AffineCrop
 from edgewise.runtime.views import FrameBoxes
 
-HELD_OUT = 8
+HELD_OUT = 16
 """Images beside the calibration set on which FP16 and INT8 are judged."""
 
 
