@@ -19,7 +19,7 @@ def write_graph(path: Path) -> Path:
     from edgewise.exporter.export import canonical_graph
     from edgewise.models.registry import find
     from edgewise.models.vocabulary import Vocabulary
-from edgewise.runtime.manifest import ClassLabel, Provenance
+    from edgewise.runtime.manifest import ClassLabel, Provenance
 
     torch.manual_seed(0)
     entry = find(MODEL)

@@ -176,7 +176,7 @@ def build(
 @app.command()
 def parity(
     bundle: BundleArgument,
-    dataset: Annotated[Path, typer.Option(help="Folder with instances.json and images/, or a COCO json.")],
+    dataset: Annotated[Path, typer.Option(help="Folder of scenes, or a COCO json of the task.")],
     images: Annotated[Path | None, typer.Option(help="Image folder, if not beside the json.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many images.")] = None,
     output: Annotated[

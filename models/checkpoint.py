@@ -123,8 +123,8 @@ def load_model(path: Path) -> LoadedModel:
     """Build the model that a checkpoint describes, with its weights, in eval mode.
 
     Raises:
-        CheckpointError: As `load_checkpoint`; or the tensors or the vocabulary do not fit the model that the metadata
-            names.
+        CheckpointError: As `load_checkpoint`; or the tensors or the vocabulary do not fit the model that the
+            metadata names.
     """
     meta, tensors = load_checkpoint(path)
     try:

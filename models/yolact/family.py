@@ -74,7 +74,7 @@ def deploy(config: YolactConfig, module: nn.Module) -> YolactDeploy:
 
 
 def manifest(name: str, config: YolactConfig, vocabulary: Vocabulary, provenance: Provenance) -> Manifest:
-    """The draft of a bundle's manifest: everything but files, precisions, calibration, goldens and budgets."""
+    """The draft of a bundle's manifest; export adds files, precisions, calibration, goldens and budgets."""
     height, width = config.input_size
     greedy = config.decoding.suppression is Suppression.GREEDY
     image = TensorSpec(
