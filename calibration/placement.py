@@ -19,13 +19,21 @@ an addition gets codes too, and all readers of a tensor with codes read the code
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 import onnx
 from onnx import NodeProto
 
-from edgewise.calibration.graph import GraphIndex, WeightedOp, index_graph, weighted_op, with_node_names
+from edgewise.calibration.graph import (
+    GraphIndex,
+    WeightedOp,
+    index_graph,
+    static_shape,
+    weighted_op,
+    with_node_names,
+)
 from edgewise.runtime.errors import CalibrationError
 from edgewise.runtime.manifest import KeptNode, Precision, Target
 
@@ -49,12 +57,14 @@ class PlacementRules:
             because their results stay float and the precision search keeps those that need it.
         keep_transposed: Transposed convolutions. Neither TensorRT-RTX nor ONNX Runtime has an integer kernel
             for them: they would compute in float32 between codes, wider than float16.
+        keep_vectors: Products with a single row: compilers fold them into the float kernels around them.
         least_channels: A node with fewer input or output channels gains nothing from eight bits.
     """
 
     keep_first: bool = True
     keep_last: bool = False
     keep_transposed: bool = True
+    keep_vectors: bool = True
     least_channels: int = 16
 
 
@@ -87,7 +97,9 @@ class Placement:
         return tuple(dict.fromkeys(edge.tensor for edge in self.edges))
 
 
-EVERYTHING = PlacementRules(keep_first=False, keep_last=False, keep_transposed=False, least_channels=0)
+EVERYTHING = PlacementRules(
+    keep_first=False, keep_last=False, keep_transposed=False, keep_vectors=False, least_channels=0
+)
 """No node stays wider by rule."""
 
 
@@ -198,11 +210,18 @@ def _reasons(
             reasons[name] = "feeds the decoding: no weights behind it"
         elif channels < rules.least_channels:
             reasons[name] = f"has {channels} channels, fewer than {rules.least_channels}"
+        elif rules.keep_vectors and _has_one_row(index, op.node):
+            reasons[name] = "multiplies a single row: it has no kernel of its own"
         elif rules.keep_transposed and op.node.op_type == "ConvTranspose":
             reasons[name] = "is a transposed convolution: no integer kernel does it"
         elif op.node.op_type == "ConvTranspose" and op.groups > 1:
             reasons[name] = "is a transposed convolution with groups: one scale would serve several channels"
     return reasons
+
+
+def _has_one_row(index: GraphIndex, node: NodeProto) -> bool:
+    shape = static_shape(index, node.output[0])
+    return node.op_type in ("Gemm", "MatMul") and shape is not None and math.prod(shape[:-1]) == 1
 
 
 def _sampling(index: GraphIndex) -> list[str]:

@@ -11,6 +11,7 @@ island, once per tensor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from edgewise.exporter.passes.graph_edit import (
     drop_value_info,
     element_types,
     producers,
+    shapes,
     unique_name,
 )
 from edgewise.exporter.passes.infrastructure import Pass
@@ -124,13 +126,15 @@ def choose_fp16(
         limits: Numeric limits; None takes the defaults.
     """
     limits = limits or Fp16Limits()
-    values = constants(model)
+    values, known = constants(model), shapes(model)
     kept: list[KeptNode] = []
     narrow: set[str] = set()
     for node in model.graph.node:
         if not _is_weighted(node, values) or (only is not None and node.name not in only):
             continue
         reason = _reason_to_stay(node, values, ranges, limits)
+        if node.op_type in ("Gemm", "MatMul") and math.prod(known.get(node.output[0], (0, 0))[:-1]) == 1:
+            reason = reason or "multiplies a single row: compilers fold it into the float32 kernels around it"
         if reason is None:
             narrow.add(node.name)
         else:

@@ -127,6 +127,49 @@ def test_a_node_without_a_range_stays_wide() -> None:
     assert "no range" in kept[0].reason
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_product_with_one_row_stays_wide(rows: int) -> None:
+    """TensorRT-RTX runs it inside the float32 kernel before it, whatever the types say."""
+    nodes = [helper.make_node("Gemm", ["x", "w"], ["y"], name="fc")]
+    graph = helper.make_graph(
+        nodes,
+        "edgewise",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (rows, 8))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (rows, 4))],
+        [numpy_helper.from_array(weight(8, 4, 1)[..., 0, 0], "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    choice = choose_fp16(model, {"y": (-1.0, 1.0)})
+    assert choice.narrow == (set() if rows == 1 else {"fc"})
+    assert ["single row" in node.reason for node in choice.kept] == [True] * (rows == 1)
+
+
+def test_a_deform_conv_samples_in_float32_and_holds_float16_weights() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "wo"], ["offsets"], name="offsets", pads=[1, 1, 1, 1]),
+        helper.make_node(
+            "DeformConv", ["x", "wd", "offsets", "b"], ["moved"], name="moved", pads=[1, 1, 1, 1]
+        ),
+        helper.make_node("Relu", ["moved"], ["y"], name="relu"),
+    ]
+    tensors = {"wo": weight(18, 3), "wd": weight(4, 3), "b": np.array([0.3, -0.2, 0.1, 0.7], np.float32)}
+    graph = helper.make_graph(
+        nodes,
+        "edgewise",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, X.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 4, 16, 16))],
+        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    choice = choose_fp16(model, ranges_of(model, SAMPLES))
+    assert choice.narrow == {"offsets", "moved"}
+    half = PassRunner(SAMPLES, ["y"]).run(fp16_pass(choice, tolerance=2e-2), model).model
+    assert {tensor.data_type for tensor in half.graph.initializer} == {TensorProto.FLOAT16}
+    types = element_types(half)
+    moved = next(node for node in half.graph.node if node.name == "moved")
+    assert {types[name] for name in (*moved.input, *moved.output)} == {TensorProto.FLOAT}
+
+
 def test_a_probe_keeps_its_name_and_type_for_its_readers() -> None:
     model = residual_network()
     choice = choose_fp16(model, ranges_of(model, SAMPLES), probes=["head"])
