@@ -55,7 +55,7 @@ MethodOption = Annotated[CalibrationMethod, typer.Option(help="How ranges are ch
 ValidationOption = Annotated[
     Path | None,
     typer.Option(
-        help="COCO dataset to hold INT8 to its mask AP budget; without it, the decoded results on held-out "
+        help="COCO dataset to hold INT8 to its metric's budget; without it, the decoded results on held-out "
         "calibration images are held to FP32's."
     ),
 ]

@@ -120,7 +120,7 @@ def test_the_graph_is_the_procedure_step_by_step(stride, colour):
     )
     network, frame, entry = seeded(config), random_frame(), entry_of(config)
     with torch.inference_mode():
-        boxes, scores, classes, segments, semantic, settled, _, _, fcn_score = entry.deploy(network)(frame)
+        boxes, scores, classes, segments, semantic, settled, *_, fcn_score = entry.deploy(network)(frame)
         features = network(entry.normalise(frame))
         wanted = sequential_candidates(network, features, config)
         slots = config.decoding.slots
@@ -204,7 +204,7 @@ def test_a_frame_with_nothing_found():
     boxes, scores, classes, segments, _, settled = outputs[:6]
     assert not any(bool(value.any()) for value in (boxes, scores, classes))
     assert int(settled) == 1
-    maps = F.interpolate(outputs[8], size=(64, 96), mode="bilinear")[0]
+    maps = F.interpolate(outputs[-1], size=(64, 96), mode="bilinear")[0]
     wanted = torch.cat((maps[:2], maps[2:].amax(dim=0, keepdim=True))).argmax(dim=0)
     wanted = torch.where(wanted == 2, 2 + MICRO.decoding.slots, wanted)
     assert torch.equal(segments[0].long(), wanted)
