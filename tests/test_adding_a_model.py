@@ -15,6 +15,7 @@ from edgewise.exporter.calibration_images import CalibrationRequest
 from edgewise.exporter.export import ExportOptions, export_checkpoint
 from edgewise.exporter.parity import ParityRequest, compare
 from edgewise.models import registry
+from edgewise.models.augment import NO_AUGMENTATION
 from edgewise.models.recipes import TINY
 from edgewise.models.scenes.dataset import write_dataset
 from edgewise.models.training import TrainingRequest, train
@@ -56,7 +57,7 @@ def test_the_model_of_the_page_is_registered_and_forgotten_again(entry: registry
 def test_the_model_of_the_page_goes_the_whole_way(entry: registry.ModelEntry, tmp_path: Path) -> None:
     scenes = write_dataset(tmp_path / "scenes", 60, seed=5)
     others = write_dataset(tmp_path / "others", 6, seed=6)
-    recipe = replace(TINY, steps=60, batch=16, warmup=5, average=0.9)
+    recipe = replace(TINY, steps=500, batch=16, warmup=20, average=0.9, augmentation=NO_AUGMENTATION)
     checkpoint = train(
         TrainingRequest(entry, data=scenes, out=tmp_path / "pointer.safetensors", recipe=recipe)
     )

@@ -32,10 +32,11 @@ def target_heatmaps(
     points = torch.stack([target.points for target in targets])
     x, y, visibility = points.unbind(dim=2)
     # A point without a label may hold anything, so it must not reach the arithmetic.
-    x, y = (torch.where(visibility > 0, value / STRIDE, 0.0) for value in (x, y))
-    weights = ((visibility > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)).to(points.dtype)
-    across = _profile(x, width, config)
-    down = _profile(y, height, config)
+    x, y = (torch.where(visibility > 0, value, 0.0) for value in (x, y))
+    on_map = (x >= 0) & (x < width * STRIDE) & (y >= 0) & (y < height * STRIDE)
+    weights = ((visibility > 0) & on_map).to(points.dtype)
+    across = _profile(x / STRIDE, width, config)
+    down = _profile(y / STRIDE, height, config)
     return (weights[..., None] * down)[..., :, None] * across[..., None, :], weights
 
 

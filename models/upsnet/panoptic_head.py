@@ -72,7 +72,8 @@ def paste(logits: Tensor, boxes: Tensor, size: tuple[int, int], stride: int) -> 
 
 def _interpolation(low: Tensor, extent: Tensor, bins: int, cells: Tensor) -> Tensor:
     """Weights [K, cells, bins] with which each cell reads the bins of its interval; rows outside are zero."""
-    position = (cells - low[:, None]) * (bins / extent)[:, None] - 0.5
+    # The divisor of an empty box is never used, but a 0 there would end as NaN.
+    position = (cells - low[:, None]) * (bins / extent.clamp(min=1.0))[:, None] - 0.5
     position = position.clamp(0.0, bins - 1.0)
     knots = torch.arange(bins, device=cells.device, dtype=cells.dtype)
     weights = torch.relu(1.0 - (position[:, :, None] - knots).abs())

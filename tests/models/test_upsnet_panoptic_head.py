@@ -146,6 +146,14 @@ def test_pasting_is_opencvs_resize(seed, count):
         np.testing.assert_allclose(got[index], canvas, atol=1e-4)
 
 
+def test_a_box_without_area_pastes_nothing():
+    """x2 = x1 - 1 covers no column; the decoded boxes of a network without training reach that."""
+    boxes = torch.tensor([[5.0, 4.0, 4.0, 9.0], [5.0, 4.0, 9.0, 3.0], [5.0, 3.0, 4.0, 2.0]])
+    for stride in (1, 2):  # with 2, cell centres fall on the boxes' corners
+        got = paste(torch.full((3, 28, 28), 7.0), boxes, SIZE, stride)
+        assert torch.equal(got, torch.zeros(3, *SIZE))
+
+
 def test_a_coarser_grid_reads_the_same_surface_at_its_cells():
     """Cell c of stride 3 has its centre on pixel 3c + 1."""
     _, logits, boxes, _ = random_case(8, 6)
