@@ -297,8 +297,8 @@ class Calibration(Part, frozen=True, kw_only=True):
     sample_count: PositiveInt
     seed: int
     samples_sha256: Sha256
-    """Over the sample list: one `<sha256 of the file>  <name>` line each, in order. A model of crops adds two spaces
-    and the four sides of the box, x1 y1 x2 y2."""
+    """Over the sample list: one `<sha256 of the file>  <name>` line each, in order. A model of crops adds
+    two spaces and the four sides of the box, x1 y1 x2 y2."""
     preprocess_sha256: Sha256
     """Over the JSON of the preprocessing that fed the observers."""
 
