@@ -80,6 +80,7 @@ def test_without_torch_one_line_names_the_extra() -> None:
     assert 'pip install "edgewise[export]"' in " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

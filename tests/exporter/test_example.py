@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from edgewise.runtime.bundle import Bundle
 from edgewise.runtime.session import Session
@@ -27,6 +28,7 @@ def test_the_exported_module_finds_spots(spots_bundle: Bundle) -> None:
     np.testing.assert_allclose(centre, (86, 62), atol=8)
 
 
+@pytest.mark.slow
 def test_the_example_runs_as_documented(spots_bundle: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "spots.bundle"
     done = subprocess.run(
@@ -43,6 +45,7 @@ def test_the_example_runs_as_documented(spots_bundle: Bundle, tmp_path: Path) ->
     assert written.manifest == spots_bundle.manifest, "another process writes the same bytes"
 
 
+@pytest.mark.slow
 def test_the_example_without_an_argument_says_how(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(EXAMPLE)], capture_output=True, text=True, timeout=120)
     assert done.returncode != 0

@@ -69,6 +69,7 @@ def test_no_file_of_a_bundle_names_a_local_path(spots_bundle: Bundle) -> None:
             assert trace not in data, entry.path
 
 
+@pytest.mark.slow
 def test_the_same_export_gives_the_same_bytes(
     spots: ModuleType, spots_bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -76,6 +77,7 @@ def test_the_same_export_gives_the_same_bytes(
     assert again.manifest == spots_bundle.manifest
 
 
+@pytest.mark.slow
 def test_device_only_leaves_the_source_out(spots: ModuleType, tmp_path: Path) -> None:
     options = ExportOptions(device_only=True, targets=(Target.ONNXRUNTIME,))
     bundle = export_bundle({"main": spots.SpotFinder()}, spots.draft_manifest(), tmp_path / "b", options)
@@ -83,6 +85,7 @@ def test_device_only_leaves_the_source_out(spots: ModuleType, tmp_path: Path) ->
     assert [file.target for file in bundle.graph("main").files] == [Target.ONNXRUNTIME]
 
 
+@pytest.mark.slow
 def test_golden_pictures_are_the_users(spots: ModuleType, tmp_path: Path) -> None:
     picture = drawn_frame((90, 120), np.random.default_rng(1))
     cv2.imwrite(str(tmp_path / "mine.png"), picture)

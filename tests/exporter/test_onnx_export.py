@@ -56,6 +56,7 @@ def test_torch_and_onnx_agree(
     assert first_difference(values, reference, list(reference), 1e-5) is None
 
 
+@pytest.mark.slow
 def test_same_module_twice_gives_same_bytes(
     spots: ModuleType, spots_canonical: CanonicalGraph, spot_samples: Samples
 ) -> None:
@@ -121,6 +122,7 @@ def test_nan_output_is_refused() -> None:
         export_onnx(Broken(), PLAIN, [SAMPLE])
 
 
+@pytest.mark.slow
 def test_data_dependent_control_flow_is_one_error() -> None:
     class Branching(nn.Module):
         def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -147,6 +149,7 @@ def test_numbers_that_differ_name_the_first_tensor() -> None:
     assert caught.value.where == "unsteady"
 
 
+@pytest.mark.slow
 def test_one_tensor_as_output_and_probe_twice() -> None:
     """Returning one tensor under two names must not lose a name."""
 

@@ -35,6 +35,8 @@ from .colour_models import (
     write_people,
 )
 
+pytestmark = pytest.mark.slow
+
 FP32_FILE = "models/fp32.onnx"
 IMAGES = 6
 
@@ -155,7 +157,6 @@ def test_maps_are_reported_by_their_equal_share(panoptic: Kind) -> None:
     assert figures["scores"].equal is None
 
 
-@pytest.mark.slow
 def test_the_page_shows_the_kind(kind: Kind) -> None:
     compared = compare(kind.request())
     page = render_html(compared.report, compared.overlays)

@@ -193,6 +193,7 @@ def with_int8_budget(bundle: Bundle, **limits: float) -> Bundle:
 LOOSE = {"matched_fraction": 0.0, "similarity": 0.0, "score_difference": 1.0, "tensor_cosine": 0.0}
 
 
+@pytest.mark.slow
 def test_the_search_keeps_the_most_sensitive_nodes(copied: Bundle, pictures: Path) -> None:
     request = CalibrationRequest(images=pictures, count=8, precisions=(Precision.INT8,))
     said: list[str] = []

@@ -197,6 +197,7 @@ def test_mpii_mirrors_left_and_right():
 # ---------------------------------------------------------------- published layouts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_keys_map_to_the_definition(name):
     """Without one key unmapped, missing, mis-shaped or doubly mapped."""
@@ -209,6 +210,7 @@ def test_published_keys_map_to_the_definition(name):
     assert mapped == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "prefix", "wrapped"),
     [
@@ -272,6 +274,7 @@ def test_a_published_tensor_goes_to_its_place(name, key, place):
     assert layout.target(key) == place
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_other_form_is_recognised(tmp_path):
     file = tmp_path / "published.pth"
     torch.save({"state_dict": published_state("hourglass-2-princeton")}, file)
@@ -382,6 +385,7 @@ def test_a_perfect_prediction_has_no_loss():
     assert all(float(term) == 0.0 for term in losses(MICRO, [wanted, wanted], people).values())
 
 
+@pytest.mark.slow
 def test_a_micro_network_learns_where_a_bright_square_lies():
     """Definition, targets, loss and coordinates fit together: the peak comes to lie on the square."""
     torch.manual_seed(0)

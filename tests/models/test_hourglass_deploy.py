@@ -109,6 +109,7 @@ def test_deploying_drops_unused_projections_and_leaves_the_module_alone():
     assert all(torch.equal(tensor, before[key]) for key, tensor in module.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "vocabulary", "shape"),
     [

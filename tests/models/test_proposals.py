@@ -159,6 +159,7 @@ def test_maps_unfold_in_the_order_of_anchors():
         assert torch.equal(rows[:, :, :, shape], head[:, shape * 4 : shape * 4 + 4].permute(0, 2, 3, 1))
 
 
+@pytest.mark.slow
 def test_nothing_that_is_exported_has_a_shape_made_of_data():
     coding, config = BoxCoding(plus_one=True), ProposalConfig(candidates=50, kept=60)
 

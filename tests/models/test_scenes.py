@@ -52,6 +52,7 @@ def test_things_vary_in_number_class_and_extent() -> None:
     assert min(areas) < 400 < 8000 < max(areas)
 
 
+@pytest.mark.slow
 def test_about_one_scene_in_twenty_is_empty() -> None:
     empty = sum(not render_scene(3, index, (64, 64)).things for index in range(400))
     assert 0.02 < empty / 400 < 0.09

@@ -119,6 +119,7 @@ def _small_hourglass() -> ModelEntry:
     return entry.with_config(input_size=(32, 32), stacks=1, channels=16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hourglass", "upsnet"])
 def test_a_stopped_run_of_every_task_goes_on_to_the_same_weights(
     scenes: Path, tmp_path: Path, name: str
@@ -141,6 +142,7 @@ def test_a_stopped_run_of_every_task_goes_on_to_the_same_weights(
     assert load_model(resumed.out).entry.task is entry.task
 
 
+@pytest.mark.slow
 def test_keypoint_models_learn_and_are_measured(scenes: Path, tmp_path: Path) -> None:
     recipe = replace(
         recipe_for("hourglass-tiny"), steps=40, batch=4, warmup=2, augmentation=NO_AUGMENTATION, average=0.0
@@ -182,6 +184,7 @@ def test_the_checkpoint_says_what_it_is(scenes: Path, tmp_path: Path) -> None:
     assert not loaded.module.training
 
 
+@pytest.mark.slow
 def test_the_loss_falls(scenes: Path, tmp_path: Path) -> None:
     recipe = replace(SHORT, augmentation=Augmentation(mirror=0, zoom_out=1, zoom_in=1))
     train(_request(scenes, tmp_path / "m.safetensors", recipe, save_every=10))
@@ -202,6 +205,7 @@ def test_a_diverging_run_stops_with_one_clear_error(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_state_of_another_run_is_refused(scenes: Path, tmp_path: Path) -> None:
     request = _request(scenes, tmp_path / "m.safetensors", replace(SHORT, steps=4))
     train(request)

@@ -91,6 +91,7 @@ def test_forms_in_which_the_same_weights_come(wrap, tiny, tmp_path):
     torch.testing.assert_close(weight, tiny["fpn.lat_layers.1.weight"], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_every_difference_is_in_one_error(tiny, tmp_path):
     state = dict(tiny)
     del state["proto_net.4.bias"], state["backbone.bn1.running_var"]
@@ -119,6 +120,7 @@ def test_two_keys_for_one_place():
     assert mapped.problems[0].startswith("mapped twice backbone.preconv.0.weight")
 
 
+@pytest.mark.slow
 def test_another_models_checkpoint_is_named(tmp_path):
     state = registry.find("yolact-tiny").build().state_dict()
     with pytest.raises(CheckpointError, match="it is a checkpoint of yolact-tiny: pass --model yolact-tiny"):

@@ -125,6 +125,7 @@ def random_predictions(seed: int, count: int, classes: int, sharpness: float):
     return torch.tensor(conf[None], dtype=torch.float32), torch.tensor(boxes[None], dtype=torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suppression", list(Suppression))
 @settings(deadline=None, max_examples=40)
 @given(

@@ -249,6 +249,7 @@ def test_defects_keep_their_traceback() -> None:
         cli.guard(lambda: 1 / 0)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_complete_partial_result(bundle_folder: Path, tmp_path: Path) -> None:
     """A real process, a real signal, while frames are being written."""
     clip = write_video(tmp_path / "clip.mp4", 6000)
