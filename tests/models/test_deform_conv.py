@@ -9,13 +9,7 @@ from torch.nn import functional as F
 
 from edgewise.models.layers.deform_conv import DeformConv, deform_conv, deform_conv_op, deploy_deform_convs
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def padded_sample(plane: np.ndarray, y: float, x: float) -> float:

@@ -1,9 +1,6 @@
 """Stacked Hourglass: network, published layouts, targets and loss."""
 
-import ast
-import gzip
 import math
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -31,6 +28,10 @@ from edgewise.models.upstream import import_checkpoint
 from edgewise.models.vocabulary import Vocabulary
 from edgewise.runtime.errors import CheckpointError, ModelError
 
+from .published_keys import published_table
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PUBLISHED = {
     "hourglass-1": 3_426_448,
     "hourglass-2": 6_570_400,
@@ -39,21 +40,6 @@ PUBLISHED = {
     "hourglass-8-princeton": 32_819_328,
 }
 MICRO = msgspec.structs.replace(TINY, input_size=(32, 48), keypoint_count=3, depth=2, channels=8)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tensors this small only lose by being shared out."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def published_table(name: str) -> dict[str, tuple[int, ...]]:
-    text = gzip.decompress((Path(__file__).parent / "keys" / f"{name}.tsv.gz").read_bytes()).decode()
-    rows = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
-    return {key: tuple(ast.literal_eval(shape)) for key, shape in rows}
 
 
 def published_state(name: str) -> dict[str, torch.Tensor]:

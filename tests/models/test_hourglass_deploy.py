@@ -24,16 +24,10 @@ from edgewise.runtime.manifest import (
 )
 from edgewise.runtime.preprocess import preprocess
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PERSON = Vocabulary((ClassLabel(id=1, name="person"),), KEYPOINTS)
 PROVENANCE = Provenance(definition="registry:hourglass-tiny")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def micro(**changes):

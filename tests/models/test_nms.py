@@ -8,13 +8,7 @@ from hypothesis import strategies as st
 
 from edgewise.models.layers.nms import fast_nms, greedy_nms, rank_order
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def clustered(seed: int, count: int, clusters: int) -> torch.Tensor:

@@ -10,18 +10,12 @@ from edgewise.models.layers.anchors import AnchorRule, pyramid_anchors
 from edgewise.models.layers.box_coding import BoxCoding
 from edgewise.models.layers.proposals import ProposalConfig, per_anchor, proposals
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STRIDES = (4, 8, 16)
 SIZE = (48, 64)
 GRIDS = [(SIZE[0] // stride, SIZE[1] // stride) for stride in STRIDES]
 RATIOS = (0.5, 1.0, 2.0)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def anchors_of(coding: BoxCoding) -> tuple[torch.Tensor, ...]:

@@ -17,13 +17,7 @@ from edgewise.models.layers.roi_align import (
     roi_levels,
 )
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def sample(plane: np.ndarray, y: float, x: float) -> float:

@@ -18,17 +18,11 @@ from edgewise.models.layers.sampling import (
     roi_targets,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NONE = torch.zeros(0, 4)
 EXTENT = (96.0, 128.0)
 ANCHORS = torch.cat(pyramid_anchors([(24, 32), (12, 16), (6, 8)], (4, 8, 16), (16, 32, 64)))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def random_boxes(seed: int, count: int) -> torch.Tensor:

@@ -1,9 +1,6 @@
 """UPSNet's network, published layouts, anchors and losses."""
 
-import ast
-import gzip
 import math
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -15,11 +12,10 @@ from edgewise.models import registry
 from edgewise.models.instance_targets import InstanceTargets
 from edgewise.models.labels import CITYSCAPES_PANOPTIC, COCO_PANOPTIC
 from edgewise.models.layers.proposals import ProposalConfig
-from edgewise.models.layers.resnet import ResNetConfig
 from edgewise.models.layers.sampling import AnchorSampling, RoiSampling
 from edgewise.models.layouts import map_state
 from edgewise.models.panoptic_targets import PanopticTargets
-from edgewise.models.upsnet.config import R50_COCO, TINY, SemanticConfig, UpsnetConfig
+from edgewise.models.upsnet.config import R50_COCO, TINY, UpsnetConfig
 from edgewise.models.upsnet.losses import (
     IGNORED,
     Truth,
@@ -35,6 +31,11 @@ from edgewise.models.yolact.config import TINY as YOLACT_TINY
 from edgewise.runtime.errors import ModelError
 from edgewise.runtime.manifest import Task
 
+from . import micro_upsnet
+from .published_keys import published_table
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TRAINING = msgspec.structs.replace(
     TINY.training,
     proposals=ProposalConfig(candidates=40, kept=40),
@@ -42,36 +43,7 @@ TRAINING = msgspec.structs.replace(
     regions=RoiSampling(count=24),
     region_semantic_weight=0.1,
 )
-MICRO = msgspec.structs.replace(
-    TINY,
-    input_size=(64, 96),
-    thing_count=3,
-    stuff_count=2,
-    backbone=ResNetConfig(depths=(1, 1, 1, 1), widths=(4, 4, 8, 8), expansion=2, stem_width=4),
-    pyramid_channels=8,
-    pyramid_global=True,
-    pyramid_extra=True,
-    box_channels=16,
-    mask_channels=8,
-    canonical_size=64.0,
-    semantic=SemanticConfig(channels=(8, 6)),
-    training=TRAINING,
-)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tensors this small only lose by being shared out."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def published_table(name: str) -> dict[str, tuple[int, ...]]:
-    text = gzip.decompress((Path(__file__).parent / "keys" / f"{name}.tsv.gz").read_bytes()).decode()
-    rows = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
-    return {key: tuple(ast.literal_eval(shape)) for key, shape in rows}
+MICRO = msgspec.structs.replace(micro_upsnet.MICRO, training=TRAINING)
 
 
 def example(seed: int, count: int, config: UpsnetConfig = MICRO) -> PanopticTargets:

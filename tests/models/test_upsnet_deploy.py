@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from edgewise.models import registry
 from edgewise.models.labels import COCO_PANOPTIC
 from edgewise.models.layers.proposals import ProposalConfig, proposals
-from edgewise.models.layers.resnet import ResNetConfig
-from edgewise.models.upsnet.config import R50_CITYSCAPES, R50_COCO, TINY, ColourOrder, SemanticConfig
+from edgewise.models.upsnet.config import R50_CITYSCAPES, R50_COCO, ColourOrder
 from edgewise.models.upsnet.deploy import UpsnetDeploy
 from edgewise.models.upsnet.network import PROPOSAL_CODING, REGION_CODING, Upsnet
 from edgewise.models.upsnet.panoptic_head import panoptic_map
@@ -18,23 +17,11 @@ from edgewise.models.vocabulary import Vocabulary
 from edgewise.runtime.errors import ModelError
 from edgewise.runtime.manifest import ClassKind, ClassLabel, PadSide, Provenance, Task, decode, encode
 
-MICRO = msgspec.structs.replace(
-    TINY,
-    input_size=(64, 96),
-    thing_count=3,
-    stuff_count=2,
-    backbone=ResNetConfig(depths=(1, 1, 1, 1), widths=(4, 4, 8, 8), expansion=2, stem_width=4),
-    pyramid_channels=8,
-    pyramid_global=True,
-    pyramid_extra=True,
-    box_channels=16,
-    mask_channels=8,
-    canonical_size=64.0,
-    semantic=SemanticConfig(channels=(8, 6)),
-    decoding=msgspec.structs.replace(
-        TINY.decoding, proposals=ProposalConfig(candidates=40, kept=60, rounds=40), slots=24, rounds=60
-    ),
-)
+from .declared_outputs import check_declared
+from .micro_upsnet import MICRO
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VOCABULARY = Vocabulary(
     (
         *(ClassLabel(id=1 + index, name=f"thing {index}") for index in range(3)),
@@ -42,14 +29,6 @@ VOCABULARY = Vocabulary(
     )
 )
 FORBIDDEN = {"NonZero", "NonMaxSuppression", "ScatterND", "GatherND", "Loop", "If", "Scan"}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def seeded(config=MICRO, seed: int = 3) -> Upsnet:
@@ -162,14 +141,7 @@ def test_outputs_keep_the_manifests_word():
     graph = manifest.graphs["main"]
     with torch.inference_mode():
         outputs = entry.deploy(network)(random_frame())
-    specs = (*graph.outputs, *graph.probes)
-    assert len(outputs) == len(specs)
-    for spec, value in zip(specs, outputs, strict=True):
-        assert tuple(value.shape) == spec.shape, spec.name
-        assert str(value.dtype) == f"torch.{spec.dtype.value}", spec.name
-        if spec.value_range is not None:
-            assert spec.value_range[0] <= float(value.min()), spec.name
-            assert float(value.max()) <= spec.value_range[1], spec.name
+    check_declared(graph, outputs)
     assert int((outputs[1] > 0).sum()) > 0
     spec = manifest.preprocess
     assert (spec.pad_side, spec.pad_value) == (PadSide.BOTTOM_RIGHT, (104, 117, 124))

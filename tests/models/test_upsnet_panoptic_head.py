@@ -9,17 +9,11 @@ from hypothesis import strategies as st
 
 from edgewise.models.upsnet.panoptic_head import panoptic_logits, panoptic_map, paste, prune, thing_maps
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STUFF, THINGS = 2, 3
 SIZE = (36, 44)
 ROUNDS = 16
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def random_case(seed: int, count: int) -> tuple[np.ndarray, ...]:

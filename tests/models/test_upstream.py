@@ -1,7 +1,5 @@
 """Published layouts, from state dicts made after their key tables."""
 
-import ast
-import gzip
 import os
 from pathlib import Path
 
@@ -19,23 +17,20 @@ from edgewise.models.yolact.layouts import PUBLISHED as PUBLISHED_LAYOUT
 from edgewise.runtime.errors import CheckpointError
 from edgewise.runtime.manifest import ClassLabel
 
+from .published_keys import published_table
+
 PUBLISHED = ("yolact-r50", "yolact-r101", "yolact-darknet53")
 
 
 def published_state(name: str) -> dict[str, torch.Tensor]:
     """A state_dict with the keys and shapes of a published file, every tensor of its own value."""
-    packed = Path(__file__).parent / "keys" / f"{name}.tsv.gz"
-    rows = [
-        line.split("\t")
-        for line in gzip.decompress(packed.read_bytes()).decode().splitlines()
-        if not line.startswith("#")
-    ]
+    table = published_table(name)
     state = {}
-    for index, (key, shape) in enumerate(rows):
+    for index, (key, shape) in enumerate(table.items()):
         if key.endswith("num_batches_tracked"):
             state[key] = torch.tensor(800_000)
         else:
-            state[key] = torch.full(ast.literal_eval(shape), (1 + index) / len(rows))
+            state[key] = torch.full(shape, (1 + index) / len(table))
     return state
 
 

@@ -1,9 +1,6 @@
 """YOLACT's network, priors, matching and losses."""
 
-import ast
-import gzip
 import math
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -21,6 +18,10 @@ from edgewise.models.yolact.network import Yolact
 from edgewise.models.yolact.priors import priors
 from edgewise.models.yolact.targets import NEUTRAL, match
 
+from .published_keys import published_table
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MICRO = msgspec.structs.replace(
     TINY,
     input_size=(64, 64),
@@ -29,21 +30,6 @@ MICRO = msgspec.structs.replace(
     pyramid_channels=8,
     prototypes=msgspec.structs.replace(TINY.prototypes, before=(8,), after=(8,), count=5),
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tensors this small only lose by being shared out."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def published_table(name: str) -> dict[str, tuple[int, ...]]:
-    text = gzip.decompress((Path(__file__).parent / "keys" / f"{name}.tsv.gz").read_bytes()).decode()
-    rows = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
-    return {key: tuple(ast.literal_eval(shape)) for key, shape in rows}
 
 
 def example(seed: int, count: int, size: int = 64, classes: int = 3) -> InstanceTargets:
