@@ -57,6 +57,8 @@ STRIDES = (4, 8, 16, 32)
 CHANNELS, CLASSES, STUFF, KEPT, SLOTS = 32, 5, 4, 64, 16
 CODING = BoxCoding()
 
+Typed = tuple[dict[Precision, onnx.ModelProto], dict[Precision, tuple[KeptNode, ...]]]
+
 
 def _tensor(name: str, dtype: DType, *shape: int) -> TensorSpec:
     return TensorSpec(name=name, dtype=dtype, shape=shape)
@@ -225,9 +227,7 @@ def made(network: TwoStage, samples: list[dict[str, np.ndarray]]) -> CanonicalGr
 
 
 @pytest.fixture(scope="module")
-def typed(
-    made: CanonicalGraph, pictures: Path
-) -> tuple[dict[Precision, onnx.ModelProto], dict[Precision, tuple[KeptNode, ...]]]:
+def typed(made: CanonicalGraph, pictures: Path) -> Typed:
     """The graph for TensorRT in every precision, not lowered yet, and the nodes that stay wider."""
     chosen = CalibrationSet.from_folder(pictures, count=2, seed=0)
     table = calibrate(made.fp32, chosen, Stretch(size=SIZE), method=CalibrationMethod.MINMAX)
@@ -247,6 +247,13 @@ def typed(
         Precision.FP16: half.kept,
         Precision.INT8: explained(placement.kept, wider),
     }
+
+
+@pytest.fixture(scope="module")
+def lowered(typed: Typed, samples: list[dict[str, np.ndarray]]) -> dict[Precision, onnx.ModelProto]:
+    """The typed graphs as TensorRT-RTX gets them."""
+    runner = PassRunner(samples, comparable_names(GRAPH))
+    return {precision: lower_for(model, Target.TENSORRT_RTX, runner) for precision, model in typed[0].items()}
 
 
 def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -298,14 +305,14 @@ def test_every_target_gives_the_same_result(
 
 @pytest.mark.slow
 def test_both_heads_share_the_atlas_and_constants(
-    made: CanonicalGraph, samples: list[dict[str, np.ndarray]]
+    made: CanonicalGraph, lowered: dict[Precision, onnx.ModelProto]
 ) -> None:
-    lowered = lower_for(made.fp32, Target.TENSORRT_RTX, PassRunner(samples, comparable_names(GRAPH)))
-    names = [node.name for node in lowered.graph.node]
+    single = lowered[Precision.FP32]
+    names = [node.name for node in single.graph.node]
     assert sum(name.endswith("/atlas") for name in names) == 1
     before, after = (
         sum(len(tensor.SerializeToString()) for tensor in model.graph.initializer)
-        for model in (made.fp32, lowered)
+        for model in (made.fp32, single)
     )
     assert after < before + 30_000
 
@@ -313,15 +320,13 @@ def test_both_heads_share_the_atlas_and_constants(
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", list(Precision))
 def test_typed_graphs_sample_in_float32(
-    typed: tuple[dict[Precision, onnx.ModelProto], dict[Precision, tuple[KeptNode, ...]]],
-    samples: list[dict[str, np.ndarray]],
-    precision: Precision,
+    typed: Typed, lowered: dict[Precision, onnx.ModelProto], precision: Precision
 ) -> None:
     """Lowering a typed graph keeps its numbers, and positions, geometry and decoding stay float32."""
-    models, kept = typed
-    lowered = lower_for(models[precision], Target.TENSORRT_RTX, PassRunner(samples, comparable_names(GRAPH)))
-    types = element_types(lowered)
-    for node in lowered.graph.node:
+    _, kept = typed
+    model = lowered[precision]
+    types = element_types(model)
+    for node in model.graph.node:
         if node.op_type in (
             "GridSample",
             "Softmax",
@@ -333,7 +338,7 @@ def test_typed_graphs_sample_in_float32(
             "AveragePool",
         ):
             assert {types[name] for name in node.input if name} <= SINGLE, node.name
-    products = [node for node in lowered.graph.node if node.op_type == "Conv" and "/DeformConv" in node.name]
+    products = [node for node in model.graph.node if node.op_type == "Conv" and "/DeformConv" in node.name]
     assert len(products) == 2 * len(STRIDES)
     half = TensorProto.FLOAT if precision is Precision.FP32 else TensorProto.FLOAT16
     assert {types[node.input[0]] for node in products} == {half}
@@ -349,15 +354,12 @@ SINGLE = {TensorProto.FLOAT, TensorProto.BOOL, TensorProto.INT64, TensorProto.IN
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", list(Precision))
 def test_the_rtx_compiler_builds_every_precision(
-    typed: tuple[dict[Precision, onnx.ModelProto], dict[Precision, tuple[KeptNode, ...]]],
-    samples: list[dict[str, np.ndarray]],
-    precision: Precision,
+    typed: Typed, lowered: dict[Precision, onnx.ModelProto], precision: Precision
 ) -> None:
     trt = pytest.importorskip("tensorrt_rtx_bindings", reason="the [rtx] extra is not installed")
-    models, kept = typed
-    lowered = lower_for(models[precision], Target.TENSORRT_RTX, PassRunner(samples, comparable_names(GRAPH)))
+    _, kept = typed
     job = CompileJob(
-        model=lowered.SerializeToString(deterministic=True),
+        model=lowered[precision].SerializeToString(deterministic=True),
         where="two-stage",
         graph=GRAPH,
         network_flags=("STRONGLY_TYPED",),
