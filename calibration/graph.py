@@ -6,7 +6,7 @@ Nothing here changes a graph, except `with_node_names`, which works on a copy.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def index_graph(model: onnx.ModelProto) -> GraphIndex:
     if len(names) != len(graph.node) or "" in names:
         raise CalibrationError("nodes without a unique name", hint="pass the model through with_node_names")
     try:
-        inferred = onnx.shape_inference.infer_shapes(_without_large_weights(model), data_prop=True)
+        types = tensor_infos(model)
     except Exception as error:
         raise CalibrationError(f"the graph's types cannot be inferred: {error}") from None
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -109,13 +109,12 @@ def index_graph(model: onnx.ModelProto) -> GraphIndex:
             consumers.setdefault(tensor, []).append(node)
         if node.op_type == "Constant":
             constants.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
-    infos = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
     return GraphIndex(
         model=model,
         producers=producers,
         consumers={tensor: tuple(nodes) for tensor, nodes in consumers.items()},
         constants=constants,
-        types={info.name: info for info in infos},
+        types=types,
         inputs=tuple(info.name for info in graph.input if info.name not in constants),
         outputs=tuple(info.name for info in graph.output),
     )
@@ -221,21 +220,36 @@ def tensor_names(model: onnx.ModelProto) -> set[str]:
     return names.union(*(node.output for node in graph.node))
 
 
-def _without_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose large initialisers became graph inputs, so that inference does not copy weights."""
-    copy = onnx.ModelProto()
-    copy.ir_version = model.ir_version
-    copy.opset_import.extend(model.opset_import)
+def tensor_infos(model: onnx.ModelProto) -> dict[str, ValueInfoProto]:
+    """Type and shape of every input, output and inner tensor that shape inference knows."""
+    inferred = onnx.shape_inference.infer_shapes(_without_large_constants(model), data_prop=True).graph
+    return {info.name: info for info in (*inferred.value_info, *inferred.input, *inferred.output)}
+
+
+def multiplies_one_row(node: NodeProto, shape: Sequence[int] | None) -> bool:
+    """Whether a node is a product with a single row, whose result has the shape (None: not known)."""
+    return node.op_type in ("Gemm", "MatMul") and shape is not None and math.prod(shape[:-1]) == 1
+
+
+def _without_large_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose large initialisers are inputs: inference copies what it is given, weights and all."""
+    copy = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     graph = copy.graph
     graph.name = model.graph.name
     graph.node.extend(model.graph.node)
     graph.input.extend(model.graph.input)
     graph.output.extend(model.graph.output)
+    graph.value_info.extend(model.graph.value_info)
+    given = {info.name for info in model.graph.input}
     for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= 64:
+        if math.prod(tensor.dims) <= _SMALL:
             graph.initializer.append(tensor)
-        else:
+        elif tensor.name not in given:
             graph.input.append(
                 onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tuple(tensor.dims))
             )
     return copy
+
+
+_SMALL = 64
+"""Elements up to which a constant may be a shape, axes or pads, which inference reads."""

@@ -19,7 +19,6 @@ an addition gets codes too, and all readers of a tensor with codes read the code
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
@@ -30,6 +29,7 @@ from edgewise.calibration.graph import (
     GraphIndex,
     WeightedOp,
     index_graph,
+    multiplies_one_row,
     static_shape,
     weighted_op,
     with_node_names,
@@ -210,18 +210,13 @@ def _reasons(
             reasons[name] = "feeds the decoding: no weights behind it"
         elif channels < rules.least_channels:
             reasons[name] = f"has {channels} channels, fewer than {rules.least_channels}"
-        elif rules.keep_vectors and _has_one_row(index, op.node):
+        elif rules.keep_vectors and multiplies_one_row(op.node, static_shape(index, op.node.output[0])):
             reasons[name] = "multiplies a single row: it has no kernel of its own"
         elif rules.keep_transposed and op.node.op_type == "ConvTranspose":
             reasons[name] = "is a transposed convolution: no integer kernel does it"
         elif op.node.op_type == "ConvTranspose" and op.groups > 1:
             reasons[name] = "is a transposed convolution with groups: one scale would serve several channels"
     return reasons
-
-
-def _has_one_row(index: GraphIndex, node: NodeProto) -> bool:
-    shape = static_shape(index, node.output[0])
-    return node.op_type in ("Gemm", "MatMul") and shape is not None and math.prod(shape[:-1]) == 1
 
 
 def _sampling(index: GraphIndex) -> list[str]:

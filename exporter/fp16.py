@@ -11,13 +11,13 @@ island, once per tensor.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgewise.calibration.graph import multiplies_one_row
 from edgewise.exporter.passes.conditions import no_control_flow
 from edgewise.exporter.passes.graph_edit import (
     attribute,
@@ -133,7 +133,7 @@ def choose_fp16(
         if not _is_weighted(node, values) or (only is not None and node.name not in only):
             continue
         reason = _reason_to_stay(node, values, ranges, limits)
-        if node.op_type in ("Gemm", "MatMul") and math.prod(known.get(node.output[0], (0, 0))[:-1]) == 1:
+        if multiplies_one_row(node, known.get(node.output[0])):
             reason = reason or "multiplies a single row: compilers fold it into the float32 kernels around it"
         if reason is None:
             narrow.add(node.name)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from edgewise.calibration.graph import tensor_infos
 
 if TYPE_CHECKING:
     import onnx
@@ -40,41 +41,6 @@ def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
             if value is not None:
                 values[node.output[0]] = onnx.numpy_helper.to_array(value)
     return values
-
-
-def tensor_infos(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
-    """Type and shape of every input, output and inner tensor that shape inference knows."""
-    import onnx
-
-    inferred = onnx.shape_inference.infer_shapes(_without_large_constants(model), data_prop=True).graph
-    return {value.name: value for value in (*inferred.input, *inferred.value_info, *inferred.output)}
-
-
-def _without_large_constants(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose large initialisers are inputs: inference copies what it is given, weights and all."""
-    import onnx
-
-    graph = model.graph
-    light = onnx.helper.make_model(
-        onnx.helper.make_graph([], graph.name, [], list(graph.output), value_info=list(graph.value_info)),
-        opset_imports=list(model.opset_import),
-        ir_version=model.ir_version,
-    )
-    given = {value.name for value in graph.input}
-    light.graph.node.extend(graph.node)
-    light.graph.input.extend(graph.input)
-    for tensor in graph.initializer:
-        if math.prod(tensor.dims) <= _SMALL:
-            light.graph.initializer.append(tensor)
-        elif tensor.name not in given:
-            light.graph.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            )
-    return light
-
-
-_SMALL = 64
-"""Elements up to which a constant may be a shape, axes or pads, which inference reads."""
 
 
 def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

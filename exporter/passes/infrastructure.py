@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from edgewise.calibration.graph import tensor_infos
 from edgewise.exporter.numerics import Difference, Tensors, first_difference, run_graph
-from edgewise.exporter.passes.graph_edit import tensor_infos
 from edgewise.exporter.passes.regions import Region, run_regions
 from edgewise.runtime.errors import ExportError
 from edgewise.runtime.manifest import ProvenanceStep

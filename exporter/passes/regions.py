@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgewise.calibration.graph import tensor_infos
 from edgewise.exporter.numerics import Tensors, run_graph
-from edgewise.exporter.passes.graph_edit import tensor_infos
 
 if TYPE_CHECKING:
     import numpy as np
