@@ -50,11 +50,11 @@ def pins_from_types(model: onnx.ModelProto) -> Pins:
     """The type of every node of a typed graph, but for those that make codes or fuse with one that does."""
     import onnx
 
-    from edgewise.exporter.passes.graph_edit import element_types, producers
+    from edgewise.exporter.passes.graph_edit import constants, element_types, producers
 
     types = element_types(model)
     makers = producers(model.graph.node)
-    fused = _upstream(model, "QuantizeLinear") - _positional(model)
+    fused = _upstream(model, "QuantizeLinear") - _positional(model, constants(model), makers)
     pins: Pins = {}
     for node in model.graph.node:
         quantised = any(
@@ -72,7 +72,7 @@ def pins_from_types(model: onnx.ModelProto) -> Pins:
 
 def pins_for_calibrator(model: onnx.ModelProto, kept: Sequence[KeptNode]) -> Pins:
     """INT8 for weighted nodes, the manifest's type for kept ones, FLOAT for the decoding behind the last."""
-    from edgewise.exporter.passes.graph_edit import constants
+    from edgewise.exporter.passes.graph_edit import constants, producers
 
     fixed = constants(model)
     wide = {node.node: HALF if node.precision is Precision.FP16 else FLOAT for node in kept}
@@ -87,15 +87,14 @@ def pins_for_calibrator(model: onnx.ModelProto, kept: Sequence[KeptNode]) -> Pin
         for node in model.graph.node
         if node.name not in before and node.op_type not in ("Cast", "Constant")
     }
-    positional = dict.fromkeys(_positional(model), FLOAT)
+    positional = dict.fromkeys(_positional(model, fixed, producers(model.graph.node)), FLOAT)
     return {**pins, **positional, **dict.fromkeys(weighted, INT8), **wide}
 
 
-def _positional(model: onnx.ModelProto) -> set[str]:
+def _positional(
+    model: onnx.ModelProto, fixed: Collection[str], makers: Mapping[str, onnx.NodeProto]
+) -> set[str]:
     """Samplers, and the nodes without weights between the last weights and the positions they sample at."""
-    from edgewise.exporter.passes.graph_edit import constants, producers
-
-    fixed, makers = constants(model), producers(model.graph.node)
     needed: set[str] = set()
     names: set[str] = set()
     for node in reversed(model.graph.node):
