@@ -158,14 +158,19 @@ def _trace(module: nn.Module, graph: Graph, sample: Tensors) -> onnx.ModelProto:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        first = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
         raise ExportError(
             "torch.onnx cannot export the module",
-            where=first.strip(),
+            where=first_line(cause),
             hint="write the construct with fixed shapes and standard operators (see docs/export.md)",
         ) from error
     assert program is not None
     return program.model_proto
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message that says something; the error's type where none does."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
 
 
 @contextlib.contextmanager

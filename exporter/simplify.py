@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgewise.exporter.numerics import Tensors, first_difference, run_graph
-from edgewise.exporter.onnx_export import check_model, comparable_names, strip_private_text
+from edgewise.exporter.onnx_export import check_model, comparable_names, first_line, strip_private_text
 from edgewise.exporter.passes.conditions import uint8_is_cast_first
 from edgewise.runtime.errors import ExportError
 from edgewise.runtime.manifest import Graph
@@ -34,9 +34,8 @@ def simplify(model: onnx.ModelProto, graph: Graph, samples: Sequence[Tensors]) -
     try:
         simplified, proven = onnxsim.simplify(model, check_n=0, certify=False)
     except Exception as error:  # C++ failures surface as several types
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ExportError(
-            "onnxsim failed", where=first, hint="report the exported.onnx that caused it"
+            "onnxsim failed", where=first_line(error), hint="report the exported.onnx that caused it"
         ) from error
     if not proven:
         raise ExportError("onnxsim could not validate its own result")
