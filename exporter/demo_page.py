@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgewise.models.datasets import open_dataset
 from edgewise.runtime.manifest import Precision, Task
-from edgewise.runtime.sinks import OVERLAY_FOLDER
+from edgewise.runtime.sinks import OVERLAY_FOLDER, OVERLAY_SUFFIX
 from edgewise.runtime.sources import read_image
 
 if TYPE_CHECKING:
@@ -132,7 +132,9 @@ def _scenes(made: Demo) -> list[SceneRow]:
 
 
 def _scene(made: Demo, path: Path) -> SceneRow:
-    overlays = ((model.results / OVERLAY_FOLDER / path.name).with_suffix(".jpg") for model in made.models)
+    overlays = (
+        (model.results / OVERLAY_FOLDER / path.name).with_suffix(OVERLAY_SUFFIX) for model in made.models
+    )
     return SceneRow(path.name, tuple(_data_uri(read_image(each)) for each in (path, *overlays)))
 
 

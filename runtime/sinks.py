@@ -30,6 +30,7 @@ from edgewise.runtime.sources import Frame
 RESULTS = "results.json"
 IMAGES = "images.json"
 OVERLAY_FOLDER = "overlay"
+OVERLAY_SUFFIX = ".jpg"
 OVERLAY_VIDEO = "overlay.mp4"
 DEFAULT_FPS = 25.0
 
@@ -148,8 +149,8 @@ class OverlayImages:
         stem = Path(frame.name).stem
         name = stem if stem not in self._used else frame.name
         self._used.add(name)
-        path = self._folder / f"{name}.jpg"
-        good, data = cv2.imencode(".jpg", result.draw(frame.image, threshold=self._threshold))
+        path = self._folder / f"{name}{OVERLAY_SUFFIX}"
+        good, data = cv2.imencode(OVERLAY_SUFFIX, result.draw(frame.image, threshold=self._threshold))
         if not good:
             raise ResultError("an overlay cannot be encoded as JPEG", where=frame.name)
         path.write_bytes(data.tobytes())
