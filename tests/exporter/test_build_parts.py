@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from edgewise.exporter.builder.calibrator import cache_for, version_number
 from edgewise.exporter.builder.check import check_realised
@@ -28,6 +28,8 @@ from edgewise.exporter.builder.weighted import WeightedNode
 from edgewise.exporter.fp16 import narrow_nodes
 from edgewise.runtime.errors import BuildError
 from edgewise.runtime.manifest import KeptNode, Precision
+
+from .float_graph import float_graph
 
 RTX = "rtx-1.7.1.116"
 NAMES: dict[str, list[str]] = json.loads(Path(__file__).with_name("tensorrt_names.json").read_text())
@@ -329,14 +331,7 @@ def chain(quantised: bool, half: bool) -> onnx.ModelProto:
         helper.make_node("Softmax", ["f"], ["y"], name="softmax"),
     ]
     tensors = {"w": weight, "s": np.float32(0.1), "z": np.int8(0)}
-    graph = helper.make_graph(
-        nodes,
-        "chain",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 4, 2, 2))],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 4, 2, 2))],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return float_graph(nodes, tensors, (1, 4, 2, 2), (1, 4, 2, 2))
 
 
 def test_pins_follow_the_types_of_the_typed_graph() -> None:
@@ -387,14 +382,7 @@ def sampled() -> onnx.ModelProto:
         "z": np.int8(0),
         "shape": np.array([1, 4, 2, 2]),
     }
-    graph = helper.make_graph(
-        nodes,
-        "sampled",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 4, 2, 2))],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 4, 4, 2))],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return float_graph(nodes, tensors, (1, 4, 2, 2), (1, 4, 4, 2))
 
 
 def test_sampling_positions_are_pinned_though_codes_follow() -> None:

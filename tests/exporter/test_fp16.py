@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from edgewise.exporter.fp16 import Fp16Limits, choose_fp16, fp16_pass, weight_rounding_error
 from edgewise.exporter.numerics import relative_error, run_graph
@@ -11,6 +11,8 @@ from edgewise.exporter.passes import PassRunner, expose
 from edgewise.exporter.passes.graph_edit import element_types
 from edgewise.runtime.errors import ExportError
 from edgewise.runtime.manifest import Precision
+
+from .float_graph import float_graph
 
 X = np.random.default_rng(3).normal(size=(1, 3, 16, 16)).astype(np.float32)
 SAMPLES = [{"x": X}]
@@ -43,14 +45,7 @@ def residual_network(**changes: np.ndarray) -> onnx.ModelProto:
         helper.make_node("Transpose", ["head"], ["turned"], name="turn", perm=(0, 2, 3, 1)),
         helper.make_node("Softmax", ["turned"], ["y"], name="softmax", axis=-1),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "edgewise",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, X.shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 16, 16, 4))],
-        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return float_graph(nodes, tensors, X.shape, (1, 16, 16, 4))
 
 
 def ranges_of(model: onnx.ModelProto, samples: list[dict[str, np.ndarray]]) -> dict[str, tuple[float, float]]:
@@ -131,14 +126,7 @@ def test_a_node_without_a_range_stays_wide() -> None:
 def test_a_product_with_one_row_stays_wide(rows: int) -> None:
     """TensorRT-RTX runs it inside the float32 kernel before it, whatever the types say."""
     nodes = [helper.make_node("Gemm", ["x", "w"], ["y"], name="fc")]
-    graph = helper.make_graph(
-        nodes,
-        "edgewise",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (rows, 8))],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (rows, 4))],
-        [numpy_helper.from_array(weight(8, 4, 1)[..., 0, 0], "w")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = float_graph(nodes, {"w": weight(8, 4, 1)[..., 0, 0]}, (rows, 8), (rows, 4))
     choice = choose_fp16(model, {"y": (-1.0, 1.0)})
     assert choice.narrow == (set() if rows == 1 else {"fc"})
     assert ["single row" in node.reason for node in choice.kept] == [True] * (rows == 1)
@@ -153,14 +141,7 @@ def test_a_deform_conv_samples_in_float32_and_holds_float16_weights() -> None:
         helper.make_node("Relu", ["moved"], ["y"], name="relu"),
     ]
     tensors = {"wo": weight(18, 3), "wd": weight(4, 3), "b": np.array([0.3, -0.2, 0.1, 0.7], np.float32)}
-    graph = helper.make_graph(
-        nodes,
-        "edgewise",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, X.shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 4, 16, 16))],
-        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    model = float_graph(nodes, tensors, X.shape, (1, 4, 16, 16), opset=19, ir_version=9)
     choice = choose_fp16(model, ranges_of(model, SAMPLES))
     assert choice.narrow == {"offsets", "moved"}
     half = PassRunner(SAMPLES, ["y"]).run(fp16_pass(choice, tolerance=2e-2), model).model
