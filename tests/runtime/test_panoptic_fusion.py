@@ -11,21 +11,15 @@ from hypothesis import strategies as st
 
 from edgewise.runtime.errors import ResultError
 from edgewise.runtime.geometry import scaling
-from edgewise.runtime.manifest import ClassKind, ClassLabel, PanopticFusion
+from edgewise.runtime.manifest import PanopticFusion
 from edgewise.runtime.manifest_kinds import Letterbox, MaskRule, Stretch
 from edgewise.runtime.masks import MaskCrops, crop_dense, no_masks
 from edgewise.runtime.paste import paste_box_masks, paste_prototype_masks
 from edgewise.runtime.postprocess.panoptic_fusion import fuse, panoptic_fusion
 from edgewise.runtime.preprocess import preprocess
 
-LABELS = (
-    ClassLabel(id=1, name="cat"),
-    ClassLabel(id=2, name="dog"),
-    ClassLabel(id=11, name="sky", kind=ClassKind.STUFF),
-    ClassLabel(id=12, name="grass", kind=ClassKind.STUFF),
-    ClassLabel(id=13, name="road", kind=ClassKind.STUFF),
-)
-CAT, DOG, SKY, GRASS, ROAD = range(5)
+from .five_classes import CAT, DOG, GRASS, LABELS, ROAD, SKY
+
 CHANNELS = (-1, GRASS, SKY, CAT, ROAD, SKY)
 """Things, grass, sky, a thing class, road, sky again."""
 

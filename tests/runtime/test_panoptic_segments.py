@@ -10,19 +10,13 @@ from hypothesis import strategies as st
 
 from edgewise.runtime.errors import ResultError
 from edgewise.runtime.geometry import Geometry, scaling
-from edgewise.runtime.manifest import ClassKind, ClassLabel, PanopticSegments
+from edgewise.runtime.manifest import PanopticSegments
 from edgewise.runtime.manifest_kinds import Letterbox, Stretch
 from edgewise.runtime.postprocess.panoptic_segments import panoptic_segments
 from edgewise.runtime.preprocess import preprocess
 
-LABELS = (
-    ClassLabel(id=1, name="cat"),
-    ClassLabel(id=2, name="dog"),
-    ClassLabel(id=11, name="sky", kind=ClassKind.STUFF),
-    ClassLabel(id=12, name="grass", kind=ClassKind.STUFF),
-    ClassLabel(id=13, name="road", kind=ClassKind.STUFF),
-)
-CAT, DOG, SKY, GRASS, ROAD = range(5)
+from .five_classes import CAT, DOG, GRASS, LABELS, ROAD, SKY
+
 STUFF = (SKY, GRASS, ROAD)
 UNKNOWN = 3 + 4
 NETWORK = (32, 48)
