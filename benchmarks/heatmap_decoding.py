@@ -22,12 +22,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from edgewise.runtime.geometry import Geometry
-from edgewise.runtime.manifest import ClassLabel, KeypointLayout
-from edgewise.runtime.manifest_kinds import AffineCrop, HeatmapDecoding, HeatmapKeypoints
-from edgewise.runtime.postprocess.keypoints import cells_to_source, decode_heatmaps, heatmap_keypoints
-from edgewise.runtime.preprocess import preprocess
-from edgewise.runtime.views import FrameBoxes, View, Views
+from edgewise.runtime.contract.kinds import AffineCrop, HeatmapDecoding, HeatmapKeypoints
+from edgewise.runtime.contract.manifest import ClassLabel, KeypointLayout
+from edgewise.runtime.frames.looks import FrameBoxes, View, Views
+from edgewise.runtime.frames.preprocessing import preprocess
+from edgewise.runtime.kinds.keypoints.decode import cells_to_source, decode_heatmaps, heatmap_keypoints
+from edgewise.runtime.pixels.geometry import Geometry
 
 PEOPLE, JOINTS, MAP = 20, 17, (64, 48)
 NETWORK = (256, 192)

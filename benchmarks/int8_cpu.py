@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from published_graph import SIDE, picture, write_graph, write_images
 
-from edgewise.runtime.processor import available_cores, has_int8_dot_products, processor_flags
+from edgewise.runtime.system.processor import available_cores, has_int8_dot_products, processor_flags
 
 CALIBRATION_IMAGES = 4
 
@@ -56,8 +56,8 @@ def edgewise_forms(graph: Path, images: Path) -> dict[str, bytes]:
     from edgewise.calibration.placement import place
     from edgewise.calibration.qdq import quantise_s8
     from edgewise.calibration.samples import CalibrationSet
-    from edgewise.runtime.manifest import CalibrationMethod, Target
-    from edgewise.runtime.manifest_kinds import Stretch
+    from edgewise.runtime.contract.kinds import Stretch
+    from edgewise.runtime.contract.manifest import CalibrationMethod, Target
 
     samples = CalibrationSet.from_folder(images, count=CALIBRATION_IMAGES)
     table = calibrate(graph, samples, Stretch(size=(SIDE, SIDE)), method=CalibrationMethod.MINMAX)
@@ -73,7 +73,7 @@ def quantize_static_form(graph: Path, images: Path, folder: Path, *, seven_bits:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import CalibrationDataReader
 
-    from edgewise.runtime.sources import read_image
+    from edgewise.runtime.frames.sources import read_image
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:

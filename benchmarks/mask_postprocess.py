@@ -26,10 +26,10 @@ import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco
 
-from edgewise.runtime.geometry import scaling
-from edgewise.runtime.masks import MaskCrops
-from edgewise.runtime.paste import paste_box_masks, paste_prototype_masks
-from edgewise.runtime.rle import encode_rle
+from edgewise.runtime.pixels.geometry import scaling
+from edgewise.runtime.pixels.masks import MaskCrops
+from edgewise.runtime.pixels.paste import paste_box_masks, paste_prototype_masks
+from edgewise.runtime.pixels.rle import encode_rle
 
 HEIGHT, WIDTH = 2160, 3840
 INPUT = 550

@@ -22,12 +22,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.geometry import scaling
-from edgewise.runtime.manifest import ClassKind, ClassLabel
-from edgewise.runtime.manifest_kinds import PanopticSegments
-from edgewise.runtime.masks import crop_dense
-from edgewise.runtime.postprocess.panoptic_fusion import fuse
-from edgewise.runtime.postprocess.panoptic_segments import panoptic_segments
+from edgewise.runtime.contract.kinds import PanopticSegments
+from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
+from edgewise.runtime.kinds.panoptic.fusion import fuse
+from edgewise.runtime.kinds.panoptic.segments import panoptic_segments
+from edgewise.runtime.pixels.geometry import scaling
+from edgewise.runtime.pixels.masks import crop_dense
 
 HEIGHT, WIDTH = 1080, 1920
 MAP = 192

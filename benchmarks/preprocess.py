@@ -16,8 +16,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from edgewise.runtime.manifest_kinds import Stretch
-from edgewise.runtime.preprocess import preprocess
+from edgewise.runtime.contract.kinds import Stretch
+from edgewise.runtime.frames.preprocessing import preprocess
 
 SIZE = 550
 MEAN = np.array([103.94, 116.78, 123.68], np.float32)

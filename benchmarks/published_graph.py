@@ -16,10 +16,10 @@ def write_graph(path: Path) -> Path:
     import onnx
     import torch
 
-    from edgewise.exporter.export import canonical_graph
+    from edgewise.exporter.way.export import canonical_graph
+    from edgewise.models.data.vocabulary import Vocabulary
     from edgewise.models.registry import find
-    from edgewise.models.vocabulary import Vocabulary
-    from edgewise.runtime.manifest import ClassLabel, Provenance
+    from edgewise.runtime.contract.manifest import ClassLabel, Provenance
 
     torch.manual_seed(0)
     entry = find(MODEL)
@@ -40,6 +40,6 @@ def write_images(folder: Path, count: int) -> Path:
 
 def picture(seed: int) -> np.ndarray:
     """uint8 [550, 550, 3]: smooth colour with overlapping shapes and a little noise."""
-    from edgewise.exporter.goldens import drawn_frame
+    from edgewise.exporter.bundle.goldens import drawn_frame
 
     return drawn_frame((SIDE, SIDE), np.random.default_rng(seed))

@@ -22,9 +22,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edgewise.runtime.session import Session
-from edgewise.runtime.sinks import CocoResults
-from edgewise.runtime.sources import open_source
+from edgewise.runtime.command.sinks import CocoResults
+from edgewise.runtime.frames.sources import open_source
+from edgewise.runtime.walk.session import Session
 
 TARGET = 0.9
 WIDTH, HEIGHT = 1920, 1080

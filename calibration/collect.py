@@ -32,9 +32,9 @@ from edgewise.calibration.observers import DEFAULT_PERCENTILE, choose_amax
 from edgewise.calibration.placement import candidate_tensors
 from edgewise.calibration.samples import CalibrationSet, preprocess_sha256
 from edgewise.calibration.table import CalibrationTable, TensorRange
-from edgewise.runtime.errors import CalibrationError
-from edgewise.runtime.manifest import CalibrationMethod
-from edgewise.runtime.manifest_kinds import Preprocess
+from edgewise.runtime.contract.kinds import Preprocess
+from edgewise.runtime.contract.manifest import CalibrationMethod
+from edgewise.runtime.system.errors import CalibrationError
 
 Feeds = Iterable[tuple[str, Mapping[str, NDArray[Any]]]]
 """(sample name, input name -> array) of every sample; arrays may be reused between samples."""

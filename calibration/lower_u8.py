@@ -26,7 +26,7 @@ from edgewise.calibration.graph import (
     with_nodes,
 )
 from edgewise.calibration.unfold import unfold_float_convolutions
-from edgewise.runtime.errors import CalibrationError
+from edgewise.runtime.system.errors import CalibrationError
 
 _NEVER_NEGATIVE = frozenset({"Relu", "Sigmoid", "Softmax", "Abs"})
 _KEEPS_SIGN = frozenset(

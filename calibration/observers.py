@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.calibration.histogram import MagnitudeHistogram
-from edgewise.runtime.errors import CalibrationError
-from edgewise.runtime.manifest import CalibrationMethod
+from edgewise.runtime.contract.manifest import CalibrationMethod
+from edgewise.runtime.system.errors import CalibrationError
 
 LEVELS = 128
 """Magnitudes that a signed symmetric code can take."""

@@ -34,8 +34,8 @@ from edgewise.calibration.graph import (
     weighted_op,
     with_node_names,
 )
-from edgewise.runtime.errors import CalibrationError
-from edgewise.runtime.manifest import KeptNode, Precision, Target
+from edgewise.runtime.contract.manifest import KeptNode, Precision, Target
+from edgewise.runtime.system.errors import CalibrationError
 
 _MOVES_POINTS = {"DeformConv": (2, 4)}
 """Inputs that say where, or how strongly, an operator samples."""

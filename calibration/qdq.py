@@ -24,7 +24,7 @@ from edgewise.calibration.graph import (
 )
 from edgewise.calibration.placement import Placement
 from edgewise.calibration.table import CalibrationTable
-from edgewise.runtime.errors import CalibrationError
+from edgewise.runtime.system.errors import CalibrationError
 
 LEAST_OPSET = 13
 """The first opset whose DequantizeLinear takes an axis."""

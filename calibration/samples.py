@@ -18,10 +18,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.errors import CalibrationError, EdgewiseError
-from edgewise.runtime.manifest_kinds import AffineCrop, Preprocess
-from edgewise.runtime.preprocess import Box, preprocess
-from edgewise.runtime.sources import IMAGE_SUFFIXES, decode_image
+from edgewise.runtime.contract.kinds import AffineCrop, Preprocess
+from edgewise.runtime.frames.preprocessing import Box, preprocess
+from edgewise.runtime.frames.sources import IMAGE_SUFFIXES, decode_image
+from edgewise.runtime.system.errors import CalibrationError, EdgewiseError
 
 LEAST_CORRELATION = 0.3
 """Generated scenes lie above 0.85, white noise below 0.1, as JPEG of quality 50 and more too."""

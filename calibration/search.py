@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx
 
 from edgewise.calibration.sensitivity import Sensitivity
-from edgewise.runtime.errors import CalibrationError
+from edgewise.runtime.system.errors import CalibrationError
 
 Assemble = Callable[[Mapping[str, str]], onnx.ModelProto]
 """Writes the INT8 graph with some nodes (name -> reason) left wider."""

@@ -19,7 +19,7 @@ from edgewise.calibration.graph import index_graph, tensor_names, weighted_op, w
 from edgewise.calibration.placement import Placement
 from edgewise.calibration.qdq import CodeWriter
 from edgewise.calibration.table import CalibrationTable
-from edgewise.runtime.errors import CalibrationError
+from edgewise.runtime.system.errors import CalibrationError
 
 
 @dataclass(frozen=True)

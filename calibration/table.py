@@ -18,10 +18,10 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from edgewise.runtime.atomic import write_bytes
-from edgewise.runtime.errors import CalibrationError
-from edgewise.runtime.manifest import CalibrationMethod
-from edgewise.runtime.manifest_kinds import Part, PositiveInt, Sha256
+from edgewise.runtime.contract.kinds import Part, PositiveInt, Sha256
+from edgewise.runtime.contract.manifest import CalibrationMethod
+from edgewise.runtime.system.atomic import write_bytes
+from edgewise.runtime.system.errors import CalibrationError
 
 TABLE_FORMAT = 1
 

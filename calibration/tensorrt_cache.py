@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterable, Mapping
 
 from edgewise.calibration.table import CalibrationTable
-from edgewise.runtime.errors import CalibrationError
+from edgewise.runtime.system.errors import CalibrationError
 
 DEFAULT_VERSION = "8601"
 

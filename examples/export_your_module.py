@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgewise.exporter.export import export_bundle
-from edgewise.runtime.manifest import (
+from edgewise.exporter.way.export import export_bundle
+from edgewise.runtime.contract.manifest import (
     ClassLabel,
     DType,
     Graph,

@@ -18,14 +18,14 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from edgewise.runtime.cli import app as device_app
-from edgewise.runtime.cli import main_of
-from edgewise.runtime.errors import ExportError, MissingExtraError
-from edgewise.runtime.manifest import CalibrationMethod, Precision, Target
+from edgewise.runtime.command.cli import app as device_app
+from edgewise.runtime.command.cli import main_of
+from edgewise.runtime.contract.manifest import CalibrationMethod, Precision, Target
+from edgewise.runtime.system.errors import ExportError, MissingExtraError
 
 if TYPE_CHECKING:
-    from edgewise.exporter.calibration_images import CalibrationRequest
-    from edgewise.runtime.bundle import Bundle
+    from edgewise.exporter.precision.calibration_images import CalibrationRequest
+    from edgewise.runtime.contract.bundle import Bundle
 
 EXTRAS = {
     **dict.fromkeys(
@@ -91,7 +91,7 @@ def export(
 ) -> None:
     """Export a checkpoint as a bundle: ONNX, simplified, checked, and with --calibration in FP16 and INT8."""
     with _needs("export"):
-        from edgewise.exporter.export import ExportOptions, export_checkpoint
+        from edgewise.exporter.way.export import ExportOptions, export_checkpoint
 
         request = None
         if calibration is not None:
@@ -125,8 +125,8 @@ def calibrate(
 ) -> None:
     """Calibrate a bundle and add its FP16 and INT8 files, in place of those it has."""
     with _needs("calibrate"):
-        from edgewise.exporter.quantise import calibrate_bundle
-        from edgewise.runtime.bundle import Bundle
+        from edgewise.exporter.precision.quantise import calibrate_bundle
+        from edgewise.runtime.contract.bundle import Bundle
 
         opened = Bundle.open(bundle)
         request = _calibration_request(images, count, seed, method, validation, precision)
@@ -153,8 +153,8 @@ def build(
 ) -> None:
     """Build an engine and check that it computes in the precision that was asked for."""
     with _needs("build"):
-        from edgewise.exporter.build import BuildOptions, build_engine, with_realised
-        from edgewise.runtime.bundle import Bundle
+        from edgewise.exporter.engines.build import BuildOptions, build_engine, with_realised
+        from edgewise.runtime.contract.bundle import Bundle
 
         opened = Bundle.open(bundle)
         with _steps(lines=False) as step:
@@ -249,9 +249,9 @@ def train(
         from dataclasses import replace
 
         from edgewise.models import registry
-        from edgewise.models.recipes import recipe_for
-        from edgewise.models.training import TrainingRequest
-        from edgewise.models.training import train as run_training
+        from edgewise.models.families.recipes import recipe_for
+        from edgewise.models.training.loop import TrainingRequest
+        from edgewise.models.training.loop import train as run_training
 
         changes = {name: value for name, value in (("steps", steps), ("batch", batch)) if value is not None}
         request = TrainingRequest(
@@ -284,8 +284,8 @@ def import_checkpoint(
     """Bring a published checkpoint in; keys that do not fit are listed, nothing loads in part."""
     with _needs("import-checkpoint"):
         from edgewise.models import registry
-        from edgewise.models.upstream import convert_checkpoint
-        from edgewise.runtime.atomic import refuse_existing
+        from edgewise.models.checkpoints.upstream import convert_checkpoint
+        from edgewise.runtime.system.atomic import refuse_existing
 
         entry = registry.find(model)
         refuse_existing(output, replace=force)
@@ -321,7 +321,7 @@ def demo(
 ) -> None:
     """The whole way once: scenes, export, calibration, engines, self test, overlays, parity report."""
     with _needs("demo"):
-        from edgewise.exporter.demo import run_demo, summary
+        from edgewise.exporter.demo.demo import run_demo, summary
 
         with _steps() as step:
             made = run_demo(output, replace=force, progress=step, console=console)
@@ -339,7 +339,7 @@ def _calibration_request(
     validation: Path | None,
     precisions: list[Precision] | None,
 ) -> CalibrationRequest:
-    from edgewise.exporter.calibration_images import CalibrationRequest
+    from edgewise.exporter.precision.calibration_images import CalibrationRequest
 
     return CalibrationRequest(
         images=images,

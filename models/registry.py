@@ -14,19 +14,19 @@ from typing import Any
 import msgspec
 from torch import Tensor, nn
 
-from edgewise.models.hourglass import config as hourglass_configs
-from edgewise.models.hourglass import family as hourglass
-from edgewise.models.hourglass import layouts as hourglass_layouts
-from edgewise.models.layouts import Layout
-from edgewise.models.upsnet import config as upsnet_configs
-from edgewise.models.upsnet import family as upsnet
-from edgewise.models.upsnet import layouts as upsnet_layouts
-from edgewise.models.vocabulary import Vocabulary, VocabularySize
-from edgewise.models.yolact import config as yolact_configs
-from edgewise.models.yolact import family as yolact
-from edgewise.models.yolact import layouts as yolact_layouts
-from edgewise.runtime.errors import ModelError
-from edgewise.runtime.manifest import Manifest, Preprocess, Provenance, Task
+from edgewise.models.data.vocabulary import Vocabulary, VocabularySize
+from edgewise.models.families.hourglass import config as hourglass_configs
+from edgewise.models.families.hourglass import family as hourglass
+from edgewise.models.families.hourglass import layouts as hourglass_layouts
+from edgewise.models.families.layout import Layout
+from edgewise.models.families.upsnet import config as upsnet_configs
+from edgewise.models.families.upsnet import family as upsnet
+from edgewise.models.families.upsnet import layouts as upsnet_layouts
+from edgewise.models.families.yolact import config as yolact_configs
+from edgewise.models.families.yolact import family as yolact
+from edgewise.models.families.yolact import layouts as yolact_layouts
+from edgewise.runtime.contract.manifest import Manifest, Preprocess, Provenance, Task
+from edgewise.runtime.system.errors import ModelError
 
 
 @dataclass(frozen=True)

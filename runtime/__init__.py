@@ -8,50 +8,38 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from edgewise.runtime.errors import (
-    BackendError as BackendError,
-)
-from edgewise.runtime.errors import (
-    BundleError as BundleError,
-)
-from edgewise.runtime.errors import (
-    EdgewiseError as EdgewiseError,
-)
-from edgewise.runtime.errors import (
-    ManifestError as ManifestError,
-)
-from edgewise.runtime.errors import (
-    ResultError as ResultError,
-)
-from edgewise.runtime.errors import (
-    SourceError as SourceError,
-)
+from edgewise.runtime.system.errors import BackendError as BackendError
+from edgewise.runtime.system.errors import BundleError as BundleError
+from edgewise.runtime.system.errors import EdgewiseError as EdgewiseError
+from edgewise.runtime.system.errors import ManifestError as ManifestError
+from edgewise.runtime.system.errors import ResultError as ResultError
+from edgewise.runtime.system.errors import SourceError as SourceError
 
 if TYPE_CHECKING:
-    from edgewise.runtime.box_sources import CocoBoxes as CocoBoxes
-    from edgewise.runtime.box_sources import DetectorBoxes as DetectorBoxes
-    from edgewise.runtime.bundle import Bundle as Bundle
-    from edgewise.runtime.results import Instances as Instances
-    from edgewise.runtime.results import Keypoints as Keypoints
-    from edgewise.runtime.results import Panoptic as Panoptic
-    from edgewise.runtime.results import Result as Result
-    from edgewise.runtime.session import Session as Session
-    from edgewise.runtime.sources import Frame as Frame
-    from edgewise.runtime.sources import open_source as open_source
-    from edgewise.runtime.views import FrameBoxes as FrameBoxes
+    from edgewise.runtime.contract.bundle import Bundle as Bundle
+    from edgewise.runtime.frames.looks import FrameBoxes as FrameBoxes
+    from edgewise.runtime.frames.sources import Frame as Frame
+    from edgewise.runtime.frames.sources import open_source as open_source
+    from edgewise.runtime.kinds.instances.result import Instances as Instances
+    from edgewise.runtime.kinds.keypoints.result import Keypoints as Keypoints
+    from edgewise.runtime.kinds.panoptic.result import Panoptic as Panoptic
+    from edgewise.runtime.results.result import Result as Result
+    from edgewise.runtime.walk.box_sources import CocoBoxes as CocoBoxes
+    from edgewise.runtime.walk.box_sources import DetectorBoxes as DetectorBoxes
+    from edgewise.runtime.walk.session import Session as Session
 
 _LAZY = {
-    "Bundle": "bundle",
-    "CocoBoxes": "box_sources",
-    "DetectorBoxes": "box_sources",
-    "Frame": "sources",
-    "FrameBoxes": "views",
-    "Instances": "results",
-    "Keypoints": "results",
-    "Panoptic": "results",
-    "Result": "results",
-    "Session": "session",
-    "open_source": "sources",
+    "Bundle": "contract.bundle",
+    "CocoBoxes": "walk.box_sources",
+    "DetectorBoxes": "walk.box_sources",
+    "Frame": "frames.sources",
+    "FrameBoxes": "frames.looks",
+    "Instances": "kinds.instances.result",
+    "Keypoints": "kinds.keypoints.result",
+    "Panoptic": "kinds.panoptic.result",
+    "Result": "results.result",
+    "Session": "walk.session",
+    "open_source": "frames.sources",
 }
 
 __all__ = [

@@ -1,5 +1,5 @@
 """`python -m edgewise.runtime`: the device verbs without the console script."""
 
-from edgewise.runtime.cli import main
+from edgewise.runtime.command.cli import main
 
 main()

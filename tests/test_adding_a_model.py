@@ -11,19 +11,19 @@ from types import ModuleType
 
 import pytest
 
-from edgewise.exporter.calibration_images import CalibrationRequest
-from edgewise.exporter.export import ExportOptions, export_checkpoint
 from edgewise.exporter.parity import ParityRequest, compare
+from edgewise.exporter.precision.calibration_images import CalibrationRequest
+from edgewise.exporter.way.export import ExportOptions, export_checkpoint
 from edgewise.models import registry
-from edgewise.models.augment import NO_AUGMENTATION
-from edgewise.models.recipes import TINY
+from edgewise.models.data.augment import NO_AUGMENTATION
+from edgewise.models.families.recipes import TINY
 from edgewise.models.scenes.dataset import write_dataset
-from edgewise.models.training import TrainingRequest, train
+from edgewise.models.training.loop import TrainingRequest, train
 from edgewise.runtime import Session
-from edgewise.runtime.manifest import Precision, Target
-from edgewise.runtime.results import Keypoints
-from edgewise.runtime.selftest import selftest
-from edgewise.runtime.sources import read_image
+from edgewise.runtime.command.selftest import selftest
+from edgewise.runtime.contract.manifest import Precision, Target
+from edgewise.runtime.frames.sources import read_image
+from edgewise.runtime.kinds.keypoints.result import Keypoints
 
 PAGE = Path(__file__).parents[1] / "docs" / "adding-a-model.md"
 NAME = "pointer-small"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgewise.calibration.samples import CalibrationSet
-from edgewise.models.datasets import Dataset
-from edgewise.runtime.errors import CalibrationError, DatasetError
-from edgewise.runtime.manifest import Calibration, Manifest
-from edgewise.runtime.manifest_kinds import AffineCrop
+from edgewise.models.data.dataset import Dataset
+from edgewise.runtime.contract.kinds import AffineCrop
+from edgewise.runtime.contract.manifest import Calibration, Manifest
+from edgewise.runtime.system.errors import CalibrationError, DatasetError
 
 
 def refuse_calibration_images(manifest: Manifest, dataset: Dataset) -> None:

@@ -9,8 +9,8 @@ from edgewise.exporter.parity.html import render_html
 from edgewise.exporter.parity.report import ParityReport, encode_report
 from edgewise.exporter.parity.request import ParityRequest
 from edgewise.exporter.parity.table import report_tables
-from edgewise.runtime.atomic import write_bytes, write_text
-from edgewise.runtime.errors import ParityError
+from edgewise.runtime.system.atomic import write_bytes, write_text
+from edgewise.runtime.system.errors import ParityError
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -19,13 +19,14 @@ from edgewise.exporter.parity.stages import EngineStage
 from edgewise.exporter.parity.task import ResultFile, check_vocabulary, words_of
 from edgewise.exporter.parity.tracks import Decoded, Image, PairTrack, StageTrack
 from edgewise.exporter.parity.verdict import Run, gallery, report
-from edgewise.models.datasets import Dataset, open_dataset
-from edgewise.models.metrics import metric_of
-from edgewise.runtime.bundle import Bundle
-from edgewise.runtime.errors import DatasetError, ParityError
-from edgewise.runtime.manifest import Precision
-from edgewise.runtime.matching import display_threshold
-from edgewise.runtime.processor import available_cores
+from edgewise.models.data.dataset import Dataset
+from edgewise.models.measuring.datasets import open_dataset
+from edgewise.models.measuring.metrics import metric_of
+from edgewise.runtime.compare.matching import display_threshold
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import Precision
+from edgewise.runtime.system.errors import DatasetError, ParityError
+from edgewise.runtime.system.processor import available_cores
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how many steps are done, and of how many."""

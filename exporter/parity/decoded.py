@@ -1,12 +1,12 @@
-"""Level 2: decoded results of two stages, matched by the rule of `edgewise.runtime.matching`."""
+"""Level 2: decoded results of two stages, matched by the rule of `edgewise.runtime.compare.matching`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgewise.runtime.manifest import Budget
-from edgewise.runtime.matching import Detections, Matching, margin_of, match
-from edgewise.runtime.results import Result
+from edgewise.runtime.compare.matching import Detections, Matching, margin_of, match
+from edgewise.runtime.contract.manifest import Budget
+from edgewise.runtime.results.result import Result
 
 
 def match_results(candidate: Result, reference: Result, *, threshold: float, budget: Budget) -> Matching:

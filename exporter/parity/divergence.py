@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgewise.exporter.graph.inner_tensors import InnerTensors
 from edgewise.exporter.parity.first_divergence import LayerError, first_divergence, layer_errors
-from edgewise.exporter.parity.inner_tensors import InnerTensors
 from edgewise.exporter.parity.report import (
     Comparison,
     Divergence,
@@ -15,10 +15,10 @@ from edgewise.exporter.parity.report import (
     TensorFigures,
     finite,
 )
-from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import Graph
 from edgewise.runtime.engines.base import Tensor
-from edgewise.runtime.errors import BackendError, ParityError
-from edgewise.runtime.manifest import Graph
+from edgewise.runtime.system.errors import BackendError, ParityError
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from edgewise.exporter.parity.inner_tensors import InnerTensors
+from edgewise.exporter.graph.inner_tensors import InnerTensors
 from edgewise.exporter.parity.tensors import difference
+from edgewise.runtime.contract.manifest import TensorSpec
 from edgewise.runtime.engines.base import Tensor, numpy_dtype
-from edgewise.runtime.manifest import TensorSpec
 
 CHUNK_BYTES = 128 << 20
 """Size of the inner tensors exposed at a time: it bounds a walk's memory. A chunk is a run of both models."""

@@ -15,11 +15,11 @@ from edgewise.exporter.parity.stages import Stage
 from edgewise.exporter.parity.task import TaskWords
 from edgewise.exporter.parity.tensors import structure_problems, value_problems
 from edgewise.exporter.parity.tracks import Image
-from edgewise.models.datasets import Dataset
-from edgewise.runtime.errors import EdgewiseError
-from edgewise.runtime.manifest import Manifest
-from edgewise.runtime.postprocess import postprocess
-from edgewise.runtime.results import Result
+from edgewise.models.data.dataset import Dataset
+from edgewise.runtime.contract.manifest import Manifest
+from edgewise.runtime.decoding.decode import postprocess
+from edgewise.runtime.results.result import Result
+from edgewise.runtime.system.errors import EdgewiseError
 
 TILE_WIDTH = 360
 JPEG_QUALITY = 84

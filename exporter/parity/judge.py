@@ -14,7 +14,7 @@ from edgewise.exporter.parity.report import (
     finite,
 )
 from edgewise.exporter.parity.tensors import TensorTally
-from edgewise.runtime.manifest import Budget
+from edgewise.runtime.contract.manifest import Budget
 
 
 def tensor_figures(tallies: Mapping[str, TensorTally], probes: Sequence[str]) -> tuple[TensorFigures, ...]:

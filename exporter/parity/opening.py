@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgewise.exporter.export import CHECKPOINT, EXPORTED
 from edgewise.exporter.parity.report import Status
 from edgewise.exporter.parity.request import ParityRequest
 from edgewise.exporter.parity.stages import (
@@ -22,14 +21,15 @@ from edgewise.exporter.parity.stages import (
     StageInfo,
     TorchStage,
 )
-from edgewise.runtime.bundle import Bundle
-from edgewise.runtime.engine_cache import EngineCache
+from edgewise.exporter.way.export import CHECKPOINT, EXPORTED
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import EveryFrame, Graph, GraphFile, Precision, Target
 from edgewise.runtime.engines import open_engine
+from edgewise.runtime.engines.cache import EngineCache
 from edgewise.runtime.engines.cuda import find_gpu
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edgewise.runtime.engines.tensorrt_api import import_tensorrt
-from edgewise.runtime.errors import BackendError, CheckpointError, MissingExtraError, ParityError
-from edgewise.runtime.manifest import EveryFrame, Graph, GraphFile, Precision, Target
+from edgewise.runtime.system.errors import BackendError, CheckpointError, MissingExtraError, ParityError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -151,7 +151,7 @@ def torch_module(bundle: Bundle, request: ParityRequest) -> nn.Module:
             where=str(bundle.path),
             hint="pass the module through the Python API (ParityRequest.module), or pass --without-torch",
         )
-    from edgewise.models.checkpoint import load_model
+    from edgewise.models.checkpoints.checkpoint import load_model
 
     path = request.checkpoint
     if path is None:

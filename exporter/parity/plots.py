@@ -18,7 +18,7 @@ from edgewise.exporter.parity.report import (
     Status,
     TensorFigures,
 )
-from edgewise.runtime.manifest import Precision
+from edgewise.runtime.contract.manifest import Precision
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ import math
 
 import msgspec
 
-from edgewise.runtime.manifest import Precision
+from edgewise.runtime.contract.manifest import Precision
 
 REPORT_FORMAT = 2
 
@@ -80,7 +80,7 @@ class TensorFigures(Part, frozen=True, kw_only=True):
 
 
 class DecodedFigures(Part, frozen=True, kw_only=True):
-    """Matching of results over all images, by the rule of `runtime/matching.py`; shares in 0..1."""
+    """Matching of results over all images, by the rule of `runtime/compare/matching.py`; shares in 0..1."""
 
     reference_count: int
     """Clearly above the display threshold: these must find a partner."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgewise.runtime.manifest import Target
-from edgewise.runtime.processor import available_cores
+from edgewise.runtime.contract.manifest import Target
+from edgewise.runtime.system.processor import available_cores
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from edgewise.exporter.parity.inner_tensors import InnerTensors
+from edgewise.exporter.graph.inner_tensors import InnerTensors
+from edgewise.runtime.contract.manifest import Graph, Precision, TensorSpec
 from edgewise.runtime.engines.base import Engine, Tensor
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edgewise.runtime.errors import ParityError
-from edgewise.runtime.manifest import Graph, Precision, TensorSpec
+from edgewise.runtime.system.errors import ParityError
 
 if TYPE_CHECKING:
     from torch import nn

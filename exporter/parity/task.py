@@ -10,10 +10,10 @@ from typing import IO, Any
 import msgspec
 
 from edgewise.exporter.parity.report import finite
-from edgewise.models.datasets import Dataset
-from edgewise.models.metrics import Metric
-from edgewise.runtime.errors import DatasetError, ParityError
-from edgewise.runtime.manifest import Manifest, Task
+from edgewise.models.data.dataset import Dataset
+from edgewise.models.tasks.metric import Metric
+from edgewise.runtime.contract.manifest import Manifest, Task
+from edgewise.runtime.system.errors import DatasetError, ParityError
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgewise.runtime.checks import equal_share
+from edgewise.runtime.compare.checks import equal_share
+from edgewise.runtime.contract.manifest import TensorSpec
 from edgewise.runtime.engines.base import Tensor, describe, numpy_dtype
-from edgewise.runtime.manifest import TensorSpec
 
 NEAR = 0.1
 """Vectors are near each other where the length of their difference is less than this part of the shorter."""

@@ -16,13 +16,13 @@ from edgewise.exporter.parity.report import Against, Status
 from edgewise.exporter.parity.stages import StageInfo
 from edgewise.exporter.parity.task import ResultFile
 from edgewise.exporter.parity.tensors import TensorTally, difference, structure_problems, value_problems
-from edgewise.runtime.checks import class_maps
+from edgewise.runtime.compare.checks import class_maps
+from edgewise.runtime.contract.manifest import Budget, Manifest
+from edgewise.runtime.decoding.decode import postprocess
 from edgewise.runtime.engines.base import Tensor
-from edgewise.runtime.errors import EdgewiseError
-from edgewise.runtime.manifest import Budget, Manifest
-from edgewise.runtime.postprocess import postprocess
-from edgewise.runtime.results import Result
-from edgewise.runtime.views import Views
+from edgewise.runtime.frames.looks import Views
+from edgewise.runtime.results.result import Result
+from edgewise.runtime.system.errors import EdgewiseError
 
 PROBLEMS_SHOWN = 5
 SCORE_PAIRS = 1500

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from edgewise.exporter.numerics import network_inputs
+from edgewise.exporter.bundle.tool_versions import tool_versions, writer
+from edgewise.exporter.graph.numerics import network_inputs
 from edgewise.exporter.parity.divergence import OnnxFile, find_divergence, image_to_walk, layer_curve
 from edgewise.exporter.parity.gallery import Overlay, choose_images, draw_overlay
 from edgewise.exporter.parity.judge import (
@@ -34,15 +35,14 @@ from edgewise.exporter.parity.request import ParityRequest
 from edgewise.exporter.parity.stages import CANONICAL, EXPORTED_STAGE, LoweredStage
 from edgewise.exporter.parity.task import TaskWords, task_metrics
 from edgewise.exporter.parity.tracks import Image, PairTrack, StageTrack
-from edgewise.exporter.tool_versions import tool_versions, writer
-from edgewise.models.datasets import Dataset
-from edgewise.models.metrics import Metric
-from edgewise.runtime.atomic import sha256_of
-from edgewise.runtime.bundle import MANIFEST, Bundle
+from edgewise.models.data.dataset import Dataset
+from edgewise.models.tasks.metric import Metric
+from edgewise.runtime.contract.bundle import MANIFEST, Bundle
+from edgewise.runtime.contract.manifest import Graph, Precision
 from edgewise.runtime.engines.base import Tensor
-from edgewise.runtime.errors import BackendError, ParityError
-from edgewise.runtime.manifest import Graph, Precision
-from edgewise.runtime.views import views_of
+from edgewise.runtime.frames.looks import views_of
+from edgewise.runtime.system.atomic import sha256_of
+from edgewise.runtime.system.errors import BackendError, ParityError
 
 Metrics = Mapping[str, Mapping[str, float | None]]
 """Stage -> metric -> value."""

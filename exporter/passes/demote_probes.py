@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgewise.exporter.passes.conditions import gives_exactly, makes
-from edgewise.exporter.passes.graph_edit import drop_unused_initialisers
-from edgewise.exporter.passes.infrastructure import Pass
-from edgewise.runtime.manifest import Graph
+from edgewise.exporter.graph.conditions import gives_exactly, makes
+from edgewise.exporter.graph.edit import drop_unused_initialisers
+from edgewise.exporter.graph.passes import Pass
+from edgewise.runtime.contract.manifest import Graph
 
 if TYPE_CHECKING:
     import onnx

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgewise.exporter.passes.conditions import (
+from edgewise.exporter.graph.conditions import (
     no_control_flow,
     only_standard_operators,
     opset_at_most,
     opset_of,
 )
-from edgewise.exporter.passes.graph_edit import (
+from edgewise.exporter.graph.edit import (
     attribute,
     constants,
     drop_attribute,
@@ -27,7 +27,7 @@ from edgewise.exporter.passes.graph_edit import (
     shapes,
     unique_name,
 )
-from edgewise.exporter.passes.infrastructure import Pass
+from edgewise.exporter.graph.passes import Pass
 
 if TYPE_CHECKING:
     import onnx

@@ -18,19 +18,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgewise.exporter.passes.conditions import has_no, no_control_flow
-from edgewise.exporter.passes.graph_edit import (
-    attribute,
-    constants,
-    consumers,
-    element_types,
-    producers,
-    shapes,
-)
-from edgewise.exporter.passes.infrastructure import Pass
-from edgewise.exporter.passes.node_writer import NodeWriter
-from edgewise.exporter.passes.regions import Region
-from edgewise.runtime.errors import ExportError
+from edgewise.exporter.graph.conditions import has_no, no_control_flow
+from edgewise.exporter.graph.edit import attribute, constants, consumers, element_types, producers, shapes
+from edgewise.exporter.graph.node_writer import NodeWriter
+from edgewise.exporter.graph.passes import Pass
+from edgewise.exporter.graph.regions import Region
+from edgewise.runtime.system.errors import ExportError
 
 if TYPE_CHECKING:
     import onnx

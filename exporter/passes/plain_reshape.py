@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgewise.exporter.passes.conditions import no_control_flow
-from edgewise.exporter.passes.graph_edit import attribute, constants, drop_attribute
-from edgewise.exporter.passes.infrastructure import Pass
+from edgewise.exporter.graph.conditions import no_control_flow
+from edgewise.exporter.graph.edit import attribute, constants, drop_attribute
+from edgewise.exporter.graph.passes import Pass
 
 if TYPE_CHECKING:
     import onnx

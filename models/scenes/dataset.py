@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from edgewise.models.scenes.scene import Scene, render_scene
 from edgewise.models.scenes.vocabulary import KEYPOINT_NAMES, KEYPOINTS, LABELS, STUFF_LABELS
-from edgewise.runtime.atomic import staged_folder, write_text
-from edgewise.runtime.errors import DatasetError
-from edgewise.runtime.manifest import ClassKind, ClassLabel
-from edgewise.runtime.masks import crop_dense
-from edgewise.runtime.rle import encode_rle
+from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
+from edgewise.runtime.pixels.masks import crop_dense
+from edgewise.runtime.pixels.rle import encode_rle
+from edgewise.runtime.system.atomic import staged_folder, write_text
+from edgewise.runtime.system.errors import DatasetError
 
 INSTANCES_FILE = "instances.json"
 PANOPTIC_FILE = "panoptic.json"

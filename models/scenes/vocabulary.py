@@ -6,7 +6,7 @@ COCO person keypoints read the datasets unchanged.
 
 from __future__ import annotations
 
-from edgewise.runtime.manifest import ClassKind, ClassLabel, KeypointLayout
+from edgewise.runtime.contract.manifest import ClassKind, ClassLabel, KeypointLayout
 
 THING_NAMES = ("person", "disc", "box", "triangle", "star", "ring")
 STUFF_NAMES = ("sky", "mountain", "grass", "sand", "water", "road")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgewise.runtime.contract.manifest import Precision, Target
 from edgewise.runtime.engines.base import Engine as Engine
-from edgewise.runtime.errors import BackendError
-from edgewise.runtime.manifest import Precision, Target
+from edgewise.runtime.system.errors import BackendError
 
 if TYPE_CHECKING:
-    from edgewise.runtime.bundle import Bundle
+    from edgewise.runtime.contract.bundle import Bundle
 
 
 def open_engine(

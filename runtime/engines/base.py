@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.errors import BackendError
-from edgewise.runtime.manifest import DType, TensorSpec
+from edgewise.runtime.contract.manifest import DType, TensorSpec
+from edgewise.runtime.system.errors import BackendError
 
 Tensor = NDArray[Any]
 

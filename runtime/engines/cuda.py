@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgewise.runtime.engines.base import Tensor
-from edgewise.runtime.errors import BackendError
+from edgewise.runtime.system.errors import BackendError
 
 INSTALL_PYCUDA = (
     "pip install pycuda; it compiles, so the CUDA toolkit must be installed and its bin folder on PATH "

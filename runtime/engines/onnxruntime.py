@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgewise.runtime.contract.manifest import DType, Precision, Target, TensorSpec
 from edgewise.runtime.engines.base import Tensor, check_signature, check_tensors
-from edgewise.runtime.errors import BackendError
-from edgewise.runtime.manifest import DType, Precision, Target, TensorSpec
-from edgewise.runtime.processor import available_cores
+from edgewise.runtime.system.errors import BackendError
+from edgewise.runtime.system.processor import available_cores
 
 if TYPE_CHECKING:
-    from edgewise.runtime.bundle import Bundle
+    from edgewise.runtime.contract.bundle import Bundle
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgewise.runtime.engine_cache import EngineCache
+from edgewise.runtime.contract.manifest import DType, Precision, Target, TensorSpec
 from edgewise.runtime.engines.base import Tensor, check_signature, check_tensors, numpy_dtype
+from edgewise.runtime.engines.cache import EngineCache
 from edgewise.runtime.engines.cuda import CudaContext, TensorBuffer, find_gpu
 from edgewise.runtime.engines.tensorrt_api import (
     ERROR,
@@ -18,11 +19,10 @@ from edgewise.runtime.engines.tensorrt_api import (
     make_logger,
     manifest_dtype,
 )
-from edgewise.runtime.errors import BackendError
-from edgewise.runtime.manifest import DType, Precision, Target, TensorSpec
+from edgewise.runtime.system.errors import BackendError
 
 if TYPE_CHECKING:
-    from edgewise.runtime.bundle import Bundle
+    from edgewise.runtime.contract.bundle import Bundle
 
 
 def open_tensorrt(

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from edgewise.runtime.errors import BackendError, MissingExtraError
-from edgewise.runtime.manifest import DType, Target
+from edgewise.runtime.contract.manifest import DType, Target
+from edgewise.runtime.system.errors import BackendError, MissingExtraError
 
 _MODULES = {
     Target.TENSORRT: ("tensorrt",),

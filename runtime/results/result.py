@@ -7,8 +7,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.geometry import Size
-from edgewise.runtime.manifest import ClassLabel
+from edgewise.runtime.contract.manifest import ClassLabel
+from edgewise.runtime.pixels.geometry import Size
 
 Same = TypeVar("Same", bound="Result")
 

@@ -16,8 +16,8 @@ from edgewise.calibration.placement import EVERYTHING, place
 from edgewise.calibration.qdq import quantise_s8
 from edgewise.calibration.table import CalibrationTable, TensorRange
 from edgewise.calibration.unfold import unfold_float_convolutions
-from edgewise.runtime.errors import CalibrationError
-from edgewise.runtime.manifest import CalibrationMethod, Target
+from edgewise.runtime.contract.manifest import CalibrationMethod, Target
+from edgewise.runtime.system.errors import CalibrationError
 
 Run = Callable[..., dict[str, np.ndarray]]
 TARGETS = [Target.TENSORRT, Target.ONNXRUNTIME]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from edgewise.calibration.histogram import MagnitudeHistogram
 from edgewise.calibration.observers import LEVELS, choose_amax, entropy_bins, mse_bins, percentile_bins
-from edgewise.runtime.errors import CalibrationError
-from edgewise.runtime.manifest import CalibrationMethod
+from edgewise.runtime.contract.manifest import CalibrationMethod
+from edgewise.runtime.system.errors import CalibrationError
 
 
 def entropy_by_loops(counts: list[float], step: int) -> int:

@@ -12,8 +12,8 @@ from edgewise.calibration.placement import (
     candidate_tensors,
     place,
 )
-from edgewise.runtime.errors import CalibrationError
-from edgewise.runtime.manifest import Precision, Target
+from edgewise.runtime.contract.manifest import Precision, Target
+from edgewise.runtime.system.errors import CalibrationError
 
 
 def readers(placement: Placement, tensor: str) -> set[str]:

@@ -19,9 +19,9 @@ from edgewise.calibration.placement import EVERYTHING, place
 from edgewise.calibration.qdq import quantise_s8, quantise_weight
 from edgewise.calibration.samples import CalibrationSet
 from edgewise.calibration.table import CalibrationTable
-from edgewise.runtime.errors import CalibrationError
-from edgewise.runtime.manifest import CalibrationMethod, Target
-from edgewise.runtime.manifest_kinds import Stretch
+from edgewise.runtime.contract.kinds import Stretch
+from edgewise.runtime.contract.manifest import CalibrationMethod, Target
+from edgewise.runtime.system.errors import CalibrationError
 
 Run = Callable[..., dict[str, np.ndarray]]
 

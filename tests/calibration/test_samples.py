@@ -15,9 +15,9 @@ from edgewise.calibration.samples import (
     neighbour_correlation,
     preprocess_sha256,
 )
-from edgewise.runtime.errors import CalibrationError
-from edgewise.runtime.manifest_kinds import AffineCrop, Letterbox, Stretch
-from edgewise.runtime.preprocess import preprocess
+from edgewise.runtime.contract.kinds import AffineCrop, Letterbox, Stretch
+from edgewise.runtime.frames.preprocessing import preprocess
+from edgewise.runtime.system.errors import CalibrationError
 
 Picture = Callable[[int], np.ndarray]
 

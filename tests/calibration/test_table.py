@@ -16,7 +16,7 @@ from edgewise.calibration.table import (
     symmetric_scale,
     write_table,
 )
-from edgewise.runtime.errors import CalibrationError
+from edgewise.runtime.system.errors import CalibrationError
 
 
 def test_round_trip(table: CalibrationTable, tmp_path: Path) -> None:

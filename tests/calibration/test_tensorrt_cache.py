@@ -9,7 +9,7 @@ import pytest
 from edgewise.calibration.placement import candidate_tensors
 from edgewise.calibration.table import CalibrationTable
 from edgewise.calibration.tensorrt_cache import read_tensorrt_cache, version_tag, write_tensorrt_cache
-from edgewise.runtime.errors import CalibrationError
+from edgewise.runtime.system.errors import CalibrationError
 
 NVIDIAS = b"""TRT-8601-EntropyCalibration2
 Input_0: 3c010a14

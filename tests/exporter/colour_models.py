@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgewise.runtime.manifest import (
+from edgewise.runtime.contract.manifest import (
     AffineCrop,
     ClassKind,
     ClassLabel,
@@ -26,7 +26,7 @@ from edgewise.runtime.manifest import (
     Task,
     TensorSpec,
 )
-from edgewise.runtime.results import Panoptic
+from edgewise.runtime.kinds.panoptic.result import Panoptic
 
 COPIES = 8
 GREY = 110

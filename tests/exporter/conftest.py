@@ -10,9 +10,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from edgewise.exporter.export import CanonicalGraph, canonical_graph, export_bundle
-from edgewise.exporter.goldens import drawn_frame
-from edgewise.runtime.bundle import Bundle
+from edgewise.exporter.bundle.goldens import drawn_frame
+from edgewise.exporter.way.export import CanonicalGraph, canonical_graph, export_bundle
+from edgewise.runtime.contract.bundle import Bundle
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -17,16 +17,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewise.exporter.build import BuildOptions, EngineRecord, build_engine, with_realised
-from edgewise.exporter.bundle_writer import update_bundle, write_bundle
-from edgewise.exporter.model_files import name_model_files
-from edgewise.runtime import manifest as contract
-from edgewise.runtime.bundle import Bundle
-from edgewise.runtime.engine_cache import EngineCache
+from edgewise.exporter.bundle.model_files import name_model_files
+from edgewise.exporter.bundle.writer import update_bundle, write_bundle
+from edgewise.exporter.engines.build import BuildOptions, EngineRecord, build_engine, with_realised
+from edgewise.runtime.contract import manifest as contract
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import DType, KeptNode, Precision, PrecisionRecord, Target, TensorSpec
 from edgewise.runtime.engines import open_engine
+from edgewise.runtime.engines.cache import EngineCache
 from edgewise.runtime.engines.tensorrt_api import import_tensorrt
-from edgewise.runtime.errors import BackendError, BuildError, EdgewiseError, MissingExtraError
-from edgewise.runtime.manifest import DType, KeptNode, Precision, PrecisionRecord, Target, TensorSpec
+from edgewise.runtime.system.errors import BackendError, BuildError, EdgewiseError, MissingExtraError
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="the [rtx] extra is not installed")
 

@@ -13,21 +13,21 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgewise.exporter.builder.calibrator import cache_for, version_number
-from edgewise.exporter.builder.check import check_realised
-from edgewise.exporter.builder.pins import apply_pins, pins_for_calibrator, pins_from_types
-from edgewise.exporter.builder.realised import (
+from edgewise.exporter.engines.calibrator import cache_for, version_number
+from edgewise.exporter.engines.check import check_realised
+from edgewise.exporter.engines.pins import apply_pins, pins_for_calibrator, pins_from_types
+from edgewise.exporter.engines.realised import (
     EngineLayer,
     count_types,
     layers_from_inspector,
     layers_from_log,
     node_type,
 )
-from edgewise.exporter.builder.recipe import Features, Int8Source, Recipe, choose_recipe
-from edgewise.exporter.builder.weighted import WeightedNode
-from edgewise.exporter.fp16 import narrow_nodes
-from edgewise.runtime.errors import BuildError
-from edgewise.runtime.manifest import KeptNode, Precision
+from edgewise.exporter.engines.recipe import Features, Int8Source, Recipe, choose_recipe
+from edgewise.exporter.engines.weighted import WeightedNode
+from edgewise.exporter.passes.fp16 import narrow_nodes
+from edgewise.runtime.contract.manifest import KeptNode, Precision
+from edgewise.runtime.system.errors import BuildError
 
 from .float_graph import float_graph
 

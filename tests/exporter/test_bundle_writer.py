@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgewise.exporter import bundle_writer
-from edgewise.exporter.bundle_writer import place, update_bundle, write_bundle
-from edgewise.exporter.model_files import name_model_files
-from edgewise.runtime.bundle import Bundle
-from edgewise.runtime.errors import EdgewiseError, ExportError, ManifestError
-from edgewise.runtime.manifest import GraphFile, Manifest, Precision, Target
+from edgewise.exporter.bundle import writer as bundle_writer
+from edgewise.exporter.bundle.model_files import name_model_files
+from edgewise.exporter.bundle.writer import place, update_bundle, write_bundle
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import GraphFile, Manifest, Precision, Target
+from edgewise.runtime.system.errors import EdgewiseError, ExportError, ManifestError
 
 
 @pytest.fixture
@@ -112,8 +112,8 @@ KILLED = """
 import sys
 import time
 from pathlib import Path
-from edgewise.exporter import bundle_writer
-from edgewise.runtime.bundle import Bundle
+from edgewise.exporter.bundle import writer as bundle_writer
+from edgewise.runtime.contract.bundle import Bundle
 bundle = Bundle.open(sys.argv[1])
 def wait(manifest):
     print("reached", flush=True)

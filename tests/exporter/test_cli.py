@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from edgewise.exporter.cli import app
 from edgewise.models import registry
-from edgewise.models.checkpoint import CheckpointMeta, save_checkpoint
+from edgewise.models.checkpoints.checkpoint import CheckpointMeta, save_checkpoint
+from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.scenes import LABELS
-from edgewise.models.vocabulary import Vocabulary
-from edgewise.runtime.bundle import Bundle
-from edgewise.runtime.errors import EdgewiseError, MissingExtraError
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.system.errors import EdgewiseError, MissingExtraError
 
 VERBS = {
     "run", "selftest", "inspect", "bench", "doctor", "export", "calibrate", "build", "parity", "train",

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from edgewise.exporter.demo import EVALUATION_SCENES, PAGE, run_demo, summary
-from edgewise.exporter.demo_page import SCENES_SHOWN
-from edgewise.runtime.errors import EdgewiseError, MissingExtraError
-from edgewise.runtime.manifest import Precision, Task
+from edgewise.exporter.demo.demo import EVALUATION_SCENES, PAGE, run_demo, summary
+from edgewise.exporter.demo.page import SCENES_SHOWN
+from edgewise.runtime.contract.manifest import Precision, Task
+from edgewise.runtime.system.errors import EdgewiseError, MissingExtraError
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_without_the_compiler_it_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgewise.exporter import demo
+    from edgewise.exporter.demo import demo
 
     def absent(*arguments: object, **options: object) -> None:
         raise MissingExtraError("demo", "rtx")

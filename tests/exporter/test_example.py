@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgewise.runtime.bundle import Bundle
-from edgewise.runtime.session import Session
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.walk.session import Session
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "export_your_module.py"
 

@@ -13,18 +13,24 @@ import pytest
 import torch
 from torch import nn
 
-from edgewise.exporter.export import ExportOptions, export_bundle, export_checkpoint
-from edgewise.exporter.goldens import GOLDEN_COUNT, Picture, drawn_frame, golden_pictures
+from edgewise.exporter.bundle.goldens import GOLDEN_COUNT, Picture, drawn_frame, golden_pictures
+from edgewise.exporter.way.export import ExportOptions, export_bundle, export_checkpoint
 from edgewise.models import registry
-from edgewise.models.checkpoint import CheckpointMeta, save_checkpoint
+from edgewise.models.checkpoints.checkpoint import CheckpointMeta, save_checkpoint
+from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.scenes import LABELS
-from edgewise.models.vocabulary import Vocabulary
-from edgewise.runtime.bundle import Bundle
-from edgewise.runtime.errors import CheckpointError, EdgewiseError, ExportError, ManifestError, SourceError
-from edgewise.runtime.manifest import Manifest, Precision, Target
-from edgewise.runtime.selftest import selftest
-from edgewise.runtime.session import Session
-from edgewise.runtime.views import FrameBoxes
+from edgewise.runtime.command.selftest import selftest
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import Manifest, Precision, Target
+from edgewise.runtime.frames.looks import FrameBoxes
+from edgewise.runtime.system.errors import (
+    CheckpointError,
+    EdgewiseError,
+    ExportError,
+    ManifestError,
+    SourceError,
+)
+from edgewise.runtime.walk.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +154,7 @@ def test_an_existing_destination_stops_before_any_work(spots: ModuleType, tmp_pa
 
 
 def test_goldens_of_whole_frames() -> None:
-    from edgewise.runtime.manifest import AsIs, Stretch
+    from edgewise.runtime.contract.manifest import AsIs, Stretch
 
     made = golden_pictures(Stretch(size=(64, 64)))
     assert len(made) == GOLDEN_COUNT
@@ -160,7 +166,7 @@ def test_goldens_of_whole_frames() -> None:
 
 
 def test_goldens_of_crops_have_boxes() -> None:
-    from edgewise.runtime.manifest import AffineCrop
+    from edgewise.runtime.contract.manifest import AffineCrop
 
     spec = AffineCrop(size=(64, 48))
     own = FrameBoxes(np.array([[3.0, 4.0, 30.0, 60.0]]), np.ones(1, np.float32))

@@ -5,12 +5,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgewise.exporter.fp16 import Fp16Limits, choose_fp16, fp16_pass, weight_rounding_error
-from edgewise.exporter.numerics import relative_error, run_graph
-from edgewise.exporter.passes import PassRunner, expose
-from edgewise.exporter.passes.graph_edit import element_types
-from edgewise.runtime.errors import ExportError
-from edgewise.runtime.manifest import Precision
+from edgewise.exporter.graph.edit import element_types
+from edgewise.exporter.graph.numerics import relative_error, run_graph
+from edgewise.exporter.graph.passes import PassRunner, expose
+from edgewise.exporter.passes.fp16 import Fp16Limits, choose_fp16, fp16_pass, weight_rounding_error
+from edgewise.runtime.contract.manifest import Precision
+from edgewise.runtime.system.errors import ExportError
 
 from .float_graph import float_graph
 

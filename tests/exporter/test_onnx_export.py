@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgewise.exporter.export import CanonicalGraph
-from edgewise.exporter.numerics import first_difference, run_graph
-from edgewise.exporter.onnx_export import export_onnx, run_module
-from edgewise.runtime.errors import ExportError
-from edgewise.runtime.manifest import DType, Graph, TensorSpec
+from edgewise.exporter.from_torch.onnx_export import export_onnx, run_module
+from edgewise.exporter.graph.numerics import first_difference, run_graph
+from edgewise.exporter.way.export import CanonicalGraph
+from edgewise.runtime.contract.manifest import DType, Graph, TensorSpec
+from edgewise.runtime.system.errors import ExportError
 
 Samples = list[dict[str, np.ndarray]]
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.exporter.budgets import FP32, INT8
+from edgewise.exporter.bundle.budgets import FP32, INT8
 from edgewise.exporter.parity.decoded import DecodedTally, match_results, score_pairs
 from edgewise.exporter.parity.judge import decoded_checks, decoded_figures
-from edgewise.runtime.manifest import ClassLabel
-from edgewise.runtime.masks import crop_dense
-from edgewise.runtime.matching import pooled
-from edgewise.runtime.results import Instances
+from edgewise.runtime.compare.matching import pooled
+from edgewise.runtime.contract.manifest import ClassLabel
+from edgewise.runtime.kinds.instances.result import Instances
+from edgewise.runtime.pixels.masks import crop_dense
 
 LABELS = (ClassLabel(id=1, name="disc"), ClassLabel(id=2, name="box"))
 SIZE = 32

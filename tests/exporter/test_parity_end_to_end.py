@@ -29,11 +29,17 @@ from rich.console import Console
 from edgewise.exporter.parity import Against, Level, ParityReport, ParityRequest, Status, compare, parity
 from edgewise.exporter.parity.html import render_html
 from edgewise.exporter.parity.report import decode_report, encode_report
-from edgewise.runtime.bundle import MANIFEST, Bundle
-from edgewise.runtime.errors import BundleError, CheckpointError, DatasetError, EdgewiseError, ParityError
-from edgewise.runtime.manifest import FileEntry, Manifest, Target, encode
-from edgewise.runtime.masks import crop_dense
-from edgewise.runtime.rle import encode_rle
+from edgewise.runtime.contract.bundle import MANIFEST, Bundle
+from edgewise.runtime.contract.manifest import FileEntry, Manifest, Target, encode
+from edgewise.runtime.pixels.masks import crop_dense
+from edgewise.runtime.pixels.rle import encode_rle
+from edgewise.runtime.system.errors import (
+    BundleError,
+    CheckpointError,
+    DatasetError,
+    EdgewiseError,
+    ParityError,
+)
 
 FP32_FILE = "models/fp32.onnx"
 INT8_FILE = "models/onnxruntime.int8.onnx"
@@ -502,8 +508,8 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from edgewise.exporter.export import ExportOptions, export_checkpoint
-    from edgewise.exporter.quantise import CalibrationRequest
+    from edgewise.exporter.precision.quantise import CalibrationRequest
+    from edgewise.exporter.way.export import ExportOptions, export_checkpoint
     from edgewise.models.scenes import write_dataset
 
     folder = tmp_path_factory.mktemp("tiny")
@@ -635,7 +641,7 @@ def test_the_calibration_images_are_no_evidence(tiny_bundle: Path) -> None:
 
 @pytest.mark.slow
 def test_another_checkpoint_is_refused(broken_tiny: Path, tiny_data: Path, tmp_path: Path) -> None:
-    from edgewise.models.checkpoint import load_model, save_checkpoint
+    from edgewise.models.checkpoints.checkpoint import load_model, save_checkpoint
 
     loaded = load_model(broken_tiny / "source/checkpoint.safetensors")
     with torch.no_grad():

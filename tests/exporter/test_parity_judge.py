@@ -6,7 +6,7 @@ import pytest
 from edgewise.exporter.parity.judge import metric_checks, raw_checks, run_check, tensor_figures
 from edgewise.exporter.parity.report import Check, Level, MetricFigures
 from edgewise.exporter.parity.tensors import TensorDifference, TensorTally
-from edgewise.runtime.manifest import Budget, Precision
+from edgewise.runtime.contract.manifest import Budget, Precision
 
 BUDGET = Budget(
     precision=Precision.FP16,

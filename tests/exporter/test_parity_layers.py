@@ -7,11 +7,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from edgewise.exporter.graph.inner_tensors import InnerTensors, with_outputs
 from edgewise.exporter.parity import first_divergence as walks
 from edgewise.exporter.parity.first_divergence import first_divergence, layer_errors
-from edgewise.exporter.parity.inner_tensors import InnerTensors, with_outputs
-from edgewise.runtime.errors import ParityError
-from edgewise.runtime.manifest import DType, TensorSpec
+from edgewise.runtime.contract.manifest import DType, TensorSpec
+from edgewise.runtime.system.errors import ParityError
 
 DEPTH = 6
 INPUTS = (TensorSpec(name="image", dtype=DType.FLOAT32, shape=(1, 4)),)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from edgewise.exporter.parity.tensors import TensorTally, difference, structure_problems, value_problems
-from edgewise.runtime.manifest import DType, TensorSpec
+from edgewise.runtime.contract.manifest import DType, TensorSpec
 
 SPECS = (
     TensorSpec(name="boxes", dtype=DType.FLOAT32, shape=(1, 2, 4)),

@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgewise.exporter.budgets import FP16
+from edgewise.exporter.bundle.budgets import FP16
 from edgewise.exporter.parity import tracks
 from edgewise.exporter.parity.opening import Opened
 from edgewise.exporter.parity.report import Against, Status
 from edgewise.exporter.parity.stages import StageInfo
 from edgewise.exporter.parity.task import ResultFile
 from edgewise.exporter.parity.tracks import Decoded, Image, PairTrack, StageTrack
-from edgewise.runtime.engines.base import Tensor
-from edgewise.runtime.manifest import (
+from edgewise.runtime.contract.manifest import (
     AsIs,
     ClassLabel,
     DType,
@@ -27,9 +26,10 @@ from edgewise.runtime.manifest import (
     Task,
     TensorSpec,
 )
-from edgewise.runtime.masks import crop_dense
-from edgewise.runtime.results import Instances
-from edgewise.runtime.views import views_of
+from edgewise.runtime.engines.base import Tensor
+from edgewise.runtime.frames.looks import views_of
+from edgewise.runtime.kinds.instances.result import Instances
+from edgewise.runtime.pixels.masks import crop_dense
 
 SIZE = 16
 SPECS = (

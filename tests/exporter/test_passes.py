@@ -5,21 +5,21 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewise.exporter.export import CanonicalGraph
-from edgewise.exporter.numerics import first_difference, relative_error, run_graph
-from edgewise.exporter.passes import Pass, PassRunner, expose
-from edgewise.exporter.passes.conditions import (
+from edgewise.exporter.graph.conditions import (
     gives_exactly,
     no_control_flow,
     only_standard_operators,
     opset_of,
 )
+from edgewise.exporter.graph.numerics import first_difference, relative_error, run_graph
+from edgewise.exporter.graph.passes import Pass, PassRunner, expose
 from edgewise.exporter.passes.demote_probes import demote_probes
 from edgewise.exporter.passes.lower_opset import lower_opset, obstacle
 from edgewise.exporter.passes.plain_reshape import plain_reshape
-from edgewise.exporter.target_profiles import check_target
-from edgewise.runtime.errors import ExportError
-from edgewise.runtime.manifest import Target
+from edgewise.exporter.targets.profiles import check_target
+from edgewise.exporter.way.export import CanonicalGraph
+from edgewise.runtime.contract.manifest import Target
+from edgewise.runtime.system.errors import ExportError
 
 X = np.random.default_rng(1).normal(size=(1, 4, 6, 6)).astype(np.float32)
 SAMPLES = [{"x": X}]

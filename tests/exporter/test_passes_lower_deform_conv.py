@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewise.exporter.lowering import lower_for
-from edgewise.exporter.numerics import relative_error, run_graph
-from edgewise.exporter.passes import PassRunner
-from edgewise.exporter.passes.conditions import opset_of
+from edgewise.exporter.graph.conditions import opset_of
+from edgewise.exporter.graph.numerics import relative_error, run_graph
+from edgewise.exporter.graph.passes import PassRunner
 from edgewise.exporter.passes.lower_deform_conv import lower_deform_conv
-from edgewise.runtime.errors import ExportError
-from edgewise.runtime.manifest import Target
+from edgewise.exporter.targets.lowering import lower_for
+from edgewise.runtime.contract.manifest import Target
+from edgewise.runtime.system.errors import ExportError
 
 GENERATOR = np.random.default_rng(7)
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewise.exporter.lowering import lower_for
-from edgewise.exporter.numerics import relative_error, run_graph
-from edgewise.exporter.passes import PassRunner
+from edgewise.exporter.graph.numerics import relative_error, run_graph
+from edgewise.exporter.graph.passes import PassRunner
 from edgewise.exporter.passes.lower_roi_align import lower_roi_align
-from edgewise.runtime.errors import ExportError
-from edgewise.runtime.manifest import Target
+from edgewise.exporter.targets.lowering import lower_for
+from edgewise.runtime.contract.manifest import Target
+from edgewise.runtime.system.errors import ExportError
 
 CHANNELS = 3
 

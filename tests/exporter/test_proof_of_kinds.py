@@ -16,15 +16,15 @@ from onnx import numpy_helper
 from torch import nn
 
 from edgewise.calibration.samples import CalibrationSet
-from edgewise.exporter.calibration_images import CalibrationRequest, choose_images
-from edgewise.exporter.export import export_bundle
 from edgewise.exporter.parity import Against, Level, ParityReport, ParityRequest, Status, compare
 from edgewise.exporter.parity.html import render_html
-from edgewise.exporter.quantise import calibrate_bundle
-from edgewise.runtime.bundle import MANIFEST, Bundle
-from edgewise.runtime.errors import DatasetError
-from edgewise.runtime.manifest import FileEntry, Manifest, Precision, Task, encode
-from edgewise.runtime.selftest import selftest
+from edgewise.exporter.precision.calibration_images import CalibrationRequest, choose_images
+from edgewise.exporter.precision.quantise import calibrate_bundle
+from edgewise.exporter.way.export import export_bundle
+from edgewise.runtime.command.selftest import selftest
+from edgewise.runtime.contract.bundle import MANIFEST, Bundle
+from edgewise.runtime.contract.manifest import FileEntry, Manifest, Precision, Task, encode
+from edgewise.runtime.system.errors import DatasetError
 
 from .colour_models import (
     PanopticByColour,

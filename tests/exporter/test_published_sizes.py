@@ -23,21 +23,21 @@ from edgewise.calibration.collect import calibrate
 from edgewise.calibration.placement import place
 from edgewise.calibration.qdq import quantise_s8
 from edgewise.calibration.samples import CalibrationSet
-from edgewise.exporter.build import BuildOptions, build_engine
-from edgewise.exporter.bundle_writer import write_bundle
-from edgewise.exporter.export import canonical_graph
-from edgewise.exporter.fp16 import choose_fp16, narrow_nodes
-from edgewise.exporter.lowering import lower_for
-from edgewise.exporter.model_files import name_model_files
-from edgewise.exporter.numerics import Tensors, network_inputs, relative_error, run_graph
-from edgewise.exporter.onnx_export import comparable_names, run_module
-from edgewise.exporter.passes import PassRunner
-from edgewise.exporter.passes.conditions import opset_of
-from edgewise.exporter.precisions import explained
+from edgewise.exporter.bundle.model_files import name_model_files
+from edgewise.exporter.bundle.writer import write_bundle
+from edgewise.exporter.engines.build import BuildOptions, build_engine
+from edgewise.exporter.from_torch.onnx_export import comparable_names, run_module
+from edgewise.exporter.graph.conditions import opset_of
+from edgewise.exporter.graph.numerics import Tensors, network_inputs, relative_error, run_graph
+from edgewise.exporter.graph.passes import PassRunner
+from edgewise.exporter.passes.fp16 import choose_fp16, narrow_nodes
+from edgewise.exporter.precision.typed_graphs import explained
+from edgewise.exporter.targets.lowering import lower_for
+from edgewise.exporter.way.export import canonical_graph
+from edgewise.models.data.vocabulary import Vocabulary, VocabularySize
 from edgewise.models.scenes.scene import render_scene
-from edgewise.models.vocabulary import Vocabulary, VocabularySize
-from edgewise.runtime.bundle import Bundle
-from edgewise.runtime.manifest import (
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import (
     CalibrationMethod,
     ClassKind,
     ClassLabel,
@@ -51,7 +51,7 @@ from edgewise.runtime.manifest import (
     Provenance,
     Target,
 )
-from edgewise.runtime.views import views_of
+from edgewise.runtime.frames.looks import views_of
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="the [rtx] extra is not installed")
 torch = pytest.importorskip("torch")

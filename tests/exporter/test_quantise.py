@@ -15,20 +15,21 @@ from onnx import TensorProto
 from torch import nn
 
 from edgewise.calibration.table import decode_table
-from edgewise.exporter import precisions, quantise
-from edgewise.exporter.agreement import share_of_limit
-from edgewise.exporter.budgets import FP16, FP32, INT8
-from edgewise.exporter.calibration_images import CalibrationRequest, choose_images
-from edgewise.exporter.export import ExportOptions, export_bundle
-from edgewise.exporter.goldens import drawn_frame
-from edgewise.exporter.numerics import relative_error, run_graph
-from edgewise.exporter.passes import expose
-from edgewise.exporter.quantise import calibrate_bundle
-from edgewise.runtime.bundle import Bundle
-from edgewise.runtime.checks import Check
-from edgewise.runtime.errors import CalibrationError, DatasetError
-from edgewise.runtime.manifest import Budget, CalibrationMethod, Precision, Target
-from edgewise.runtime.selftest import selftest
+from edgewise.exporter.bundle.budgets import FP16, FP32, INT8
+from edgewise.exporter.bundle.goldens import drawn_frame
+from edgewise.exporter.graph.numerics import relative_error, run_graph
+from edgewise.exporter.graph.passes import expose
+from edgewise.exporter.precision import quantise
+from edgewise.exporter.precision import typed_graphs as precisions
+from edgewise.exporter.precision.agreement import share_of_limit
+from edgewise.exporter.precision.calibration_images import CalibrationRequest, choose_images
+from edgewise.exporter.precision.quantise import calibrate_bundle
+from edgewise.exporter.way.export import ExportOptions, export_bundle
+from edgewise.runtime.command.selftest import selftest
+from edgewise.runtime.compare.checks import Check
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import Budget, CalibrationMethod, Precision, Target
+from edgewise.runtime.system.errors import CalibrationError, DatasetError
 
 
 def deeper(spots: ModuleType) -> nn.Module:
@@ -279,8 +280,8 @@ def test_share_of_limit_fails_closed() -> None:
 
 
 def test_a_node_that_cannot_be_float16_either_says_both_reasons() -> None:
-    from edgewise.exporter.fp16 import Fp16Choice
-    from edgewise.runtime.manifest import KeptNode
+    from edgewise.exporter.passes.fp16 import Fp16Choice
+    from edgewise.runtime.contract.manifest import KeptNode
 
     half = KeptNode(node="n", precision=Precision.FP16, reason="reads the image")
     wide = KeptNode(node="n", precision=Precision.FP32, reason="activations reach 900")
@@ -293,7 +294,7 @@ def test_a_node_that_cannot_be_float16_either_says_both_reasons() -> None:
 def test_validation_holds_int8_to_the_mask_ap(tmp_path: Path) -> None:
     from importlib import resources
 
-    from edgewise.exporter.export import export_checkpoint
+    from edgewise.exporter.way.export import export_checkpoint
     from edgewise.models.scenes.dataset import write_dataset
 
     calibration = write_dataset(tmp_path / "calibration", 12, 81)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from edgewise.exporter.export import CanonicalGraph
-from edgewise.exporter.numerics import run_graph
-from edgewise.exporter.simplify import compare, simplify
-from edgewise.runtime.errors import ExportError
-from edgewise.runtime.manifest import DType, Graph, TensorSpec
+from edgewise.exporter.from_torch.simplify import compare, simplify
+from edgewise.exporter.graph.numerics import run_graph
+from edgewise.exporter.way.export import CanonicalGraph
+from edgewise.runtime.contract.manifest import DType, Graph, TensorSpec
+from edgewise.runtime.system.errors import ExportError
 
 Samples = list[dict[str, np.ndarray]]
 
@@ -54,7 +54,7 @@ def test_keeps_names_and_numbers(
 
 
 def test_folds_a_normalisation_into_its_convolution() -> None:
-    from edgewise.exporter.onnx_export import export_onnx
+    from edgewise.exporter.from_torch.onnx_export import export_onnx
 
     class Normalised(torch.nn.Module):
         def __init__(self) -> None:

@@ -23,25 +23,25 @@ from edgewise.calibration.collect import calibrate
 from edgewise.calibration.placement import place
 from edgewise.calibration.qdq import quantise_s8
 from edgewise.calibration.samples import CalibrationSet
-from edgewise.exporter.builder.check import check_realised
-from edgewise.exporter.builder.compile import CompileJob, compile_graph
-from edgewise.exporter.export import CanonicalGraph, canonical_graph
-from edgewise.exporter.fp16 import choose_fp16, narrow_nodes
-from edgewise.exporter.goldens import drawn_frame
-from edgewise.exporter.lowering import lower_for
-from edgewise.exporter.numerics import first_difference, run_graph
-from edgewise.exporter.onnx_export import comparable_names, run_module
-from edgewise.exporter.passes import PassRunner, expose
-from edgewise.exporter.passes.conditions import opset_of
-from edgewise.exporter.passes.graph_edit import element_types
-from edgewise.exporter.precisions import explained
+from edgewise.exporter.bundle.goldens import drawn_frame
+from edgewise.exporter.engines.check import check_realised
+from edgewise.exporter.engines.compile import CompileJob, compile_graph
+from edgewise.exporter.from_torch.onnx_export import comparable_names, run_module
+from edgewise.exporter.graph.conditions import opset_of
+from edgewise.exporter.graph.edit import element_types
+from edgewise.exporter.graph.numerics import first_difference, run_graph
+from edgewise.exporter.graph.passes import PassRunner, expose
+from edgewise.exporter.passes.fp16 import choose_fp16, narrow_nodes
+from edgewise.exporter.precision.typed_graphs import explained
+from edgewise.exporter.targets.lowering import lower_for
+from edgewise.exporter.way.export import CanonicalGraph, canonical_graph
 from edgewise.models.layers.anchors import AnchorRule, cell_anchors, level_anchors
 from edgewise.models.layers.box_coding import BoxCoding
 from edgewise.models.layers.deform_conv import DeformConv, deploy_deform_convs
 from edgewise.models.layers.nms import greedy_nms, rank_order
 from edgewise.models.layers.proposals import ProposalConfig, proposals
 from edgewise.models.layers.roi_align import deploy_pyramid_roi_align, roi_levels
-from edgewise.runtime.manifest import (
+from edgewise.runtime.contract.manifest import (
     CalibrationMethod,
     DType,
     Graph,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from edgewise.runtime.manifest import Graph
+from edgewise.runtime.contract.manifest import Graph
 
 
 def check_declared(graph: Graph, outputs: Sequence[Tensor]) -> None:

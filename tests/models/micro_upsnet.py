@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from edgewise.models.families.upsnet.config import TINY, SemanticConfig
 from edgewise.models.layers.proposals import ProposalConfig
 from edgewise.models.layers.resnet import ResNetConfig
-from edgewise.models.upsnet.config import TINY, SemanticConfig
 
 MICRO = msgspec.structs.replace(
     TINY,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.models.augment import (
+from edgewise.models.data.augment import (
     FILL,
     KEPT_SHARE,
     NO_AUGMENTATION,
@@ -21,7 +21,7 @@ from edgewise.models.augment import (
     tight_box,
     vary_colour,
 )
-from edgewise.models.example import Example
+from edgewise.models.data.example import Example
 
 Array = np.ndarray[Any, Any]
 STUFF = 9

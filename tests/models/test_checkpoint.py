@@ -6,18 +6,18 @@ import torch
 from safetensors.torch import save_file
 
 from edgewise.models import registry
-from edgewise.models.checkpoint import (
+from edgewise.models.checkpoints.checkpoint import (
     METADATA_KEY,
     CheckpointMeta,
     load_checkpoint,
     load_model,
     save_checkpoint,
 )
-from edgewise.models.vocabulary import Vocabulary
-from edgewise.models.yolact.config import TINY
-from edgewise.runtime.atomic import sha256_of
-from edgewise.runtime.errors import CheckpointError
-from edgewise.runtime.manifest import ClassLabel
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.yolact.config import TINY
+from edgewise.runtime.contract.manifest import ClassLabel
+from edgewise.runtime.system.atomic import sha256_of
+from edgewise.runtime.system.errors import CheckpointError
 
 LABELS = tuple(ClassLabel(id=index, name=f"class {index}") for index in (3, 5))
 ENTRY = registry.find("yolact-tiny").with_config(

@@ -11,13 +11,14 @@ import cv2
 import numpy as np
 import pytest
 
-from edgewise.models.augment import NO_AUGMENTATION, Augmentation
-from edgewise.models.augment_crop import swapped
-from edgewise.models.datasets import CocoKeypoints, open_dataset
+from edgewise.models.data.augment import NO_AUGMENTATION, Augmentation
+from edgewise.models.measuring.datasets import open_dataset
 from edgewise.models.scenes import KEYPOINTS, LABELS, render_scene, write_dataset
-from edgewise.runtime.errors import DatasetError
-from edgewise.runtime.manifest import AffineCrop, Stretch, Task
-from edgewise.runtime.preprocess import preprocess
+from edgewise.models.tasks.keypoints.augment_crop import swapped
+from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
+from edgewise.runtime.contract.manifest import AffineCrop, Stretch, Task
+from edgewise.runtime.frames.preprocessing import preprocess
+from edgewise.runtime.system.errors import DatasetError
 
 CROP = AffineCrop(size=(64, 48))
 VARIED = replace(NO_AUGMENTATION, rotation=40, rescale=0.3, shift=0.1, mirror=0.5)

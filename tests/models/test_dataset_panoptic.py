@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from edgewise.models.augment import NO_AUGMENTATION, Augmentation
-from edgewise.models.datasets import CocoPanoptic, open_dataset
+from edgewise.models.data.augment import NO_AUGMENTATION, Augmentation
+from edgewise.models.measuring.datasets import open_dataset
 from edgewise.models.scenes import LABELS, STUFF_LABELS, render_scene, write_dataset
-from edgewise.runtime.errors import DatasetError
-from edgewise.runtime.manifest import Letterbox, Stretch, Task
+from edgewise.models.tasks.panoptic.dataset import CocoPanoptic
+from edgewise.runtime.contract.manifest import Letterbox, Stretch, Task
+from edgewise.runtime.system.errors import DatasetError
 
 BLUE_ID = (1 << 16) + 5
 """Its highest byte stands in the blue channel."""

@@ -16,16 +16,17 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import edgewise.models
-from edgewise.models.checkpoint import CheckpointMeta, LoadedModel, load_model
-from edgewise.models.datasets import CocoInstances, open_dataset
-from edgewise.models.evaluation import evaluate_module, main, predict
-from edgewise.models.metrics import mask_ap
+from edgewise.models.checkpoints.checkpoint import CheckpointMeta, LoadedModel, load_model
+from edgewise.models.checkpoints.evaluation import evaluate_module, main, predict
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.measuring.datasets import open_dataset
 from edgewise.models.scenes import LABELS, write_dataset
-from edgewise.models.vocabulary import Vocabulary
-from edgewise.runtime.errors import DatasetError
-from edgewise.runtime.manifest import Provenance
-from edgewise.runtime.masks import crop_dense
-from edgewise.runtime.rle import encode_rle
+from edgewise.models.tasks.instances.dataset import CocoInstances
+from edgewise.models.tasks.instances.metric import mask_ap
+from edgewise.runtime.contract.manifest import Provenance
+from edgewise.runtime.pixels.masks import crop_dense
+from edgewise.runtime.pixels.rle import encode_rle
+from edgewise.runtime.system.errors import DatasetError
 
 TINY = Path(edgewise.models.__file__).parent / "pretrained" / "yolact-tiny.safetensors"
 TARGETS = {"mask AP": 0.5, "PQ": 0.6, "PCK@0.1": 0.95}

@@ -12,16 +12,19 @@ import pytest
 import torch
 
 from edgewise.models import registry
-from edgewise.models.augment_crop import swapped
-from edgewise.models.checkpoint import CheckpointMeta, LoadedModel, save_checkpoint
-from edgewise.models.datasets import CocoKeypoints, CocoPanoptic, open_dataset
-from edgewise.models.evaluation import evaluate_module, main, predict, refuse_other_names
-from edgewise.models.metrics import Measured, metric_of
+from edgewise.models.checkpoints.checkpoint import CheckpointMeta, LoadedModel, save_checkpoint
+from edgewise.models.checkpoints.evaluation import evaluate_module, main, predict, refuse_other_names
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.measuring.datasets import open_dataset
+from edgewise.models.measuring.metrics import metric_of
 from edgewise.models.scenes import write_dataset
-from edgewise.models.vocabulary import Vocabulary
-from edgewise.runtime.errors import DatasetError
-from edgewise.runtime.manifest import Manifest, Provenance, Task
-from edgewise.runtime.preprocess import crop_geometry
+from edgewise.models.tasks.keypoints.augment_crop import swapped
+from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
+from edgewise.models.tasks.metric import Measured
+from edgewise.models.tasks.panoptic.dataset import CocoPanoptic
+from edgewise.runtime.contract.manifest import Manifest, Provenance, Task
+from edgewise.runtime.frames.preprocessing import crop_geometry
+from edgewise.runtime.system.errors import DatasetError
 
 Outputs = dict[str, np.ndarray[Any, Any]]
 

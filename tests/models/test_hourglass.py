@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.models import registry
-from edgewise.models.hourglass.config import (
+from edgewise.models.checkpoints.upstream import import_checkpoint
+from edgewise.models.data.labels import COCO_THINGS, MPII_PEOPLE
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.hourglass.config import (
     TINY,
     Centre,
     HourglassConfig,
@@ -19,14 +22,11 @@ from edgewise.models.hourglass.config import (
     TargetConfig,
     princeton,
 )
-from edgewise.models.hourglass.losses import losses
-from edgewise.models.hourglass.network import Hourglass, Residual, StackedHourglass
-from edgewise.models.hourglass.targets import target_heatmaps
-from edgewise.models.keypoint_targets import KeypointTargets
-from edgewise.models.labels import COCO_THINGS, MPII_PEOPLE
-from edgewise.models.upstream import import_checkpoint
-from edgewise.models.vocabulary import Vocabulary
-from edgewise.runtime.errors import CheckpointError, ModelError
+from edgewise.models.families.hourglass.losses import losses
+from edgewise.models.families.hourglass.network import Hourglass, Residual, StackedHourglass
+from edgewise.models.families.hourglass.targets import target_heatmaps
+from edgewise.models.tasks.keypoints.targets import KeypointTargets
+from edgewise.runtime.system.errors import CheckpointError, ModelError
 
 from .published_keys import published_table
 

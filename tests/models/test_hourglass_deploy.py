@@ -6,14 +6,12 @@ import pytest
 import torch
 
 from edgewise.models import registry
-from edgewise.models.hourglass.config import TINY, princeton
-from edgewise.models.hourglass.network import Residual
-from edgewise.models.labels import MPII_PEOPLE
+from edgewise.models.data.labels import MPII_PEOPLE
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.hourglass.config import TINY, princeton
+from edgewise.models.families.hourglass.network import Residual
 from edgewise.models.scenes.vocabulary import KEYPOINTS
-from edgewise.models.vocabulary import Vocabulary
-from edgewise.runtime.errors import ModelError
-from edgewise.runtime.geometry import Geometry
-from edgewise.runtime.manifest import (
+from edgewise.runtime.contract.manifest import (
     AffineCrop,
     ClassLabel,
     HeatmapKeypoints,
@@ -22,7 +20,9 @@ from edgewise.runtime.manifest import (
     decode,
     encode,
 )
-from edgewise.runtime.preprocess import preprocess
+from edgewise.runtime.frames.preprocessing import preprocess
+from edgewise.runtime.pixels.geometry import Geometry
+from edgewise.runtime.system.errors import ModelError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,12 +13,13 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from edgewise.models.datasets import CocoInstances, CocoKeypoints
-from edgewise.models.metrics import KeypointAccuracy, metric_of
-from edgewise.models.metrics.keypoint_accuracy import relative_distances
+from edgewise.models.measuring.metrics import metric_of
 from edgewise.models.scenes import write_dataset
-from edgewise.runtime.errors import DatasetError
-from edgewise.runtime.manifest import Task
+from edgewise.models.tasks.instances.dataset import CocoInstances
+from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
+from edgewise.models.tasks.keypoints.metric import KeypointAccuracy, relative_distances
+from edgewise.runtime.contract.manifest import Task
+from edgewise.runtime.system.errors import DatasetError
 
 Record = dict[str, Any]
 MEASURE = KeypointAccuracy().measure

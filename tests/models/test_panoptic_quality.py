@@ -13,13 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.detection import PanopticQuality as ReferenceQuality
 
-from edgewise.models.datasets import CocoInstances, CocoPanoptic
-from edgewise.models.datasets.panoptic import Segments
-from edgewise.models.metrics import PanopticQuality
-from edgewise.models.metrics.panoptic_quality import PanopticCounts, count_matches, label_map
 from edgewise.models.scenes import LABELS, STUFF_LABELS, write_dataset
-from edgewise.runtime.errors import DatasetError
-from edgewise.runtime.results import Panoptic
+from edgewise.models.tasks.instances.dataset import CocoInstances
+from edgewise.models.tasks.panoptic.dataset import CocoPanoptic, Segments
+from edgewise.models.tasks.panoptic.metric import PanopticCounts, PanopticQuality, count_matches, label_map
+from edgewise.runtime.kinds.panoptic.result import Panoptic
+from edgewise.runtime.system.errors import DatasetError
 
 CLASSES = 4
 Array = np.ndarray[Any, Any]

@@ -1,9 +1,9 @@
 import pytest
 
 from edgewise.models import registry
-from edgewise.models.labels import COCO_THINGS
-from edgewise.models.yolact.config import TINY, Suppression
-from edgewise.runtime.errors import ModelError
+from edgewise.models.data.labels import COCO_THINGS
+from edgewise.models.families.yolact.config import TINY, Suppression
+from edgewise.runtime.system.errors import ModelError
 
 
 def test_names_are_found():

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from edgewise.models.scenes import KEYPOINTS, LABELS, STUFF_LABELS, render_scene, write_dataset
 from edgewise.models.scenes.scene import LEAST_VISIBLE, MOST_THINGS, Scene
-from edgewise.runtime.errors import DatasetError, EdgewiseError
+from edgewise.runtime.system.errors import DatasetError, EdgewiseError
 
 SERIES = [render_scene(11, index) for index in range(60)]
 SMALL = (96, 128)

@@ -17,16 +17,17 @@ import torch
 
 import edgewise.models
 from edgewise.models import registry
-from edgewise.models.augment import NO_AUGMENTATION, Augmentation
-from edgewise.models.batches import Batch, BatchSource
-from edgewise.models.checkpoint import load_checkpoint, load_model
-from edgewise.models.datasets import CocoInstances, open_dataset
-from edgewise.models.recipes import PAPER, TINY, Optimiser, Recipe, Schedule, recipe_for
+from edgewise.models.checkpoints.checkpoint import load_checkpoint, load_model
+from edgewise.models.data.augment import NO_AUGMENTATION, Augmentation
+from edgewise.models.families.recipes import PAPER, TINY, Optimiser, Recipe, Schedule, recipe_for
+from edgewise.models.measuring.datasets import open_dataset
 from edgewise.models.registry import ModelEntry
 from edgewise.models.scenes import LABELS, write_dataset
-from edgewise.models.training import TrainingRequest, in_bgr, train
-from edgewise.runtime.errors import CheckpointError, DatasetError, EdgewiseError, ModelError
-from edgewise.runtime.manifest import AffineCrop, ColourOrder, Stretch, Task
+from edgewise.models.tasks.instances.dataset import CocoInstances
+from edgewise.models.training.batches import Batch, BatchSource
+from edgewise.models.training.loop import TrainingRequest, in_bgr, train
+from edgewise.runtime.contract.manifest import AffineCrop, ColourOrder, Stretch, Task
+from edgewise.runtime.system.errors import CheckpointError, DatasetError, EdgewiseError, ModelError
 
 SHORT = replace(TINY, steps=40, batch=2, warmup=4, learning_rate=2e-3)
 
@@ -50,8 +51,8 @@ _CHILD = """
 from dataclasses import replace
 from pathlib import Path
 from edgewise.models import registry
-from edgewise.models.recipes import TINY
-from edgewise.models.training import TrainingRequest, train
+from edgewise.models.families.recipes import TINY
+from edgewise.models.training.loop import TrainingRequest, train
 recipe = replace(TINY, steps=40, batch=2, warmup=4, learning_rate=2e-3)
 entry = registry.find("yolact-tiny").with_config(input_size=(64, 64))
 train(TrainingRequest(entry, Path({data!r}), Path({out!r}), recipe=recipe, seed=3, save_every=2, threads=1))

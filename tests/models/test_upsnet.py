@@ -9,27 +9,20 @@ import torch
 from torch.nn import functional as F
 
 from edgewise.models import registry
-from edgewise.models.instance_targets import InstanceTargets
-from edgewise.models.labels import CITYSCAPES_PANOPTIC, COCO_PANOPTIC
+from edgewise.models.data.instance_targets import InstanceTargets
+from edgewise.models.data.labels import CITYSCAPES_PANOPTIC, COCO_PANOPTIC
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.layout import map_state
+from edgewise.models.families.upsnet.config import R50_COCO, TINY, UpsnetConfig
+from edgewise.models.families.upsnet.losses import IGNORED, Truth, _read_masks, _truth, losses, panoptic_truth
+from edgewise.models.families.upsnet.network import Upsnet, anchors
+from edgewise.models.families.upsnet.panoptic_head import paste
+from edgewise.models.families.yolact.config import TINY as YOLACT_TINY
 from edgewise.models.layers.proposals import ProposalConfig
 from edgewise.models.layers.sampling import AnchorSampling, RoiSampling
-from edgewise.models.layouts import map_state
-from edgewise.models.panoptic_targets import PanopticTargets
-from edgewise.models.upsnet.config import R50_COCO, TINY, UpsnetConfig
-from edgewise.models.upsnet.losses import (
-    IGNORED,
-    Truth,
-    _read_masks,
-    _truth,
-    losses,
-    panoptic_truth,
-)
-from edgewise.models.upsnet.network import Upsnet, anchors
-from edgewise.models.upsnet.panoptic_head import paste
-from edgewise.models.vocabulary import Vocabulary
-from edgewise.models.yolact.config import TINY as YOLACT_TINY
-from edgewise.runtime.errors import ModelError
-from edgewise.runtime.manifest import Task
+from edgewise.models.tasks.panoptic.targets import PanopticTargets
+from edgewise.runtime.contract.manifest import Task
+from edgewise.runtime.system.errors import ModelError
 
 from . import micro_upsnet
 from .published_keys import published_table

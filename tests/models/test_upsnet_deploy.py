@@ -7,15 +7,23 @@ import torch
 from torch.nn import functional as F
 
 from edgewise.models import registry
-from edgewise.models.labels import COCO_PANOPTIC
+from edgewise.models.data.labels import COCO_PANOPTIC
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.upsnet.config import R50_CITYSCAPES, R50_COCO, ColourOrder
+from edgewise.models.families.upsnet.deploy import UpsnetDeploy
+from edgewise.models.families.upsnet.network import PROPOSAL_CODING, REGION_CODING, Upsnet
+from edgewise.models.families.upsnet.panoptic_head import panoptic_map
 from edgewise.models.layers.proposals import ProposalConfig, proposals
-from edgewise.models.upsnet.config import R50_CITYSCAPES, R50_COCO, ColourOrder
-from edgewise.models.upsnet.deploy import UpsnetDeploy
-from edgewise.models.upsnet.network import PROPOSAL_CODING, REGION_CODING, Upsnet
-from edgewise.models.upsnet.panoptic_head import panoptic_map
-from edgewise.models.vocabulary import Vocabulary
-from edgewise.runtime.errors import ModelError
-from edgewise.runtime.manifest import ClassKind, ClassLabel, PadSide, Provenance, Task, decode, encode
+from edgewise.runtime.contract.manifest import (
+    ClassKind,
+    ClassLabel,
+    PadSide,
+    Provenance,
+    Task,
+    decode,
+    encode,
+)
+from edgewise.runtime.system.errors import ModelError
 
 from .declared_outputs import check_declared
 from .micro_upsnet import MICRO
@@ -195,8 +203,8 @@ def test_the_training_module_is_left_as_it_is():
 @pytest.mark.slow
 def test_the_graph_exports_to_plain_operators():
     onnxruntime = pytest.importorskip("onnxruntime")
-    from edgewise.exporter.native_operators import translations
-    from edgewise.exporter.onnx_export import EXPORT_OPSET
+    from edgewise.exporter.from_torch.native_operators import translations
+    from edgewise.exporter.from_torch.onnx_export import EXPORT_OPSET
 
     # Fewer rounds of the same nodes: the graph's operators and numbers are what is looked at.
     proposal = ProposalConfig(candidates=40, kept=60, rounds=4)

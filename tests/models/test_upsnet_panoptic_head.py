@@ -7,7 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.models.upsnet.panoptic_head import panoptic_logits, panoptic_map, paste, prune, thing_maps
+from edgewise.models.families.upsnet.panoptic_head import (
+    panoptic_logits,
+    panoptic_map,
+    paste,
+    prune,
+    thing_maps,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import save_file
 
 from edgewise.models import registry
-from edgewise.models.checkpoint import load_model
-from edgewise.models.labels import COCO_THINGS
-from edgewise.models.layouts import map_state
-from edgewise.models.upstream import convert_checkpoint, import_checkpoint
-from edgewise.models.vocabulary import Vocabulary
-from edgewise.models.yolact.layouts import PUBLISHED as PUBLISHED_LAYOUT
-from edgewise.runtime.errors import CheckpointError
-from edgewise.runtime.manifest import ClassLabel
+from edgewise.models.checkpoints.checkpoint import load_model
+from edgewise.models.checkpoints.upstream import convert_checkpoint, import_checkpoint
+from edgewise.models.data.labels import COCO_THINGS
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.layout import map_state
+from edgewise.models.families.yolact.layouts import PUBLISHED as PUBLISHED_LAYOUT
+from edgewise.runtime.contract.manifest import ClassLabel
+from edgewise.runtime.system.errors import CheckpointError
 
 from .published_keys import published_table
 

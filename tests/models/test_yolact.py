@@ -9,14 +9,14 @@ import torch
 from torch.nn import functional as F
 
 from edgewise.models import registry
-from edgewise.models.instance_targets import InstanceTargets
+from edgewise.models.data.instance_targets import InstanceTargets
+from edgewise.models.families.yolact.config import R50, TINY, MatchingConfig, YolactConfig
+from edgewise.models.families.yolact.losses import class_loss, crop_windows, losses
+from edgewise.models.families.yolact.network import Yolact
+from edgewise.models.families.yolact.priors import priors
+from edgewise.models.families.yolact.targets import NEUTRAL, match
 from edgewise.models.layers import boxes as box_ops
 from edgewise.models.layers.resnet import ResNetConfig
-from edgewise.models.yolact.config import R50, TINY, MatchingConfig, YolactConfig
-from edgewise.models.yolact.losses import class_loss, crop_windows, losses
-from edgewise.models.yolact.network import Yolact
-from edgewise.models.yolact.priors import priors
-from edgewise.models.yolact.targets import NEUTRAL, match
 
 from .published_keys import published_table
 

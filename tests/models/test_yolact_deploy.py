@@ -8,14 +8,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from edgewise.models import registry
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.yolact.config import DARKNET53, TINY, DecodingConfig, Suppression
+from edgewise.models.families.yolact.decoding import decode_detections
+from edgewise.models.families.yolact.deploy import YolactDeploy, assemble_masks
+from edgewise.models.families.yolact.network import Yolact
 from edgewise.models.layers.resnet import ResNetConfig
-from edgewise.models.vocabulary import Vocabulary
-from edgewise.models.yolact.config import DARKNET53, TINY, DecodingConfig, Suppression
-from edgewise.models.yolact.decoding import decode_detections
-from edgewise.models.yolact.deploy import YolactDeploy, assemble_masks
-from edgewise.models.yolact.network import Yolact
-from edgewise.runtime.errors import ModelError
-from edgewise.runtime.manifest import ClassLabel, Provenance, decode, encode
+from edgewise.runtime.contract.manifest import ClassLabel, Provenance, decode, encode
+from edgewise.runtime.system.errors import ModelError
 
 from .declared_outputs import check_declared
 

@@ -14,8 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edgewise.runtime.manifest import (
+from edgewise.runtime.contract.manifest import (
     Budget,
     ClassLabel,
     DType,
@@ -35,9 +34,10 @@ from edgewise.runtime.manifest import (
     TensorSpec,
     encode,
 )
-from edgewise.runtime.postprocess import postprocess
-from edgewise.runtime.preprocess import preprocess
-from edgewise.runtime.views import views_of
+from edgewise.runtime.decoding.decode import postprocess
+from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edgewise.runtime.frames.looks import views_of
+from edgewise.runtime.frames.preprocessing import preprocess
 
 SIZE = (32, 48)
 SLOTS = 2

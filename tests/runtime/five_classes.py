@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgewise.runtime.manifest import ClassKind, ClassLabel
+from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
 
 LABELS = (
     ClassLabel(id=1, name="cat"),

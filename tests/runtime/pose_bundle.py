@@ -10,8 +10,7 @@ import msgspec
 import numpy as np
 from onnx import TensorProto, helper
 
-from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edgewise.runtime.manifest import (
+from edgewise.runtime.contract.manifest import (
     AffineCrop,
     ClassLabel,
     DType,
@@ -27,8 +26,9 @@ from edgewise.runtime.manifest import (
     Task,
     TensorSpec,
 )
-from edgewise.runtime.postprocess import postprocess
-from edgewise.runtime.views import FrameBoxes, views_of
+from edgewise.runtime.decoding.decode import postprocess
+from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edgewise.runtime.frames.looks import FrameBoxes, views_of
 
 from .conftest import _constant, _serialise, budget, write_files
 

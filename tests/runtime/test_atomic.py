@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from edgewise.runtime.atomic import (
+from edgewise.runtime.system.atomic import (
     refuse_existing,
     sha256_of,
     staged_file,
@@ -18,7 +18,7 @@ from edgewise.runtime.atomic import (
     write_bytes,
     write_text,
 )
-from edgewise.runtime.errors import EdgewiseError
+from edgewise.runtime.system.errors import EdgewiseError
 
 
 def names(folder):
@@ -160,7 +160,7 @@ def test_a_killed_process_leaves_the_old_file(tmp_path):
     write_bytes(path, b"old")
     program = (
         "import os, pathlib, sys\n"
-        "from edgewise.runtime.atomic import staged_file\n"
+        "from edgewise.runtime.system.atomic import staged_file\n"
         "with staged_file(pathlib.Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_bytes(b'half of the new')\n"
         "    os.kill(os.getpid(), 9)\n"

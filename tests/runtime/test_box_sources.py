@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgewise.runtime.box_sources import CocoBoxes, DetectorBoxes, WholeFrame, require_crops
-from edgewise.runtime.errors import ManifestError, SourceError
-from edgewise.runtime.manifest import ClassLabel
-from edgewise.runtime.results import Keypoints
-from edgewise.runtime.session import Session
-from edgewise.runtime.sources import Frame
-from edgewise.runtime.views import with_flip_test
+from edgewise.runtime.contract.manifest import ClassLabel
+from edgewise.runtime.frames.looks import with_flip_test
+from edgewise.runtime.frames.sources import Frame
+from edgewise.runtime.kinds.keypoints.result import Keypoints
+from edgewise.runtime.system.errors import ManifestError, SourceError
+from edgewise.runtime.walk.box_sources import CocoBoxes, DetectorBoxes, WholeFrame, require_crops
+from edgewise.runtime.walk.session import Session
 
 from .conftest import bright_frame, detector_manifest
 from .pose_bundle import BOXES, PEOPLE, build_pose_bundle, person_frame, pose_manifest

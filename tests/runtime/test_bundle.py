@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgewise.runtime.bundle import Bundle
-from edgewise.runtime.errors import BackendError, BundleError, ManifestError
-from edgewise.runtime.manifest import Precision, Target
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import Precision, Target
+from edgewise.runtime.system.errors import BackendError, BundleError, ManifestError
 
 MODEL = "models/fp32.onnx"
 
@@ -55,7 +55,7 @@ def test_read_hashes_the_bytes_it_gives_even_where_times_and_size_are_forged(bun
 def test_a_file_is_hashed_once_until_it_is_touched(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgewise.runtime import bundle as module
+    from edgewise.runtime.contract import bundle as module
 
     calls: list[Path] = []
     real = module.sha256_of

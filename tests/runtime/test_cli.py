@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import typer
 
-from edgewise.runtime import cli
-from edgewise.runtime.errors import SourceError
-from edgewise.runtime.manifest import Precision
+from edgewise.runtime.command import cli
+from edgewise.runtime.contract.manifest import Precision
+from edgewise.runtime.system.errors import SourceError
 
 from .conftest import bright_frame, detector
 

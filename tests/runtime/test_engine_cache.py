@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgewise.runtime.engine_cache import EngineCache, EngineKey, EngineRecord, cache_folder
-from edgewise.runtime.errors import BackendError
-from edgewise.runtime.manifest import Precision, RealisedPrecision, Target
+from edgewise.runtime.contract.manifest import Precision, RealisedPrecision, Target
+from edgewise.runtime.engines.cache import EngineCache, EngineKey, EngineRecord, cache_folder
+from edgewise.runtime.system.errors import BackendError
 
 MODEL = hashlib.sha256(b"model").hexdigest()
 

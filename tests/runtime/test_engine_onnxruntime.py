@@ -9,12 +9,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import DType, TensorSpec
 from edgewise.runtime.engines import open_engine
 from edgewise.runtime.engines.base import check_not_nan, numpy_dtype
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edgewise.runtime.errors import BackendError
-from edgewise.runtime.manifest import DType, TensorSpec
+from edgewise.runtime.system.errors import BackendError
 
 
 @pytest.fixture

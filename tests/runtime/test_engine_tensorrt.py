@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgewise.runtime.contract.manifest import DType, Target, TensorSpec
 from edgewise.runtime.engines.base import check_signature
 from edgewise.runtime.engines.cuda import find_gpu
 from edgewise.runtime.engines.tensorrt import EngineTensor, TensorRTEngine, fill, read_signature, widened
 from edgewise.runtime.engines.tensorrt_api import import_tensorrt
-from edgewise.runtime.errors import BackendError
-from edgewise.runtime.manifest import DType, Target, TensorSpec
+from edgewise.runtime.system.errors import BackendError
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.runtime.errors import ResultError
-from edgewise.runtime.geometry import Geometry, scaling
+from edgewise.runtime.pixels.geometry import Geometry, scaling
+from edgewise.runtime.system.errors import ResultError
 
 factors = st.floats(0.01, 100)
 offsets = st.floats(-1000, 1000)

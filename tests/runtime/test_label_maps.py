@@ -10,9 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.runtime.errors import ResultError
-from edgewise.runtime.geometry import Axis, Geometry, scaling
-from edgewise.runtime.label_maps import label_runs, narrowest, nearest_grid, nearest_line, rename_labels
+from edgewise.runtime.pixels.geometry import Axis, Geometry, scaling
+from edgewise.runtime.pixels.label_maps import (
+    label_runs,
+    narrowest,
+    nearest_grid,
+    nearest_line,
+    rename_labels,
+)
+from edgewise.runtime.system.errors import ResultError
 
 sides = st.integers(1, 24)
 

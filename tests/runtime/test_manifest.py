@@ -10,10 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgewise.runtime import manifest as manifest_module
-from edgewise.runtime import manifest_kinds
-from edgewise.runtime.errors import ManifestError
-from edgewise.runtime.manifest import (
+from edgewise.runtime.contract import kinds as manifest_kinds
+from edgewise.runtime.contract import manifest as manifest_module
+from edgewise.runtime.contract.manifest import (
     AffineCrop,
     HeatmapKeypoints,
     ImageOutput,
@@ -31,6 +30,7 @@ from edgewise.runtime.manifest import (
     output_names,
     referenced_files,
 )
+from edgewise.runtime.system.errors import ManifestError
 
 FOLDER = Path(__file__).parent / "manifests"
 PAGE = Path(__file__).parents[2] / "docs" / "manifest.md"

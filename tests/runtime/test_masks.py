@@ -1,9 +1,9 @@
 """Crops: their arithmetic, and pasting against a resampling of the whole frame.
 
-`full_frame_values` writes the definition of `edgewise.runtime.paste` down once more, for every pixel of the
+`full_frame_values` writes the definition of `runtime/pixels/paste.py` down once more, for every pixel of the
 frame: the same float64 expression in the same order, positions rounded to 2**-22 of a cell. Pasted crops must
-equal it exactly. That the definition itself is the usual resampling is checked
-against OpenCV and against torch's grid_sample, whose float32 arithmetic differs in the last digits.
+equal it exactly. That the definition itself is the usual resampling is checked against OpenCV and against
+torch's grid_sample, whose float32 arithmetic differs in the last digits.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgewise.runtime import paste
-from edgewise.runtime.errors import ResultError
-from edgewise.runtime.geometry import Geometry, scaling
-from edgewise.runtime.manifest_kinds import AffineCrop, Letterbox
-from edgewise.runtime.masks import MaskCrops, crop_dense, mask_iou, no_masks
-from edgewise.runtime.paste import paste_box_masks, paste_prototype_masks
-from edgewise.runtime.preprocess import preprocess
+from edgewise.runtime.contract.kinds import AffineCrop, Letterbox
+from edgewise.runtime.frames.preprocessing import preprocess
+from edgewise.runtime.pixels import paste
+from edgewise.runtime.pixels.geometry import Geometry, scaling
+from edgewise.runtime.pixels.masks import MaskCrops, crop_dense, mask_iou, no_masks
+from edgewise.runtime.pixels.paste import paste_box_masks, paste_prototype_masks
+from edgewise.runtime.system.errors import ResultError
 
 lengths = st.integers(1, 50)
 sizes = st.tuples(lengths, lengths)

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.runtime.errors import ResultError
-from edgewise.runtime.manifest import Budget, ClassKind, ClassLabel, KeypointLayout, Precision
-from edgewise.runtime.manifest_kinds import ImageOutput, PanopticFusion, PrototypeInstances
-from edgewise.runtime.masks import crop_dense
-from edgewise.runtime.matching import Detections, display_threshold, margin_of, match, pooled
-from edgewise.runtime.results import Instances, Keypoints, Panoptic
+from edgewise.runtime.compare.matching import Detections, display_threshold, margin_of, match, pooled
+from edgewise.runtime.contract.kinds import ImageOutput, PanopticFusion, PrototypeInstances
+from edgewise.runtime.contract.manifest import Budget, ClassKind, ClassLabel, KeypointLayout, Precision
+from edgewise.runtime.kinds.instances.result import Instances
+from edgewise.runtime.kinds.keypoints.result import Keypoints
+from edgewise.runtime.kinds.panoptic.result import Panoptic
+from edgewise.runtime.pixels.masks import crop_dense
+from edgewise.runtime.system.errors import ResultError
 
 SIZE = (60, 80)
 LABELS = (ClassLabel(id=11, name="a"), ClassLabel(id=22, name="b"))

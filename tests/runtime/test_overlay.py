@@ -7,11 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
-from edgewise.runtime.errors import ResultError
-from edgewise.runtime.manifest import ClassLabel
-from edgewise.runtime.masks import crop_dense
-from edgewise.runtime.overlay import instance_colour
-from edgewise.runtime.results import Instances
+from edgewise.runtime.contract.manifest import ClassLabel
+from edgewise.runtime.kinds.instances.draw import instance_colour
+from edgewise.runtime.kinds.instances.result import Instances
+from edgewise.runtime.pixels.masks import crop_dense
+from edgewise.runtime.system.errors import ResultError
 
 SIZE = (200, 300)
 

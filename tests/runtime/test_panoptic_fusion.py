@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.runtime.errors import ResultError
-from edgewise.runtime.geometry import scaling
-from edgewise.runtime.manifest import PanopticFusion
-from edgewise.runtime.manifest_kinds import Letterbox, MaskRule, Stretch
-from edgewise.runtime.masks import MaskCrops, crop_dense, no_masks
-from edgewise.runtime.paste import paste_box_masks, paste_prototype_masks
-from edgewise.runtime.postprocess.panoptic_fusion import fuse, panoptic_fusion
-from edgewise.runtime.preprocess import preprocess
+from edgewise.runtime.contract.kinds import Letterbox, MaskRule, Stretch
+from edgewise.runtime.contract.manifest import PanopticFusion
+from edgewise.runtime.frames.preprocessing import preprocess
+from edgewise.runtime.kinds.panoptic.fusion import fuse, panoptic_fusion
+from edgewise.runtime.pixels.geometry import scaling
+from edgewise.runtime.pixels.masks import MaskCrops, crop_dense, no_masks
+from edgewise.runtime.pixels.paste import paste_box_masks, paste_prototype_masks
+from edgewise.runtime.system.errors import ResultError
 
 from .five_classes import CAT, DOG, GRASS, LABELS, ROAD, SKY
 

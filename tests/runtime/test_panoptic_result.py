@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from edgewise.runtime import overlay_panoptic
-from edgewise.runtime.errors import ResultError
-from edgewise.runtime.manifest import ClassKind, ClassLabel
-from edgewise.runtime.results import Panoptic, panoptic
+from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
+from edgewise.runtime.kinds.panoptic import draw as overlay_panoptic
+from edgewise.runtime.kinds.panoptic import result as panoptic
+from edgewise.runtime.kinds.panoptic.result import Panoptic
+from edgewise.runtime.system.errors import ResultError
 
 LABELS = (
     ClassLabel(id=3, name="cat"),

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.runtime.errors import ResultError
-from edgewise.runtime.geometry import Geometry, scaling
-from edgewise.runtime.manifest import PanopticSegments
-from edgewise.runtime.manifest_kinds import Letterbox, Stretch
-from edgewise.runtime.postprocess.panoptic_segments import panoptic_segments
-from edgewise.runtime.preprocess import preprocess
+from edgewise.runtime.contract.kinds import Letterbox, Stretch
+from edgewise.runtime.contract.manifest import PanopticSegments
+from edgewise.runtime.frames.preprocessing import preprocess
+from edgewise.runtime.kinds.panoptic.segments import panoptic_segments
+from edgewise.runtime.pixels.geometry import Geometry, scaling
+from edgewise.runtime.system.errors import ResultError
 
 from .five_classes import CAT, DOG, GRASS, LABELS, ROAD, SKY
 

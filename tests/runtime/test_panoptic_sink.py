@@ -9,13 +9,14 @@ import cv2
 import numpy as np
 import pytest
 
-from edgewise.runtime.errors import ResultError
-from edgewise.runtime.manifest import ClassKind, ClassLabel
-from edgewise.runtime.masks import no_masks
-from edgewise.runtime.panoptic_sink import PANOPTIC, PANOPTIC_FOLDER, PanopticResults
-from edgewise.runtime.results import Instances, Panoptic
-from edgewise.runtime.sinks import OutputFolder
-from edgewise.runtime.sources import Frame
+from edgewise.runtime.command.sinks import OutputFolder
+from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
+from edgewise.runtime.frames.sources import Frame
+from edgewise.runtime.kinds.instances.result import Instances
+from edgewise.runtime.kinds.panoptic.result import Panoptic
+from edgewise.runtime.kinds.panoptic.sink import PANOPTIC, PANOPTIC_FOLDER, PanopticResults
+from edgewise.runtime.pixels.masks import no_masks
+from edgewise.runtime.system.errors import ResultError
 
 SIZE = (48, 64)
 LABELS = (ClassLabel(id=5, name="cat"), ClassLabel(id=90, name="sky", kind=ClassKind.STUFF))

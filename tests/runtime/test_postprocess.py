@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgewise.runtime.errors import ResultError
-from edgewise.runtime.manifest import (
+from edgewise.runtime.contract.kinds import Letterbox, MaskRule
+from edgewise.runtime.contract.manifest import (
     ClassLabel,
     Faces,
     Graph,
@@ -23,11 +23,11 @@ from edgewise.runtime.manifest import (
     Stretch,
     Task,
 )
-from edgewise.runtime.manifest_kinds import Letterbox, MaskRule
-from edgewise.runtime.paste import paste_box_masks
-from edgewise.runtime.postprocess import postprocess
-from edgewise.runtime.preprocess import preprocess
-from edgewise.runtime.views import View, Views
+from edgewise.runtime.decoding.decode import postprocess
+from edgewise.runtime.frames.looks import View, Views
+from edgewise.runtime.frames.preprocessing import preprocess
+from edgewise.runtime.pixels.paste import paste_box_masks
+from edgewise.runtime.system.errors import ResultError
 
 NETWORK = (110, 110)
 SLOTS = 5

@@ -11,9 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edgewise.runtime.errors import ResultError
-from edgewise.runtime.geometry import Geometry
-from edgewise.runtime.manifest import (
+from edgewise.runtime.contract.manifest import (
     AffineCrop,
     ClassLabel,
     Graph,
@@ -25,15 +23,17 @@ from edgewise.runtime.manifest import (
     Stretch,
     Task,
 )
-from edgewise.runtime.postprocess import postprocess
-from edgewise.runtime.postprocess.keypoints import (
+from edgewise.runtime.decoding.decode import postprocess
+from edgewise.runtime.frames.looks import FrameBoxes, views_of
+from edgewise.runtime.kinds.keypoints.decode import (
     average_mirrored,
     cells_to_source,
     decode_heatmaps,
     person_scores,
 )
-from edgewise.runtime.results import Keypoints
-from edgewise.runtime.views import FrameBoxes, views_of
+from edgewise.runtime.kinds.keypoints.result import Keypoints
+from edgewise.runtime.pixels.geometry import Geometry
+from edgewise.runtime.system.errors import ResultError
 
 QUARTER, DARK = HeatmapDecoding.QUARTER_PIXEL, HeatmapDecoding.DARK
 LAYOUT = KeypointLayout(

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.runtime.errors import ManifestError, SourceError
-from edgewise.runtime.manifest_kinds import (
+from edgewise.runtime.contract.kinds import (
     AffineCrop,
     AsIs,
     ColourOrder,
@@ -24,7 +23,8 @@ from edgewise.runtime.manifest_kinds import (
     ShortestEdge,
     Stretch,
 )
-from edgewise.runtime.preprocess import letterbox_size, preprocess, shortest_edge_size
+from edgewise.runtime.frames.preprocessing import letterbox_size, preprocess, shortest_edge_size
+from edgewise.runtime.system.errors import ManifestError, SourceError
 
 lengths = st.integers(1, 70)
 sizes = st.tuples(lengths, lengths)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from edgewise.runtime.errors import ResultError
-from edgewise.runtime.manifest import ClassLabel
-from edgewise.runtime.masks import crop_dense
-from edgewise.runtime.results import Instances
-from edgewise.runtime.results import instances as instances_module
+from edgewise.runtime.contract.manifest import ClassLabel
+from edgewise.runtime.kinds.instances import result as instances_module
+from edgewise.runtime.kinds.instances.result import Instances
+from edgewise.runtime.pixels.masks import crop_dense
+from edgewise.runtime.system.errors import ResultError
 
 SIZE = (40, 60)
 LABELS = (ClassLabel(id=1, name="cat"), ClassLabel(id=44, name="dog"))

@@ -10,11 +10,11 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from edgewise.runtime.errors import ResultError
-from edgewise.runtime.manifest import ClassLabel, KeypointLayout
-from edgewise.runtime.overlay_keypoints import CENTRE, LEFT, RIGHT, limb_colour, side_colour
-from edgewise.runtime.results import Keypoints
-from edgewise.runtime.results import keypoints as module
+from edgewise.runtime.contract.manifest import ClassLabel, KeypointLayout
+from edgewise.runtime.kinds.keypoints import result as module
+from edgewise.runtime.kinds.keypoints.draw import CENTRE, LEFT, RIGHT, limb_colour, side_colour
+from edgewise.runtime.kinds.keypoints.result import Keypoints
+from edgewise.runtime.system.errors import ResultError
 
 SIZE = (120, 160)
 LAYOUT = KeypointLayout(

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco
 
-from edgewise.runtime import rle
-from edgewise.runtime.errors import ResultError
-from edgewise.runtime.masks import MaskCrops, crop_dense, no_masks
-from edgewise.runtime.paste import paste_box_masks
-from edgewise.runtime.rle import decode_rle, encode_rle, rle_area, rle_counts
+from edgewise.runtime.pixels import rle
+from edgewise.runtime.pixels.masks import MaskCrops, crop_dense, no_masks
+from edgewise.runtime.pixels.paste import paste_box_masks
+from edgewise.runtime.pixels.rle import decode_rle, encode_rle, rle_area, rle_counts
+from edgewise.runtime.system.errors import ResultError
 
 stacks = hnp.arrays(
     np.bool_,

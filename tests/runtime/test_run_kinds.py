@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 from pycocotools.coco import COCO
 
-from edgewise.runtime.manifest import (
+from edgewise.runtime.contract.manifest import (
     ClassKind,
     ClassLabel,
     DType,

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgewise.runtime.manifest import EveryFrame, KeyEveryN, KeyOnSceneChange
-from edgewise.runtime.schedule import graph_choice, graph_names
-from edgewise.runtime.session import Session
+from edgewise.runtime.contract.manifest import EveryFrame, KeyEveryN, KeyOnSceneChange
+from edgewise.runtime.walk.schedule import graph_choice, graph_names
+from edgewise.runtime.walk.session import Session
 
 
 def frame(value: int) -> np.ndarray:

@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgewise.runtime.bundle import Bundle
-from edgewise.runtime.checks import Check, tensor_checks, tensor_level
-from edgewise.runtime.errors import BackendError, BundleError, ManifestError
-from edgewise.runtime.manifest import DType, Graph, HeatmapKeypoints, Precision, TensorSpec
-from edgewise.runtime.selftest import SelfTestReport, selftest
+from edgewise.runtime.command.selftest import SelfTestReport, selftest
+from edgewise.runtime.compare.checks import Check, tensor_checks, tensor_level
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import DType, Graph, HeatmapKeypoints, Precision, TensorSpec
+from edgewise.runtime.system.errors import BackendError, BundleError, ManifestError
 
 from .conftest import IMAGE, OUTPUTS, budget, detector, detector_manifest, write_files
 

@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgewise.runtime.bundle import Bundle
-from edgewise.runtime.checks import IMPOSSIBLE, UNKNOWN, class_maps
-from edgewise.runtime.errors import BackendError
-from edgewise.runtime.manifest import PanopticFusion
-from edgewise.runtime.selftest import SelfTestReport, selftest
+from edgewise.runtime.command.selftest import SelfTestReport, selftest
+from edgewise.runtime.compare.checks import IMPOSSIBLE, UNKNOWN, class_maps
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import PanopticFusion
+from edgewise.runtime.system.errors import BackendError
 
 from .conftest import detector_manifest, write_files
 from .hand_built import (

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgewise.runtime.bundle import Bundle
-from edgewise.runtime.errors import BackendError, SourceError
-from edgewise.runtime.manifest import Precision
-from edgewise.runtime.pipeline import overlapped
-from edgewise.runtime.session import Session
-from edgewise.runtime.sources import Frame
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import Precision
+from edgewise.runtime.frames.sources import Frame
+from edgewise.runtime.system.errors import BackendError, SourceError
+from edgewise.runtime.walk.pipeline import overlapped
+from edgewise.runtime.walk.session import Session
 
 from .conftest import bright_frame, detector
 

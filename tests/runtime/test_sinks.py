@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from edgewise.runtime.errors import EdgewiseError, ResultError
-from edgewise.runtime.manifest import ClassLabel
-from edgewise.runtime.masks import crop_dense
-from edgewise.runtime.results import Instances
-from edgewise.runtime.sinks import CocoResults, OutputFolder, OverlayImages, OverlayVideo
-from edgewise.runtime.sources import Frame
+from edgewise.runtime.command.sinks import CocoResults, OutputFolder, OverlayImages, OverlayVideo
+from edgewise.runtime.contract.manifest import ClassLabel
+from edgewise.runtime.frames.sources import Frame
+from edgewise.runtime.kinds.instances.result import Instances
+from edgewise.runtime.pixels.masks import crop_dense
+from edgewise.runtime.system.errors import EdgewiseError, ResultError
 
 SIZE = (48, 64)
 

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edgewise.runtime import sources
-from edgewise.runtime.errors import SourceError
-from edgewise.runtime.sources import Frame, SourceKind, decode_image, open_source, read_image
+from edgewise.runtime.frames import sources
+from edgewise.runtime.frames.sources import Frame, SourceKind, decode_image, open_source, read_image
+from edgewise.runtime.system.errors import SourceError
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (48, 64)) -> np.ndarray:

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 
+from edgewise.runtime.contract.manifest import DType, Target
 from edgewise.runtime.engines.tensorrt_api import (
     ERROR,
     INFO,
@@ -16,8 +17,7 @@ from edgewise.runtime.engines.tensorrt_api import (
     make_logger,
     manifest_dtype,
 )
-from edgewise.runtime.errors import BackendError, MissingExtraError
-from edgewise.runtime.manifest import DType, Target
+from edgewise.runtime.system.errors import BackendError, MissingExtraError
 
 RUNTIME_NAMES = {
     "Runtime": ("deserialize_cuda_engine",),

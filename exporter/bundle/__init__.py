@@ -1,0 +1,1 @@
+"""What a bundle is written from: goldens, budgets, model files, and the writer."""

@@ -1,0 +1,45 @@
+"""The differences from FP32 torch that a bundle allows by default, per precision.
+
+The three levels are those of `edgewise parity`: raw tensors, decoded results, the task's metric.
+"""
+
+from __future__ import annotations
+
+from edgewise.runtime.contract.manifest import Budget, Precision
+
+FP32 = Budget(
+    precision=Precision.FP32,
+    tensor_relative_error=1e-4,
+    tensor_cosine=0.999999,
+    matched_fraction=1.0,
+    similarity=0.995,
+    score_difference=1e-4,
+    metric_drop=1e-4,
+)
+"""Another order of additions, nothing else."""
+
+FP16 = Budget(
+    precision=Precision.FP16,
+    tensor_relative_error=5e-2,
+    tensor_cosine=0.9999,
+    matched_fraction=0.98,
+    similarity=0.98,
+    score_difference=5e-3,
+    metric_drop=1e-3,
+)
+"""Eleven bits of significand in convolutions, accumulated over the depth of a network."""
+
+INT8 = Budget(
+    precision=Precision.INT8,
+    tensor_relative_error=2.0,
+    tensor_cosine=0.99,
+    matched_fraction=0.95,
+    similarity=0.95,
+    score_difference=2e-2,
+    metric_drop=1e-2,
+)
+"""One of 255 steps per activation: a single value may even change its sign, a tensor as a whole and the
+decoded results must not move. The cosine judges raw tensors here."""
+
+DEFAULT_BUDGETS = (FP32, FP16, INT8)
+"""For every task alike: the similarity and the metric are the task's own."""

@@ -1,0 +1,1 @@
+"""The whole way of three models, and its page."""

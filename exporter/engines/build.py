@@ -1,0 +1,290 @@
+"""`edgewise build`: an engine for one graph of a bundle, checked to be in its precision, and cached.
+
+    options = BuildOptions(compute_capabilities=("sm86",))
+    record = build_engine(bundle, Target.TENSORRT_RTX, Precision.INT8, options)
+
+TensorRT builds on the GPU that will run the engine. TensorRT-RTX also builds without a GPU, for named compute
+capabilities. `docs/engines.md` says what differs between versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgewise.exporter.engines.check import check_realised
+from edgewise.exporter.engines.compile import CompileJob, compile_graph
+from edgewise.exporter.engines.pins import FLOAT, HALF, Pins, pins_for_calibrator, pins_from_types, read_model
+from edgewise.exporter.engines.realised import count_types
+from edgewise.exporter.engines.recipe import Features, Recipe, choose_recipe
+from edgewise.exporter.engines.recipe import Int8Source as Int8Source
+from edgewise.runtime.contract.manifest import KeptNode, Precision, RealisedPrecision, Target
+from edgewise.runtime.engines.cache import EngineCache, EngineKey, cache_folder
+from edgewise.runtime.engines.cache import EngineRecord as EngineRecord
+from edgewise.runtime.engines.cuda import find_gpu
+from edgewise.runtime.engines.tensorrt_api import import_tensorrt
+from edgewise.runtime.system.errors import BackendError, BuildError
+
+if TYPE_CHECKING:
+    from edgewise.runtime.contract.bundle import Bundle
+
+
+def _silent(message: str) -> None:
+    del message
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build.
+
+    Attributes:
+        graph: Name in `manifest.graphs`.
+        compute_capabilities: For TensorRT-RTX: GPUs to build for, as `sm86`; empty means this machine's.
+        output: Folder for the engine and its record; None means the user's cache, which `edgewise run` reads.
+        workspace_mib: Limit of the builder's scratch memory in MiB; None leaves TensorRT's.
+        optimisation_level: 0 (quick) to 5 (slow, thorough); None leaves TensorRT's 3.
+        int8_source: Where INT8 ranges come from.
+        force: Build even where the engine is in the cache.
+        progress: Called with the name of each phase.
+    """
+
+    graph: str = "main"
+    compute_capabilities: tuple[str, ...] = ()
+    output: Path | None = None
+    workspace_mib: int | None = None
+    optimisation_level: int | None = None
+    int8_source: Int8Source = Int8Source.GRAPH
+    force: bool = False
+    progress: Callable[[str], None] = field(default=_silent, compare=False)
+
+    def cache(self) -> EngineCache:
+        """Where the engine goes."""
+        return EngineCache(self.output.absolute()) if self.output is not None else EngineCache.of_user()
+
+
+@dataclass(frozen=True)
+class Device:
+    """What an engine is built for: named compute capabilities, or the one GPU of this machine."""
+
+    compute_capabilities: tuple[str, ...]
+    gpu: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.gpu} {', '.join(self.compute_capabilities)}".strip()
+
+
+def build_engine(
+    bundle: Bundle, target: Target, precision: Precision, options: BuildOptions | None = None
+) -> EngineRecord:
+    """Build an engine, or find it in the cache.
+
+    Raises:
+        MissingExtraError: TensorRT is not installed.
+        BackendError: The bundle has no such model file, or it does not fit the manifest.
+        BundleError: A model file is missing or changed.
+        BuildError: TensorRT refuses the model or the GPU, or the engine is not in the precision asked for.
+        KeyboardInterrupt: Ctrl-C; nothing is stored.
+    """
+    options = options or BuildOptions()
+    _check_options(target, options)
+    trt = import_tensorrt(target, verb="build")
+    plan = _plan(trt, bundle, target, precision, options)
+    cache = options.cache()
+    cache.check_writable()
+    if not options.force and (known := cache.lookup(plan.key)) is not None:
+        options.progress("found in the cache")
+        return known
+    compiled = compile_graph(trt, plan.job)
+    options.progress("checking the precision")
+    check_realised(
+        precision,
+        compiled.weighted,
+        plan.kept,
+        compiled.layers,
+        quantised_in_graph=plan.job.calibration_cache is None,
+        where=plan.job.where,
+    )
+    record = EngineRecord(
+        key=plan.key,
+        bundle=bundle.manifest.name,
+        sha256=hashlib.sha256(compiled.plan).hexdigest(),
+        size=len(compiled.plan),
+        realised=RealisedPrecision(
+            target=target,
+            tool=f"{target.value} {trt.__version__}",
+            device=str(plan.device),
+            layers=count_types(compiled.layers),
+        ),
+        build_seconds=round(compiled.seconds, 3),
+        built_at=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
+    )
+    cache.store(record, compiled.plan)
+    return record
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A build before it starts: what to compile, under which key, and which nodes may be wider."""
+
+    device: Device
+    job: CompileJob
+    key: EngineKey
+    kept: tuple[KeptNode, ...]
+
+
+def _plan(trt: Any, bundle: Bundle, target: Target, precision: Precision, options: BuildOptions) -> Plan:
+    named = bundle.graph_bytes(options.graph, target, precision)
+    graph = bundle.graph(options.graph)
+    recipe = choose_recipe(Features.of(trt), precision, options.int8_source)
+    device = _device(target, options)
+    source = bundle.graph_entry(options.graph, target, recipe.source)
+    model = bundle.read(source.path)
+    kept = _kept(bundle, precision)
+    pins = _pins(recipe, named, model, kept)
+    calibration = _calibration_cache(bundle) if recipe.calibration_cache else None
+    job = CompileJob(
+        model=model,
+        where=str(bundle.path / source.path),
+        graph=graph,
+        network_flags=recipe.network_flags,
+        set_flags=tuple(name for name in recipe.set_flags if name != "FP16" or HALF in pins.values()),
+        clear_flags=recipe.clear_flags,
+        compute_capabilities=() if device.gpu else device.compute_capabilities,
+        pins=pins,
+        default_pin=FLOAT if precision is Precision.FP16 and recipe.pin_layers else None,
+        calibration_cache=calibration,
+        workspace_mib=options.workspace_mib,
+        optimisation_level=options.optimisation_level,
+        timing_cache=_timing_cache(trt, device),
+        report=options.progress,
+    )
+    key = EngineKey(
+        graph=options.graph,
+        target=target,
+        precision=precision,
+        model_sha256=hashlib.sha256(named).hexdigest(),
+        source_sha256=hashlib.sha256(model + (calibration or b"")).hexdigest(),
+        tool_version=str(trt.__version__),
+        compute_capabilities=device.compute_capabilities,
+        gpu=device.gpu,
+        shapes={spec.name: spec.shape for spec in graph.inputs},
+        flags=recipe.flags(),
+        options=_named_options(precision, options),
+        writer=_writer(),
+    )
+    return Plan(device, job, key, kept)
+
+
+def with_realised(bundle: Bundle, record: EngineRecord) -> Bundle:
+    """Write what the builder realised into the bundle's manifest; an older entry for that device goes.
+
+    A bundle on a read-only medium stays as it is; the engine's record says the same.
+    """
+    if not os.access(bundle.path, os.W_OK):
+        return bundle
+    from edgewise.exporter.bundle.writer import update_bundle
+
+    def replaced(entries: tuple[RealisedPrecision, ...]) -> tuple[RealisedPrecision, ...]:
+        new = record.realised
+        others = (entry for entry in entries if (entry.target, entry.device) != (new.target, new.device))
+        return (*others, new)
+
+    precisions = tuple(
+        msgspec.structs.replace(entry, realised=replaced(entry.realised))
+        if entry.precision is record.key.precision
+        else entry
+        for entry in bundle.manifest.precisions
+    )
+    return update_bundle(bundle, msgspec.structs.replace(bundle.manifest, precisions=precisions), {})
+
+
+def _check_options(target: Target, options: BuildOptions) -> None:
+    if target is Target.ONNXRUNTIME:
+        raise BuildError(
+            "onnxruntime runs the bundle's file as it is; there is nothing to build",
+            hint="--target tensorrt or --target tensorrt-rtx",
+        )
+    if target is Target.TENSORRT and options.compute_capabilities:
+        raise BuildError(
+            "TensorRT builds for the GPU of this machine only",
+            hint="leave --compute-capability out and build on the device, or use --target tensorrt-rtx",
+        )
+    for name in options.compute_capabilities:
+        if not re.fullmatch(r"sm\d{2,3}", name):
+            raise BuildError(f"{name!r} is no compute capability", hint="write it as sm86")
+    if options.workspace_mib is not None and options.workspace_mib < 1:
+        raise BuildError(f"a workspace of {options.workspace_mib} MiB", hint="give 1 or more, e.g. 1024")
+    if options.optimisation_level is not None and not 0 <= options.optimisation_level <= 5:
+        raise BuildError(f"optimisation level {options.optimisation_level}", hint="give 0 to 5")
+
+
+def _device(target: Target, options: BuildOptions) -> Device:
+    if options.compute_capabilities:
+        return Device(tuple(sorted(set(options.compute_capabilities))))
+    try:
+        gpu = find_gpu()
+    except BackendError as error:
+        if target is Target.TENSORRT:
+            raise
+        raise BuildError(
+            f"there is no GPU here to build for ({error.what})",
+            hint="name the GPUs that shall run it, e.g. --compute-capability sm86,sm89",
+        ) from None
+    return Device((gpu.compute_capability,), gpu.name if target is Target.TENSORRT else "")
+
+
+def _kept(bundle: Bundle, precision: Precision) -> tuple[KeptNode, ...]:
+    for entry in bundle.manifest.precisions:
+        if entry.precision is precision:
+            return entry.kept
+    return ()
+
+
+def _pins(recipe: Recipe, named: bytes, source: bytes, kept: tuple[KeptNode, ...]) -> Pins:
+    if not recipe.pin_layers:
+        return {}
+    if recipe.calibration_cache:
+        return pins_for_calibrator(read_model(source), kept)
+    return pins_from_types(read_model(named))
+
+
+def _calibration_cache(bundle: Bundle) -> bytes:
+    calibration = bundle.manifest.calibration
+    if calibration is None or calibration.tensorrt_cache is None:
+        raise BuildError(
+            "the bundle has no calibration cache",
+            where=str(bundle.path),
+            hint="run `edgewise calibrate`, or build from the INT8 graph",
+        )
+    return bundle.read(calibration.tensorrt_cache)
+
+
+def _named_options(precision: Precision, options: BuildOptions) -> dict[str, str]:
+    named = {
+        "workspace_mib": options.workspace_mib,
+        "optimisation_level": options.optimisation_level,
+        "int8_source": options.int8_source.value if precision is Precision.INT8 else None,
+    }
+    return {name: str(value) for name, value in named.items() if value is not None}
+
+
+def _timing_cache(trt: Any, device: Device) -> Path | None:
+    """TensorRT's kernel timings on this GPU; TensorRT-RTX times nothing."""
+    if not device.gpu:
+        return None
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{device.gpu}-{device.compute_capabilities[0]}-{trt.__version__}")
+    return cache_folder() / "timings" / f"{name}.cache"
+
+
+def _writer() -> str:
+    from importlib.metadata import version
+
+    return f"edgewise {version('edgewise')}"

@@ -1,0 +1,1 @@
+"""From a deploy module to a simplified ONNX graph."""

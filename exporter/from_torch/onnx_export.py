@@ -1,0 +1,307 @@
+"""From a deploy module to an ONNX graph: the first arrow of the workstation's way.
+
+The deploy module follows the convention of `docs/export.md`: `forward(*inputs)` returns a tuple in the order
+of the manifest's outputs and then its probes. The graph that comes out has exactly the manifest's names,
+fixed shapes, standard operators only, no trace of this machine's paths, and the numbers that torch gave.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgewise.exporter.from_torch.native_operators import translations
+from edgewise.exporter.graph.numerics import Tensors, first_difference, run_graph
+from edgewise.runtime.contract.manifest import DType, Graph, TensorSpec
+from edgewise.runtime.system.errors import ExportError
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+    from torch import nn
+
+EXPORT_OPSET = 19
+"""The first with DeformConv; `passes.lower_opset` brings the graph to 17 where nothing newer is used."""
+
+EXPORT_TOLERANCE = 1e-4
+"""Largest relative error of ONNX Runtime in FP32 against torch."""
+
+
+def export_onnx(
+    module: nn.Module, graph: Graph, samples: Sequence[Tensors], reference: Sequence[Tensors] | None = None
+) -> onnx.ModelProto:
+    """Export one graph of a manifest.
+
+    Args:
+        module: A deploy module; it is put into evaluation mode.
+        graph: Names, types and shapes of inputs, outputs and probes.
+        samples: At least one input per graph input name, of the declared type and shape; the graph is
+            compared with torch on each.
+        reference: What `run_module` gave for each sample; computed where it is None.
+
+    Returns:
+        A checked model whose outputs are `graph.outputs` and then `graph.probes`.
+
+    Raises:
+        ExportError: Weights with NaN or infinity, outputs that do not fit the manifest, a torch construct
+            that has no ONNX form, or numbers that differ from torch.
+    """
+    if not samples:
+        raise ExportError("an export needs at least one sample input", hint="pass a sample image")
+    module.eval()
+    refuse_broken_weights(module)
+    if reference is None:
+        reference = [run_module(module, graph, sample) for sample in samples]
+    model = _trace(module, graph, samples[0])
+    _name_nodes(model)
+    strip_private_text(model)
+    check_model(model, graph)
+    compare_with_torch(model, graph, samples, reference)
+    return model
+
+
+def refuse_broken_weights(module: nn.Module) -> None:
+    """Raise ExportError naming the first parameter or buffer that holds NaN or infinity."""
+    import torch
+
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            broken = int((~torch.isfinite(tensor)).sum())
+            raise ExportError(
+                f"{broken} of {tensor.numel()} values are NaN or infinite",
+                where=name,
+                hint="the training diverged; export an earlier checkpoint",
+            )
+
+
+def run_module(module: nn.Module, graph: Graph, sample: Tensors) -> dict[str, np.ndarray]:
+    """What the training definition gives for one sample, by the manifest's names.
+
+    Raises:
+        ExportError: The count, type, shape or finiteness of an output does not fit the manifest.
+    """
+    import torch
+
+    with torch.inference_mode():
+        values = module(*_arguments(graph, sample))
+    if isinstance(values, torch.Tensor):
+        values = (values,)
+    specs = (*graph.outputs, *graph.probes)
+    if len(values) != len(specs):
+        raise ExportError(
+            f"the module returns {len(values)} tensors, the manifest declares {len(specs)}",
+            where=", ".join(spec.name for spec in specs),
+            hint="return the outputs and then the probes, in the manifest's order",
+        )
+    found: dict[str, np.ndarray] = {}
+    for spec, value in zip(specs, values, strict=True):
+        array = value.detach().cpu().numpy()
+        _check_tensor(spec, array)
+        found[spec.name] = array
+    return found
+
+
+def _arguments(graph: Graph, sample: Tensors) -> tuple[torch.Tensor, ...]:
+    import torch
+
+    arguments = []
+    for spec in graph.inputs:
+        if spec.name not in sample:
+            raise ExportError(
+                f"the sample gives no tensor {spec.name!r}", hint="give one array per graph input"
+            )
+        array = sample[spec.name]
+        _check_tensor(spec, array)
+        arguments.append(torch.from_numpy(np.ascontiguousarray(array)))
+    return tuple(arguments)
+
+
+def _check_tensor(spec: TensorSpec, array: np.ndarray) -> None:
+    if array.dtype.name != spec.dtype.value or array.shape != spec.shape:
+        raise ExportError(
+            f"the tensor is {array.dtype.name} {list(array.shape)}, "
+            f"the manifest declares {spec.dtype.value} {list(spec.shape)}",
+            where=spec.name,
+            hint="change the manifest's tensor, or cast and reshape inside the deploy module",
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ExportError(
+            "the tensor holds NaN or infinity", where=spec.name, hint="check the weights and the decoding"
+        )
+
+
+def _trace(module: nn.Module, graph: Graph, sample: Tensors) -> onnx.ModelProto:
+    import torch
+
+    names = [spec.name for spec in (*graph.outputs, *graph.probes)]
+    try:
+        with _quiet_exporter():
+            program = torch.onnx.export(
+                module,
+                _arguments(graph, sample),
+                dynamo=True,
+                opset_version=EXPORT_OPSET,
+                input_names=[spec.name for spec in graph.inputs],
+                output_names=names,
+                external_data=False,
+                verbose=False,
+                optimize=True,
+                custom_translation_table=translations(),
+            )
+    except Exception as error:  # torch raises many types here; the innermost one says which construct
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ExportError(
+            "torch.onnx cannot export the module",
+            where=first_line(cause),
+            hint="write the construct with fixed shapes and standard operators (see docs/export.md)",
+        ) from error
+    assert program is not None
+    return program.model_proto
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message that says something; the error's type where none does."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Hold back the exporter's progress chatter; its failures are exceptions."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Name every node after its layer and operator: `backbone/layers/0/conv1/Conv`.
+
+    The manifest names nodes that stay in a wider precision, and people read those names. A node with a weight
+    is named after the weight, because folding a normalisation leaves the convolution the normalisation's
+    scope.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer if tensor.name.endswith(".weight")}
+    taken: dict[str, int] = {}
+    for node in model.graph.node:
+        weight = next((name for name in node.input if name in weights), None)
+        scope = weight.removesuffix(".weight").replace(".", "/") if weight else _module_scope(node)
+        base = f"{scope}/{node.op_type}" if scope else node.op_type
+        count = taken.get(base, 0)
+        taken[base] = count + 1
+        node.name = base if count == 0 else f"{base}_{count}"
+
+
+def _module_scope(node: onnx.NodeProto) -> str:
+    for entry in node.metadata_props:
+        if entry.key == "pkg.torch.onnx.name_scopes":
+            scopes = [scope for scope in ast.literal_eval(entry.value)[:-1] if scope]
+            return scopes[-1].replace(".", "/") if scopes else ""
+    return ""
+
+
+def strip_private_text(model: onnx.ModelProto) -> None:
+    """Remove every doc string and metadata entry: torch writes stack traces with local paths into them."""
+    model.doc_string = ""
+    del model.metadata_props[:]
+    graph = model.graph
+    graph.name = "edgewise"
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    parts = (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for part in parts:
+        part.doc_string = ""
+        del part.metadata_props[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            attribute.doc_string = ""
+
+
+def check_model(model: onnx.ModelProto, graph: Graph, *, outputs_only: bool = False) -> None:
+    """Check the graph against the standard and against the manifest.
+
+    Args:
+        outputs_only: The model is lowered: its probes are inner tensors.
+
+    Raises:
+        ExportError: Another operator domain, model-local functions, open shapes, a failed shape inference, or
+            names, types and shapes of inputs and outputs that are not the manifest's.
+    """
+    import onnx
+
+    if model.functions:
+        raise ExportError("the graph calls model-local functions", where=model.functions[0].name)
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            raise ExportError(
+                f"operator {node.op_type} is from the domain {node.domain!r}",
+                where=node.name,
+                hint="only standard ONNX operators run on every target",
+            )
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            "the graph does not follow the ONNX standard", where=str(error).strip().splitlines()[0]
+        ) from error
+    outputs = graph.outputs if outputs_only else (*graph.outputs, *graph.probes)
+    initialisers = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in initialisers]
+    for kind, values, specs in (("input", inputs, graph.inputs), ("output", model.graph.output, outputs)):
+        found, wanted = [_signature(value) for value in values], [_wanted(spec) for spec in specs]
+        if found != wanted:
+            raise ExportError(
+                f"the graph's {kind}s are {found}, the manifest declares {wanted}",
+                hint="names, order, types and shapes must be the manifest's",
+            )
+
+
+def _signature(value: onnx.ValueInfoProto) -> tuple[str, str, tuple[int, ...]]:
+    import onnx
+
+    kind = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim)
+    return value.name, dtype, shape
+
+
+def _wanted(spec: TensorSpec) -> tuple[str, str, tuple[int, ...]]:
+    return spec.name, DType(spec.dtype).value, spec.shape
+
+
+def comparable_names(graph: Graph) -> list[str]:
+    """The tensors that stages are compared by: probes, or outputs where a graph has no probes.
+
+    Decoded outputs follow the order of near-equal scores, which rounding may swap; probes do not.
+    """
+    return [spec.name for spec in (graph.probes or graph.outputs)]
+
+
+def compare_with_torch(
+    model: onnx.ModelProto, graph: Graph, samples: Sequence[Tensors], reference: Sequence[Tensors]
+) -> None:
+    """Raise ExportError where ONNX Runtime and torch differ by more than `EXPORT_TOLERANCE`."""
+    names = comparable_names(graph)
+    for number, (values, wanted) in enumerate(zip(run_graph(model, samples), reference, strict=True)):
+        difference = first_difference(values, wanted, names, EXPORT_TOLERANCE)
+        if difference is not None:
+            raise ExportError(
+                f"the exported graph and torch differ on sample {number}: {difference.detail}",
+                where=difference.tensor,
+                hint="an operator was translated with another meaning; bisect by adding probes before it",
+            )

@@ -1,0 +1,69 @@
+"""Simplify an exported graph with onnxsim; a failure is an error, never a warning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgewise.exporter.from_torch.onnx_export import (
+    check_model,
+    comparable_names,
+    first_line,
+    strip_private_text,
+)
+from edgewise.exporter.graph.conditions import uint8_is_cast_first
+from edgewise.exporter.graph.numerics import Tensors, first_difference, run_graph
+from edgewise.runtime.contract.manifest import Graph
+from edgewise.runtime.system.errors import ExportError
+
+if TYPE_CHECKING:
+    import onnx
+
+SIMPLIFY_TOLERANCE = 1e-4
+"""Largest relative error of the simplified graph against the exported one (folding reorders additions)."""
+
+
+def simplify(model: onnx.ModelProto, graph: Graph, samples: Sequence[Tensors]) -> onnx.ModelProto:
+    """Fold constants, remove dead code, fuse normalisations into convolutions.
+
+    Args:
+        model: An exported graph; not changed.
+        graph: The manifest's view of it.
+        samples: Inputs on which both graphs are run and compared.
+
+    Raises:
+        ExportError: onnxsim fails, the numbers move, or a uint8 input is consumed by anything but a Cast.
+    """
+    import onnxsim
+
+    try:
+        simplified, proven = onnxsim.simplify(model, check_n=0, certify=False)
+    except Exception as error:  # C++ failures surface as several types
+        raise ExportError(
+            "onnxsim failed", where=first_line(error), hint="report the exported.onnx that caused it"
+        ) from error
+    if not proven:
+        raise ExportError("onnxsim could not validate its own result")
+    strip_private_text(simplified)
+    check_model(simplified, graph)
+    problem = uint8_is_cast_first(simplified)
+    if problem is not None:
+        raise ExportError(problem, hint="start the deploy module with image.float() before any transpose")
+    compare(model, simplified, graph, samples)
+    return simplified
+
+
+def compare(
+    before: onnx.ModelProto, after: onnx.ModelProto, graph: Graph, samples: Sequence[Tensors]
+) -> None:
+    """Raise ExportError where the two graphs differ by more than `SIMPLIFY_TOLERANCE`."""
+    names = comparable_names(graph)
+    pairs = zip(run_graph(after, samples), run_graph(before, samples), strict=True)
+    for number, (values, reference) in enumerate(pairs):
+        difference = first_difference(values, reference, names, SIMPLIFY_TOLERANCE)
+        if difference is not None:
+            raise ExportError(
+                f"simplification changed the numbers on sample {number}: {difference.detail}",
+                where=difference.tensor,
+                hint="report the exported.onnx that caused it",
+            )

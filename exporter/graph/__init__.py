@@ -1,0 +1,1 @@
+"""ONNX graphs: running, editing, conditions, passes and their checks."""

@@ -1,0 +1,187 @@
+"""What a pass is, and how one is run: conditions before and after, numbers before and after.
+
+A pass is a pure function from a model to a model. It states what it requires and what it ensures as named
+conditions; `PassRunner` verifies both, compares the numbers on real inputs, and records whether anything
+changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from edgewise.calibration.graph import tensor_infos
+from edgewise.exporter.graph.numerics import Difference, Tensors, first_difference, run_graph
+from edgewise.exporter.graph.regions import Region, run_regions
+from edgewise.runtime.contract.manifest import ProvenanceStep
+from edgewise.runtime.system.errors import ExportError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+Condition = Callable[["onnx.ModelProto"], "str | None"]
+"""Says what contradicts it in a model, naming the node; None where it holds."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One rewriting of a model.
+
+    Attributes:
+        name: The provenance's name for it.
+        apply: Pure: gets a copy that it may edit and return.
+        requires: Conditions on the model it is given.
+        ensures: Conditions on the model it returns.
+        tolerance: Largest relative error that it may cause. 0 demands equal bits in every output that both
+            models have; more than 0 compares the tensors that the runner was told to compare, and those only.
+        regions: The parts that it writes anew, found in the model that it is given. Where it names them, each
+            is compared alone, on what flows into it and by its own tolerance.
+        detail: What it did, for the provenance.
+    """
+
+    name: str
+    apply: Callable[[onnx.ModelProto], onnx.ModelProto]
+    requires: tuple[Condition, ...] = ()
+    ensures: tuple[Condition, ...] = ()
+    tolerance: float = 0.0
+    regions: Callable[[onnx.ModelProto], Sequence[Region]] | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """The model after a pass, whether it differs from the one before, and the provenance's line."""
+
+    model: onnx.ModelProto
+    changed: bool
+    step: ProvenanceStep
+
+
+@dataclass
+class PassRunner:
+    """Runs passes one after another and remembers the last numbers, so that each model runs once.
+
+    Attributes:
+        samples: Inputs on which models are compared.
+        compared: Tensor names that a lossy pass is judged by (`onnx_export.comparable_names`). Where a model
+            has them as inner tensors only, they are exposed for the comparison.
+    """
+
+    samples: Sequence[Tensors]
+    compared: Sequence[str]
+    steps: list[ProvenanceStep] = field(default_factory=list)
+    _last: tuple[bytes, list[dict[str, np.ndarray]]] | None = None
+
+    def run(self, pass_: Pass, model: onnx.ModelProto) -> PassResult:
+        """Apply one pass to a copy of `model`.
+
+        Raises:
+            ExportError: A condition does not hold before or after, the result is no valid model, or its
+                numbers differ by more than the pass allows.
+        """
+        import onnx
+
+        _require(pass_, pass_.requires, model, "requires")
+        before = model.SerializeToString(deterministic=True)
+        draft = type(model)()
+        draft.CopyFrom(model)
+        after_model = pass_.apply(draft)
+        after = after_model.SerializeToString(deterministic=True)
+        changed = after != before
+        _require(pass_, pass_.ensures, after_model, "ensures")
+        if changed:
+            try:
+                onnx.checker.check_model(after_model, full_check=True)
+            except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+                raise ExportError(
+                    f"the pass {pass_.name!r} made an invalid graph", where=str(error).strip().splitlines()[0]
+                ) from error
+            if pass_.regions is not None:
+                self._compare_regions(pass_, pass_.regions(model), model, after_model)
+            else:
+                self._compare(pass_, model, before, after_model, after)
+        step = ProvenanceStep(
+            step=pass_.name, tool="edgewise", detail=pass_.detail if changed else "nothing to change"
+        )
+        self.steps.append(step)
+        return PassResult(after_model, changed, step)
+
+    def run_all(self, passes: Sequence[Pass], model: onnx.ModelProto) -> onnx.ModelProto:
+        """Run passes in order and give the last model."""
+        for pass_ in passes:
+            model = self.run(pass_, model).model
+        return model
+
+    def _compare(
+        self,
+        pass_: Pass,
+        before: onnx.ModelProto,
+        before_key: bytes,
+        after: onnx.ModelProto,
+        after_key: bytes,
+    ) -> None:
+        reference = self._numbers(before, before_key)
+        values = self._numbers(after, after_key)
+        self._last = (after_key, values)
+        for number, (new, old) in enumerate(zip(values, reference, strict=True)):
+            names = self.compared if pass_.tolerance > 0 else [name for name in old if name in new]
+            _refuse(pass_, number, first_difference(new, old, names, pass_.tolerance))
+
+    def _compare_regions(
+        self, pass_: Pass, regions: Sequence[Region], before: onnx.ModelProto, after: onnx.ModelProto
+    ) -> None:
+        made = {name for node in before.graph.node for name in node.output}
+        inner = dict.fromkeys(name for region in regions for name in region.inputs if name in made)
+        flowing = run_graph(expose(before, list(inner)), self.samples)
+        feeds = [{**sample, **values} for sample, values in zip(self.samples, flowing, strict=True)]
+        results = zip(
+            regions, run_regions(after, regions, feeds), run_regions(before, regions, feeds), strict=True
+        )
+        for region, values, reference in results:
+            for number, (new, old) in enumerate(zip(values, reference, strict=True)):
+                _refuse(pass_, number, first_difference(new, old, region.outputs, region.tolerance))
+
+    def _numbers(self, model: onnx.ModelProto, key: bytes) -> list[dict[str, np.ndarray]]:
+        if self._last is not None and self._last[0] == key:
+            return self._last[1]
+        return run_graph(expose(model, self.compared), self.samples)
+
+
+def expose(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A model that also gives the inner tensors `names` as outputs (the same object where it does already).
+
+    Raises:
+        ExportError: No node makes such a tensor.
+    """
+    present = {output.name for output in model.graph.output}
+    missing = [name for name in names if name not in present]
+    if not missing:
+        return model
+    made = {output for node in model.graph.node for output in node.output}
+    for name in missing:
+        if name not in made:
+            raise ExportError(f"the graph makes no tensor {name!r}", hint="a pass renamed or removed a probe")
+    exposed = type(model)()
+    exposed.CopyFrom(model)
+    infos = tensor_infos(model)
+    exposed.graph.output.extend(infos[name] for name in missing)
+    return exposed
+
+
+def _refuse(pass_: Pass, number: int, difference: Difference | None) -> None:
+    if difference is not None:
+        raise ExportError(
+            f"the pass {pass_.name!r} changed the numbers on sample {number}: {difference.detail}",
+            where=difference.tensor,
+            hint="the pass breaks its own promise on this graph; report it with the canonical.onnx",
+        )
+
+
+def _require(pass_: Pass, conditions: Sequence[Condition], model: onnx.ModelProto, verb: str) -> None:
+    for condition in conditions:
+        problem = condition(model)
+        if problem is not None:
+            name = getattr(condition, "__name__", "condition").replace("_", " ")
+            raise ExportError(f"the pass {pass_.name!r} {verb} that {name}", where=problem)

@@ -1,0 +1,133 @@
+"""Which images calibrate a bundle and which judge the result; no image does both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgewise.calibration.samples import CalibrationSet, Sample
+from edgewise.exporter.bundle.goldens import Picture, read_frames
+from edgewise.exporter.precision.agreement import TaskMetric
+from edgewise.runtime.contract.kinds import AffineCrop
+from edgewise.runtime.contract.manifest import CalibrationMethod, Manifest, Precision
+from edgewise.runtime.frames.looks import FrameBoxes
+from edgewise.runtime.system.errors import CalibrationError
+
+HELD_OUT = 16
+"""Images beside the calibration set on which FP16 and INT8 are judged."""
+
+
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """What to calibrate on, and how.
+
+    Attributes:
+        images: Folder of images, a folder of scenes with the task's annotation file, or a COCO json. A model
+            of crops looks at annotated boxes where there are annotations, else at whole images.
+        count: Images that the observers see.
+        seed: Chooses them.
+        method: How ranges are chosen from what was observed.
+        validation: Annotated dataset on which INT8 must keep FP32's metric of the task; None judges by
+            decoded results on held-out images alone.
+        precisions: What to make; FP16 needs the ranges too.
+
+    Raises:
+        CalibrationError: FP32 among the precisions, or none.
+    """
+
+    images: Path
+    count: int = 64
+    seed: int = 0
+    method: CalibrationMethod = CalibrationMethod.ENTROPY
+    validation: Path | None = None
+    precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)
+
+    def __post_init__(self) -> None:
+        if not self.precisions or Precision.FP32 in self.precisions:
+            raise CalibrationError(
+                f"calibration makes fp16 and int8, not {[each.value for each in self.precisions]}",
+                hint="every bundle holds fp32 already",
+            )
+
+    def first_pictures(self, manifest: Manifest, count: int) -> list[Picture]:
+        """The first pictures of the calibration set, for a bundle's goldens."""
+        return pictures_of(choose_images(self, manifest).calibration.samples[:count])
+
+
+@dataclass(frozen=True)
+class ChosenImages:
+    """Which images do what; none does two things.
+
+    Attributes:
+        calibration: The observers see these.
+        held_out: FP16 and INT8 are judged on these.
+        task: The annotated dataset, where one is given.
+    """
+
+    calibration: CalibrationSet
+    held_out: tuple[Sample, ...]
+    task: TaskMetric | None
+
+
+def choose_images(request: CalibrationRequest, manifest: Manifest) -> ChosenImages:
+    """Choose `request.count` images and, further down the same seeded order, those to judge on.
+
+    Args:
+        manifest: Its task says which annotations count, its preprocessing whether boxes are looked at.
+
+    Raises:
+        CalibrationError: Missing, too few, unfit images, or images of the validation dataset.
+        DatasetError: The validation dataset is missing or broken.
+    """
+    task = None
+    if request.validation is not None:
+        task = TaskMetric.of_dataset(manifest.task, request.validation)
+    exclude = task.images if task is not None else []
+    chosen = _take(request, manifest, request.count, exclude)
+    further = max(4, min(HELD_OUT, request.count // 4))
+    try:
+        together = _take(request, manifest, request.count + further, exclude)
+    except CalibrationError as error:
+        raise CalibrationError(
+            f"{further} images beside the {request.count} are needed to judge INT8: {error.what}",
+            where=error.where,
+            hint=f"add images, or calibrate on fewer than {request.count}",
+        ) from None
+    return ChosenImages(chosen, together.samples[request.count :], task)
+
+
+def pictures_of(samples: Sequence[Sample]) -> list[Picture]:
+    """The frames of calibration samples, with the box that each looks at.
+
+    Raises:
+        SourceError: A file that is missing or no image.
+    """
+    frames = read_frames([sample.path for sample in samples])
+    return [
+        Picture(frame, None if sample.box is None else _only_box(sample.box))
+        for frame, sample in zip(frames, samples, strict=True)
+    ]
+
+
+def _only_box(box: tuple[float, float, float, float]) -> FrameBoxes:
+    return FrameBoxes(np.array([box], np.float64), np.ones(1, np.float32))
+
+
+def _take(request: CalibrationRequest, manifest: Manifest, count: int, exclude: list[Path]) -> CalibrationSet:
+    folder, annotations = request.images, request.images
+    if folder.is_dir():
+        annotations = folder / f"{manifest.task.value}.json"
+    if not annotations.is_file():
+        return CalibrationSet.from_folder(folder, count=count, seed=request.seed, exclude=exclude)
+    beside = annotations.parent / "images"
+    return CalibrationSet.from_coco(
+        annotations,
+        beside if beside.is_dir() else annotations.parent,
+        count=count,
+        seed=request.seed,
+        exclude=exclude,
+        boxes=isinstance(manifest.preprocess, AffineCrop),
+    )

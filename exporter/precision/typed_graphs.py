@@ -1,0 +1,227 @@
+"""The FP16 and the INT8 graph of one FP32 graph, each held to its budget.
+
+Nodes that stay wider than INT8 compute in float16 in TensorRT's file (in float32 where their ranges ask for
+it), and in float32 in ONNX Runtime's, whose CPU kernels have no float16. What has no weights stays float32:
+it fuses into the integer kernels, and scales in float32 are read by every TensorRT from 8.5 on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgewise.calibration.collect import Feeds
+from edgewise.calibration.lower_u8 import lower_u8
+from edgewise.calibration.placement import place
+from edgewise.calibration.qdq import quantise_s8
+from edgewise.calibration.search import search_precision
+from edgewise.calibration.sensitivity import rank_by_error
+from edgewise.calibration.table import CalibrationTable
+from edgewise.exporter.from_torch.onnx_export import comparable_names
+from edgewise.exporter.graph.passes import PassRunner
+from edgewise.exporter.passes.fp16 import Fp16Choice, Ranges, choose_fp16, fp16_pass, narrow_nodes
+from edgewise.exporter.precision.agreement import Agreement, Sample, share_of_limit
+from edgewise.exporter.targets.lowering import lower_for
+from edgewise.runtime.contract.manifest import (
+    Graph,
+    KeptNode,
+    Manifest,
+    Precision,
+    PrecisionRecord,
+    ProvenanceStep,
+    Target,
+)
+from edgewise.runtime.system.errors import CalibrationError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def _silent(message: str) -> None:
+    del message
+
+
+@dataclass(frozen=True)
+class TypedGraph:
+    """A graph in one precision for every target, with what stays wider in it."""
+
+    lowered: Mapping[Target, onnx.ModelProto]
+    record: PrecisionRecord
+    steps: tuple[ProvenanceStep, ...]
+
+
+@dataclass
+class Workbench:
+    """What the steps of one quantisation share."""
+
+    manifest: Manifest
+    name: str
+    graph: Graph
+    fp32: onnx.ModelProto
+    targets: tuple[Target, ...]
+    samples: Sequence[Sample]
+    agreement: Agreement
+    progress: Callable[[str], None] = field(default=_silent)
+
+    def runner(self) -> PassRunner:
+        return PassRunner([sample.inputs[0] for sample in self.samples[:2]], comparable_names(self.graph))
+
+    def lowered(self, form: Callable[[Target], onnx.ModelProto]) -> dict[Target, onnx.ModelProto]:
+        """The typed graph of every target, lowered for it."""
+        return {target: lower_for(form(target), target, self.runner()) for target in self.targets}
+
+    def judged(self, used: float, precision: Precision) -> str:
+        """The provenance's words for a verdict."""
+        return f"uses {used:.2f} of its budget on {self.agreement.subject(precision)}"
+
+    @property
+    def probes(self) -> list[str]:
+        return [spec.name for spec in self.graph.probes]
+
+
+# ---------------------------------------------------------------- FP16
+
+
+def make_fp16(bench: Workbench, table: CalibrationTable) -> TypedGraph:
+    """The float16 islands that the table's ranges allow, held to the FP16 budget."""
+    bench.progress("typing float16 islands")
+    choice = choose_fp16(bench.fp32, _ranges(table), probes=bench.probes)
+    tolerance = bench.manifest.budget(Precision.FP16).tensor_relative_error
+    result = bench.runner().run(fp16_pass(choice, tolerance=tolerance), bench.fp32)
+    used = _require_budget(bench.agreement, [result.model], Precision.FP16)
+    record = PrecisionRecord(
+        precision=Precision.FP16,
+        asked="float16 in nodes with weights and between them; float32 decoding, inputs and outputs",
+        kept=choice.kept,
+    )
+    lowered = bench.lowered(lambda target: result.model)
+    step = msgspec.structs.replace(
+        result.step, detail=f"{result.step.detail}; {bench.judged(used, Precision.FP16)}"
+    )
+    return TypedGraph(lowered, record, (step,))
+
+
+def _ranges(table: CalibrationTable) -> Ranges:
+    return {name: (found.minimum, found.maximum) for name, found in table.tensors.items()}
+
+
+def _require_budget(agreement: Agreement, models: Sequence[onnx.ModelProto], precision: Precision) -> float:
+    """The share of the budget that the worst of `models` uses.
+
+    Raises:
+        CalibrationError: It is more than all of it.
+    """
+    checks = [check for model in models for check in agreement.checks(model, precision)]
+    worst = max(checks, key=share_of_limit)
+    if any(not check.passed for check in checks):
+        raise CalibrationError(
+            f"{precision.value} misses its budget: {worst.quantity} is {worst.value:.4g}, "
+            f"the limit is {worst.limit:.4g}",
+            where=f"{worst.subject}, {worst.sample}",
+            hint="state another budget in the manifest, or calibrate on images like those in use",
+        )
+    return share_of_limit(worst)
+
+
+# ---------------------------------------------------------------- INT8
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The INT8 graph in its two forms, with what stays wider in them."""
+
+    signed: onnx.ModelProto
+    unsigned: onnx.ModelProto
+    kept: tuple[KeptNode, ...]
+
+    def form(self, target: Target) -> onnx.ModelProto:
+        """The form that a target reads."""
+        return self.unsigned if target is Target.ONNXRUNTIME else self.signed
+
+    def forms(self, targets: tuple[Target, ...]) -> list[onnx.ModelProto]:
+        """The forms that any of the targets reads, each once."""
+        return [self.unsigned] * (Target.ONNXRUNTIME in targets) + [self.signed] * bool(
+            set(targets) - {Target.ONNXRUNTIME}
+        )
+
+
+def make_int8(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> TypedGraph:
+    """Codes wherever the INT8 budget allows them; the precision search says which nodes stay wider.
+
+    Args:
+        feeds: A few calibration samples, by which nodes are ranked where the budget is missed.
+    """
+    bench.progress("writing int8 codes")
+    codes, searched = _codes(bench, table, {}), 0
+    used = max(bench.agreement.budget_used(form, Precision.INT8) for form in codes.forms(bench.targets))
+    if used > 1.0:
+        keep = _search(bench, table, feeds)
+        codes, searched = _codes(bench, table, keep), len(keep)
+        used = _require_budget(bench.agreement, codes.forms(bench.targets), Precision.INT8)
+    record = PrecisionRecord(
+        precision=Precision.INT8,
+        asked="int8 in nodes with weights; kept ones in float16 (float32 on onnxruntime), others float32",
+        kept=codes.kept,
+    )
+    lowered = bench.lowered(codes.form)
+    detail = (
+        f"{len(codes.kept)} weighted nodes kept wider, {searched} of them by the precision search; "
+        f"{bench.judged(used, Precision.INT8)}"
+    )
+    step = ProvenanceStep(step="int8", tool="edgewise", detail=detail)
+    return TypedGraph(lowered, record, (step,))
+
+
+def _search(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> dict[str, str]:
+    """The fewest most sensitive nodes, with reasons, whose keeping brings every form into the budget.
+
+    Raises:
+        CalibrationError: No number of them does.
+    """
+    bench.progress("searching the nodes that must stay wider than int8")
+    ranking = rank_by_error(bench.fp32, table, place(bench.fp32), feeds)
+    names = (
+        {Target.ONNXRUNTIME, Target.TENSORRT} if Target.ONNXRUNTIME in bench.targets else {Target.TENSORRT}
+    )
+    count = 0
+    for target in sorted(names, key=lambda target: target.value):
+        found = search_precision(
+            ranking,
+            lambda keep, target=target: _codes(bench, table, keep).form(target),
+            lambda model: bench.agreement.budget_used(model, Precision.INT8),
+            1.0,
+            progress=lambda trial: bench.progress(
+                f"int8 with {trial.kept} more nodes kept wider uses {trial.loss:.2f} of its budget"
+            ),
+        )
+        count = max(count, len(found.keep))
+    return {
+        found.node: f"INT8 misses its budget without it: number {number} of {len(ranking)} by the rounding "
+        f"error of its result, {found.decibels:.1f} dB"
+        for number, found in enumerate(ranking[:count], start=1)
+    }
+
+
+def _codes(bench: Workbench, table: CalibrationTable, keep: Mapping[str, str]) -> Codes:
+    """Both forms with `keep` (node -> reason) left wider."""
+    placed = place(bench.fp32, keep=keep, target=Target.ONNXRUNTIME)
+    unsigned = lower_u8(quantise_s8(bench.fp32, table, placed))
+    placed = place(bench.fp32, keep=keep, target=Target.TENSORRT)
+    signed = quantise_s8(bench.fp32, table, placed)
+    names = {node.node for node in placed.kept}
+    choice = choose_fp16(signed, _ranges(table), probes=bench.probes, only=names)
+    return Codes(narrow_nodes(signed, choice.narrow), unsigned, explained(placed.kept, choice))
+
+
+def explained(kept: tuple[KeptNode, ...], choice: Fp16Choice) -> tuple[KeptNode, ...]:
+    """Where a node kept from INT8 cannot be float16 either, both reasons and float32."""
+    wider = {node.node: node.reason for node in choice.kept}
+    return tuple(
+        KeptNode(node=node.node, precision=Precision.FP32, reason=f"{node.reason}; {wider[node.node]}")
+        if node.node in wider
+        else node
+        for node in kept
+    )

@@ -1,0 +1,1 @@
+"""What each target runs, and the lowering for it."""

@@ -1,0 +1,1 @@
+"""The whole way from a module or a checkpoint to a bundle."""

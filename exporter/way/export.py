@@ -1,0 +1,254 @@
+"""From training definitions and a draft manifest to a bundle: the public way out of torch.
+
+    bundle = export_bundle({"main": deploy_module}, draft, Path("model.bundle"))
+
+`draft` is a manifest that says everything but files, goldens and precisions; `docs/export.md` shows one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgewise.exporter.bundle.budgets import DEFAULT_BUDGETS
+from edgewise.exporter.bundle.goldens import GOLDEN_COUNT, Picture, golden_pictures, make_goldens, read_frames
+from edgewise.exporter.bundle.model_files import name_model_files
+from edgewise.exporter.bundle.tool_versions import tool_versions, writer
+from edgewise.exporter.bundle.writer import Content, refuse_occupied, write_bundle
+from edgewise.exporter.from_torch.onnx_export import (
+    comparable_names,
+    export_onnx,
+    refuse_broken_weights,
+    run_module,
+)
+from edgewise.exporter.from_torch.simplify import simplify
+from edgewise.exporter.graph.numerics import Tensors, network_inputs
+from edgewise.exporter.graph.passes import PassRunner
+from edgewise.exporter.targets.lowering import canonicalise, lower_for, lower_fp32
+from edgewise.runtime.contract import manifest as contract
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import (
+    Graph,
+    Manifest,
+    Precision,
+    PrecisionRecord,
+    ProvenanceStep,
+    Target,
+)
+from edgewise.runtime.frames.looks import views_of
+from edgewise.runtime.system.errors import ExportError
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+    from edgewise.exporter.precision.calibration_images import CalibrationRequest
+
+EXPORTED = "source/exported.onnx"
+CHECKPOINT = "source/checkpoint.safetensors"
+CHECKED_FRAMES = 2
+"""Frames on which every arrow's numbers are compared."""
+
+
+def _silent(message: str) -> None:
+    del message
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export.
+
+    Attributes:
+        replace: Exchange an existing bundle at the destination.
+        device_only: Leave out `source/`, which parity on a workstation reads and a device does not.
+        targets: Who shall run the bundle.
+        images: Pictures for the goldens; without any, the calibration set gives them, else they are drawn.
+        calibration: Also make FP16 and INT8 files, from these images.
+        progress: Called with a line at the start of every step.
+    """
+
+    replace: bool = False
+    device_only: bool = False
+    targets: tuple[Target, ...] = tuple(Target)
+    images: tuple[Path, ...] = ()
+    calibration: CalibrationRequest | None = None
+    progress: Callable[[str], None] = field(default=_silent, compare=False)
+
+
+@dataclass(frozen=True)
+class CanonicalGraph:
+    """One graph on its way: as exported, canonical, and in FP32 with outputs only."""
+
+    graph: Graph
+    exported: onnx.ModelProto
+    canonical: onnx.ModelProto
+    fp32: onnx.ModelProto
+    steps: tuple[ProvenanceStep, ...]
+
+
+def export_bundle(
+    modules: Mapping[str, nn.Module],
+    draft: Manifest,
+    destination: str | Path,
+    options: ExportOptions | None = None,
+    *,
+    checkpoint: Path | None = None,
+) -> Bundle:
+    """Export deploy modules as a bundle.
+
+    Args:
+        modules: Graph name -> deploy module: `forward(uint8 image [1, H, W, 3])` returns the graph's outputs
+            and then its probes, in the manifest's order.
+        draft: The manifest without files, goldens and precisions; budgets may be left empty for the defaults.
+        destination: The bundle's folder; appears whole or not at all.
+        options: See `ExportOptions`.
+        checkpoint: A file to keep as `source/checkpoint.safetensors`.
+
+    Raises:
+        ManifestError: The draft does not fit together.
+        ExportError: A module, an output, a number or a node that does not fit; the message names it.
+        CalibrationError: Calibration images that are refused.
+        EdgewiseError: The destination exists already.
+    """
+    options = options or ExportOptions()
+    destination = Path(destination)
+    refuse_occupied(destination, replace=options.replace)
+    _check_draft(modules, draft)
+    options.progress("reading images")
+    pictures = golden_pictures(draft.preprocess, _pictures(draft, options))
+    (name, graph), module = next(iter(draft.graphs.items())), modules[next(iter(draft.graphs))].eval()
+    refuse_broken_weights(module)
+    looks = [network_inputs(graph, views_of(draft, one.frame, one.boxes)) for one in pictures]
+    options.progress("running the training definition")
+    reference = [[run_module(module, graph, look) for look in each] for each in looks]
+    goldens = make_goldens(draft, graph, pictures, reference)
+    samples, expected = ([each[0] for each in every[:CHECKED_FRAMES]] for every in (looks, reference))
+    made = canonical_graph(module, graph, samples, expected, options.progress)
+    runner = PassRunner(samples, comparable_names(graph))
+    lowered = {
+        (target, Precision.FP32): _bytes(lower_for(made.fp32, target, runner)) for target in options.targets
+    }
+    named = name_model_files(name, lowered)
+    canonical_path = "models/canonical.onnx" if name == "main" else f"models/{name}.canonical.onnx"
+    files: dict[str, Content] = {canonical_path: _bytes(made.canonical), **named.files}
+    for golden in goldens:
+        files.update(golden.files)
+    if not options.device_only:
+        files[EXPORTED] = _bytes(made.exported)
+        if checkpoint is not None:
+            files[CHECKPOINT] = checkpoint
+    manifest = msgspec.structs.replace(
+        draft,
+        writer=writer(),
+        provenance=msgspec.structs.replace(
+            draft.provenance,
+            tools=tool_versions(),
+            steps=(*draft.provenance.steps, *made.steps, *runner.steps),
+        ),
+        graphs={name: msgspec.structs.replace(graph, canonical=canonical_path, files=named.entries)},
+        precisions=(PrecisionRecord(precision=Precision.FP32, asked="every node in float32"),),
+        goldens=tuple(golden.golden for golden in goldens),
+        budgets=draft.budgets or DEFAULT_BUDGETS,
+    )
+    if options.calibration is not None:
+        from edgewise.exporter.precision.quantise import quantise
+
+        quantised = quantise(
+            made.canonical, manifest, options.calibration, pictures, options.targets, options.progress
+        )
+        manifest, files = quantised.manifest, {**files, **quantised.files}
+    options.progress("writing the bundle")
+    return write_bundle(destination, manifest, files, replace=options.replace)
+
+
+def export_checkpoint(
+    checkpoint: str | Path, destination: str | Path, options: ExportOptions | None = None
+) -> Bundle:
+    """Export a checkpoint of the registry.
+
+    Raises:
+        CheckpointError: The file is missing, of another model, or holds NaN weights.
+        ExportError, CalibrationError, EdgewiseError: As `export_bundle`.
+    """
+    from edgewise.models.checkpoints.checkpoint import load_model
+
+    options = options or ExportOptions()
+    refuse_occupied(Path(destination), replace=options.replace)
+    options.progress("loading the checkpoint")
+    loaded = load_model(Path(checkpoint))
+    provenance = contract.Provenance(
+        definition=f"registry:{loaded.entry.name}",
+        checkpoint_sha256=loaded.sha256,
+        training_command=loaded.meta.training_command,
+    )
+    draft = loaded.entry.manifest(loaded.meta.vocabulary, provenance)
+    module = loaded.entry.deploy(loaded.module)
+    return export_bundle({"main": module}, draft, destination, options, checkpoint=Path(checkpoint))
+
+
+def canonical_graph(
+    module: nn.Module,
+    graph: Graph,
+    samples: Sequence[Tensors],
+    reference: Sequence[Tensors] | None = None,
+    progress: Callable[[str], None] = _silent,
+) -> CanonicalGraph:
+    """Export, simplify and lower one graph to FP32, comparing the numbers after every step.
+
+    Args:
+        samples: Inputs for the comparisons.
+        reference: What the module gives for them; computed where it is None.
+
+    Raises:
+        ExportError: A step fails or changes the numbers.
+    """
+    import onnxsim
+    import torch
+
+    progress("exporting with torch.onnx")
+    exported = export_onnx(module, graph, samples, reference)
+    progress("simplifying with onnxsim")
+    simplified = simplify(exported, graph, samples)
+    before, after = len(exported.graph.node), len(simplified.graph.node)
+    progress("lowering")
+    runner = PassRunner(samples, comparable_names(graph))
+    runner.steps += [
+        ProvenanceStep(step="export", tool=f"torch.onnx {torch.__version__}", detail=f"{before} nodes"),
+        ProvenanceStep(
+            step="simplify", tool=f"onnxsim {onnxsim.__version__}", detail=f"{before} to {after} nodes"
+        ),
+    ]
+    canonical = canonicalise(simplified, runner)
+    fp32 = lower_fp32(canonical, graph, runner)
+    return CanonicalGraph(graph, exported, canonical, fp32, tuple(runner.steps))
+
+
+def _check_draft(modules: Mapping[str, nn.Module], draft: Manifest) -> None:
+    contract.check(draft)
+    if set(modules) != set(draft.graphs):
+        raise ExportError(
+            f"modules are given for {sorted(modules)}, the manifest declares {sorted(draft.graphs)}",
+            hint="give one deploy module per graph",
+        )
+    if len(modules) != 1 or draft.state:
+        raise ExportError(
+            "only bundles of one graph without state can be exported",
+            where=draft.name,
+            hint="export each graph as a bundle of its own",
+        )
+
+
+def _pictures(draft: Manifest, options: ExportOptions) -> list[Picture]:
+    if options.images:
+        return [Picture(frame) for frame in read_frames(options.images)]
+    if options.calibration is not None:
+        return options.calibration.first_pictures(draft, GOLDEN_COUNT - 1)
+    return []
+
+
+def _bytes(model: onnx.ModelProto) -> bytes:
+    return model.SerializeToString(deterministic=True)

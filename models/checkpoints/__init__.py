@@ -1,0 +1,1 @@
+"""Checkpoints of our own and of upstream repositories."""

@@ -1,0 +1,1 @@
+"""Images, COCO files, vocabularies and augmentation, whatever the task."""

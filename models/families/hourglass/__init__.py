@@ -1,0 +1,1 @@
+"""Stacked Hourglass (Newell et al., ECCV 2016)."""

@@ -1,0 +1,1 @@
+"""UPSNet (Xiong et al., CVPR 2019)."""

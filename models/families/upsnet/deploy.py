@@ -1,0 +1,149 @@
+"""UPSNet as it is deployed: uint8 camera pixels in, a panoptic map of fixed shape out."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgewise.models.families.upsnet.config import ColourOrder, UpsnetConfig
+from edgewise.models.families.upsnet.network import PROPOSAL_CODING, REGION_CODING, Features, Upsnet
+from edgewise.models.families.upsnet.panoptic_head import panoptic_map
+from edgewise.models.layers.boxes import exclusive
+from edgewise.models.layers.deform_conv import deploy_deform_convs
+from edgewise.models.layers.nms import greedy_nms, rank_order
+from edgewise.models.layers.proposals import proposals
+
+
+class UpsnetDeploy(nn.Module):
+    """uint8 [1, H, W, 3] BGR -> boxes, scores, classes, segments, semantic, settled, then the raw head maps.
+
+    With K slots, A anchors a cell, C classes of which S are stuff, and (h, w) = (H, W) / panoptic_stride:
+
+    | output | | |
+    |---|---|---|
+    | boxes | float32 [1, K, 4] | x1, y1, x2, y2 in input pixels, corner convention, inside the canvas |
+    | scores | float32 [1, K] | 0 = empty or pruned, its box and class are 0 too; the others fall |
+    | classes | int32 [1, K] | index into the manifest's classes; things come first there |
+    | segments | int32 [1, h, w] | 0..S-1: stuff; S + i: slot i; S + K: unknown |
+    | semantic | int32 [1, h, w] | index into the manifest's classes, by the semantic head alone |
+    | settled | int32 [1] | 1 = every suppression and the pruning are proven to be the sequential ones |
+    | objectness_0, ... | float32 [1, A, h, w] | probes, one a level: logits of the anchors |
+    | deltas_0, ... | float32 [1, 4 A, h, w] | probes, one a level: box regression of the anchors |
+    | fcn_score | float32 [1, C, H/4, W/4] | probe: semantic logits, stuff first |
+
+    Where this differs from the published inference: boxes are clipped to the canvas and not to the picture
+    inside it, because a graph of fixed shape does not know the picture's size; at most K candidates take part
+    (ties at the last place are cut); with a panoptic_stride above 1, scores and masks compete at the centres
+    of cells of that many pixels instead of at every pixel; no zero map competes where nothing is found.
+    """
+
+    def __init__(self, config: UpsnetConfig, module: Upsnet) -> None:
+        super().__init__()
+        self.config = config
+        self.network = copy.deepcopy(module).eval().requires_grad_(False)
+        self.network.deploy = True
+        deploy_deform_convs(self.network)
+        # The stem takes over the division by std and, where it reads RGB, the swap. The mean stays a
+        # subtraction, because zero padding around the image means "mean colour".
+        stem = self.network.backbone.stem
+        weight = stem.weight.double()
+        if config.colour is ColourOrder.RGB:
+            weight = weight.flip(1)
+        std = torch.tensor(config.std, dtype=torch.float64).view(1, 3, 1, 1)
+        stem.weight.copy_((weight / std).float())
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        config, decoding = self.config, self.config.decoding
+        features: Features = self.network(image.to(torch.float32).permute(0, 3, 1, 2) - self.mean)
+        # One constant for all suppressions of the graph.
+        order = rank_order(max(decoding.proposals.candidates, decoding.proposals.kept), image.device)
+        found = proposals(
+            features.objectness,
+            features.deltas,
+            self.network.anchors,
+            coding=PROPOSAL_CODING,
+            extent=config.input_size,
+            config=decoding.proposals,
+            order=order,
+        )
+        boxes, scores, classes, settled = self._candidates(features, found.boxes[0], found.valid[0], order)
+        pooled = self.network.pool(features.levels, boxes, config.mask_bins)
+        every = self.network.mask_head(pooled)[:, 1:]
+        chosen = (classes[:, None] == torch.arange(config.thing_count, device=classes.device)).to(every.dtype)
+        logits = (every * chosen[:, :, None, None]).sum(dim=1)
+        maps = features.scores
+        if maps.shape[-2:] != config.panoptic_size:
+            maps = F.interpolate(maps, size=config.panoptic_size, mode="bilinear")
+        panoptic = panoptic_map(
+            maps[0],
+            logits,
+            boxes,
+            classes,
+            scores > 0.0,
+            stuff_count=config.stuff_count,
+            stride=decoding.panoptic_stride,
+            overlap=decoding.pruning_overlap,
+            rounds=decoding.pruning_rounds,
+        )
+        alive = panoptic.alive.to(scores.dtype)
+        settled = settled & panoptic.settled & found.settled[0]
+        channel = maps[0].argmax(dim=0)
+        semantic = torch.where(
+            channel < config.stuff_count, channel + config.thing_count, channel - config.stuff_count
+        )
+        return (
+            (exclusive(boxes) * alive[:, None])[None],
+            (scores * alive)[None],
+            (classes * panoptic.alive.to(classes.dtype)).to(torch.int32)[None],
+            panoptic.segments.to(torch.int32)[None],
+            semantic.to(torch.int32)[None],
+            settled.to(torch.int32).reshape(1),
+            *features.objectness,
+            *features.deltas,
+            features.scores,
+        )
+
+    def _candidates(
+        self, features: Features, regions: Tensor, valid: Tensor, order: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The best K regions of a clear class, after suppression regardless of class.
+
+        Above one half no region can be of two classes, so the best class of each is its only candidate.
+
+        Returns:
+            boxes float32 [K, 4] inclusive, scores [K] falling (0 = empty), classes int64 [K], settled bool.
+        """
+        config, decoding = self.config, self.config.decoding
+        logits, deltas = self.network.box_head(self.network.pool(features.levels, regions, config.box_bins))
+        best, classes = torch.softmax(logits, dim=1)[:, 1:].max(dim=1)
+        taking = valid & (best > decoding.score_threshold)
+        count = regions.shape[0]
+        ranked, index = torch.where(taking, best, 0.0).topk(count)
+        classes = classes.index_select(0, index)
+        # The class's own row of the regression, as one flat Gather; row 0 is the background's.
+        row = index * deltas.shape[1] + classes + 1
+        own = deltas.flatten(0, 1).index_select(0, row)
+        decoded = REGION_CODING.decode(own, regions.index_select(0, index))
+        boxes = REGION_CODING.clip(decoded, config.input_size)
+        keep, settled = greedy_nms(
+            boxes[None],
+            None,
+            (ranked > 0.0)[None],
+            decoding.iou_threshold,
+            decoding.rounds,
+            plus_one=True,
+            order=order,
+        )
+        scores, place = (ranked * keep[0].to(ranked.dtype)).topk(min(decoding.slots, count))
+        full = scores > 0.0
+        boxes = boxes.index_select(0, place) * full.to(boxes.dtype)[:, None]
+        classes = classes.index_select(0, place) * full.to(classes.dtype)
+        missing = decoding.slots - scores.shape[0]
+        if missing > 0:
+            boxes = F.pad(boxes, (0, 0, 0, missing))
+            scores, classes = F.pad(scores, (0, missing)), F.pad(classes, (0, missing))
+        return boxes, scores, classes, settled[0]

@@ -1,0 +1,1 @@
+"""YOLACT (Bolya et al., ICCV 2019)."""

@@ -1,0 +1,1 @@
+"""Datasets and metrics by task, and the evaluation of models."""

@@ -1,0 +1,197 @@
+"""COCO instance datasets: read strictly, decoded lazily, brought to the network as on the device.
+
+Boxes are (x1, y1, x2, y2) in continuous source pixels (pixel column j covers [j, j + 1)), which is COCO's
+(x, y, width, height) with the width and height added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.models.data.augment import Augmentation, augment
+from edgewise.models.data.coco_file import (
+    CocoAnnotation,
+    CocoCategory,
+    CocoImage,
+    annotation_file,
+    corners,
+    decode_segmentation,
+    image_folder,
+    read_file,
+    refuse_empty,
+    refuse_impossible_box,
+    refuse_missing,
+    refuse_unknown,
+)
+from edgewise.models.data.example import Example, Image
+from edgewise.models.data.images import ImageFiles
+from edgewise.models.data.instance_targets import InstanceTargets
+from edgewise.models.data.network_input import to_network
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.runtime.contract.manifest import ClassLabel, Preprocess
+from edgewise.runtime.kinds.instances.result import Instances
+from edgewise.runtime.pixels.masks import crop_dense
+from edgewise.runtime.system.errors import DatasetError
+
+INSTANCES_FILE = "instances.json"
+_HINT = "give a COCO annotation file, or a folder with instances.json and images/"
+
+
+class _File(msgspec.Struct, frozen=True):
+    images: list[CocoImage]
+    annotations: list[CocoAnnotation]
+    categories: list[CocoCategory]
+
+
+@dataclass
+class CocoInstances:
+    """A COCO instance dataset; `example(i)` decodes image i when it is asked for.
+
+    Attributes:
+        json: The annotation file.
+        files: The images, in the file's order.
+        vocabulary: One class a category, by rising id.
+    """
+
+    json: Path
+    files: ImageFiles
+    vocabulary: Vocabulary
+    _annotations: dict[int, list[CocoAnnotation]]
+    _classes: dict[int, int]
+    _masks: dict[int, list[tuple[int, int, NDArray[np.bool_]]]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, data: Path, images: Path | None = None, *, keep: bool = False) -> CocoInstances:
+        """Read and check the annotations.
+
+        Args:
+            data: A COCO annotation file, or a folder that holds `instances.json` and `images/`.
+            images: The image folder; by default `images/` beside the annotation file, or its own folder.
+            keep: Keep decoded images and masks in memory (up to 3 GiB), for training over many epochs.
+
+        Raises:
+            DatasetError: No such file, not COCO, an annotation that names an unknown image or category or has
+                an impossible box, no images, or an image file that is missing.
+        """
+        json = annotation_file(data, INSTANCES_FILE)
+        file = read_file(json, _File, "instance", _HINT)
+        refuse_empty(file.images, file.categories, json)
+        categories = sorted(file.categories, key=lambda category: category.id)
+        classes = {category.id: index for index, category in enumerate(categories)}
+        annotations: dict[int, list[CocoAnnotation]] = {image.id: [] for image in file.images}
+        for one in file.annotations:
+            refuse_unknown(one.id, one.image_id, one.category_id, annotations, classes, json)
+            refuse_impossible_box(one.id, one.bbox, json)
+            annotations[one.image_id].append(one)
+        folder = image_folder(json, images)
+        refuse_missing([image.file_name for image in file.images], folder)
+        vocabulary = Vocabulary(
+            tuple(ClassLabel(id=category.id, name=category.name) for category in categories)
+        )
+        return cls(json, ImageFiles(folder, tuple(file.images), keep), vocabulary, annotations, classes)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def folder(self) -> Path:
+        """Where the images lie."""
+        return self.files.folder
+
+    @property
+    def images(self) -> tuple[CocoImage, ...]:
+        """Ids, names and sizes of the images, in the file's order."""
+        return self.files.images
+
+    @property
+    def object_count(self) -> int:
+        """How many objects are annotated, crowd regions left out."""
+        return sum(not one.iscrowd for objects in self._annotations.values() for one in objects)
+
+    @property
+    def sample_count(self) -> int:
+        """One training sample an image."""
+        return len(self.images)
+
+    def path(self, index: int) -> Path:
+        """The file of image `index`."""
+        return self.files.path(index)
+
+    def frame(self, index: int) -> Image:
+        """Image `index`, uint8 [h, w, 3] BGR.
+
+        Raises:
+            DatasetError: It cannot be decoded, or its size is not the annotated one.
+        """
+        return self.files.frame(index)
+
+    def boxes(self, index: int) -> None:
+        """Instance models look at whole frames."""
+        return
+
+    def truth(self, index: int) -> Instances:
+        """The annotated objects of image `index` as a result, crowds left out."""
+        example = self.example(index)
+        return Instances(
+            boxes=example.boxes.astype(np.float32),
+            scores=np.ones(len(example.boxes), np.float32),
+            classes=example.classes.astype(np.int32),
+            masks=crop_dense(example.masks),
+            labels=self.vocabulary.classes,
+            frame_size=(example.frame.shape[0], example.frame.shape[1]),
+        )
+
+    def training_pair(
+        self, rng: np.random.Generator, sample: int, spec: Preprocess, augmentation: Augmentation
+    ) -> tuple[Image, InstanceTargets]:
+        """Image `sample`, varied and at network size, with its targets in network pixels."""
+        return to_network(augment(rng, self.example(sample), augmentation), spec)
+
+    def example(self, index: int) -> Example:
+        """Image `index` with its objects.
+
+        Raises:
+            DatasetError: As `frame`, or a segmentation that cannot be decoded.
+        """
+        image = self.images[index]
+        annotations = self._annotations[image.id]
+        objects = [annotation for annotation in annotations if not annotation.iscrowd]
+        if index not in self._masks:
+            crops = [_crop(self._decode(annotation, image)) for annotation in objects]
+            if self.files.keep:
+                self._masks[index] = crops
+        else:
+            crops = self._masks[index]
+        masks = np.zeros((len(objects), image.height, image.width), np.bool_)
+        for mask, (top, left, crop) in zip(masks, crops, strict=True):
+            mask[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
+        return Example(
+            self.frame(index),
+            corners([one.bbox for one in objects]),
+            np.array([self._classes[annotation.category_id] for annotation in objects], np.int64),
+            masks,
+            corners([one.bbox for one in annotations if one.iscrowd]),
+        )
+
+    def _decode(self, annotation: CocoAnnotation, image: CocoImage) -> NDArray[np.bool_]:
+        try:
+            return decode_segmentation(annotation.segmentation, (image.height, image.width))
+        except ValueError as error:
+            raise DatasetError(
+                f"the segmentation of annotation {annotation.id} is broken: {error}",
+                where=str(self.json),
+                hint="correct or remove the annotation",
+            ) from None
+
+
+def _crop(mask: NDArray[np.bool_]) -> tuple[int, int, NDArray[np.bool_]]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if len(rows) == 0:
+        return 0, 0, mask[:0, :0].copy()
+    top, left = int(rows[0]), int(columns[0])
+    return top, left, mask[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1].copy()

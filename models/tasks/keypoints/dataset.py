@@ -1,0 +1,286 @@
+"""COCO keypoint datasets: one training sample a person, cropped as the device crops it.
+
+COCO counts keypoints in whole pixels; here they are continuous, at the centre of the pixel that they name.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgewise.models.data.augment import Augmentation
+from edgewise.models.data.coco_file import (
+    CocoCategory,
+    CocoImage,
+    annotation_file,
+    corners,
+    image_folder,
+    read_file,
+    refuse_empty,
+    refuse_impossible_box,
+    refuse_missing,
+    refuse_unknown,
+)
+from edgewise.models.data.example import Image
+from edgewise.models.data.images import ImageFiles
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.tasks.keypoints.augment_crop import swapped, vary_crop
+from edgewise.models.tasks.keypoints.targets import KeypointTargets
+from edgewise.runtime.contract.manifest import AffineCrop, ClassLabel, KeypointLayout, Preprocess
+from edgewise.runtime.frames.looks import FrameBoxes
+from edgewise.runtime.frames.preprocessing import crop_geometry
+from edgewise.runtime.kinds.keypoints.result import Keypoints
+from edgewise.runtime.system.errors import DatasetError
+
+KEYPOINTS_FILE = "keypoints.json"
+PIXEL_CENTRE = 0.5
+"""From COCO's index of a pixel to its centre in continuous coordinates."""
+_HINT = "give a COCO keypoint file, or a folder with keypoints.json and images/"
+_SIGMAS = {
+    "nose": 0.026,
+    "eye": 0.025,
+    "ear": 0.035,
+    "shoulder": 0.079,
+    "elbow": 0.072,
+    "wrist": 0.062,
+    "hip": 0.107,
+    "knee": 0.087,
+    "ankle": 0.089,
+}
+"""COCO's constants of the object keypoint similarity, by the name without its side."""
+
+
+class CocoPerson(msgspec.Struct, frozen=True):
+    """A person of a keypoint file; `keypoints` are x, y, visibility, one after another."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    area: float
+    keypoints: list[float]
+    iscrowd: int = 0
+
+    @property
+    def points(self) -> NDArray[np.float64]:
+        """float64 [k, 3], x, y (pixel indices) and visibility (0 unlabelled, 1 hidden, 2 visible)."""
+        return np.array(self.keypoints, np.float64).reshape(-1, 3)
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a box to look at and a labelled point to learn or to measure."""
+        return not self.iscrowd and self.bbox[2] > 0 and self.bbox[3] > 0 and any(self.keypoints[2::3])
+
+
+class _File(msgspec.Struct, frozen=True):
+    images: list[CocoImage]
+    annotations: list[CocoPerson]
+    categories: list[CocoCategory]
+
+
+@dataclass
+class CocoKeypoints:
+    """A COCO keypoint dataset of one category.
+
+    Attributes:
+        json: The annotation file.
+        files: The images, in the file's order.
+        vocabulary: The category and its keypoint layout.
+    """
+
+    json: Path
+    files: ImageFiles
+    vocabulary: Vocabulary
+    _people: tuple[tuple[CocoPerson, ...], ...]
+    _samples: tuple[tuple[int, CocoPerson], ...]
+
+    @classmethod
+    def open(cls, data: Path, images: Path | None = None, *, keep: bool = False) -> CocoKeypoints:
+        """Read and check the annotations.
+
+        Args:
+            data: A COCO keypoint file, or a folder that holds `keypoints.json` and `images/`.
+            images: The image folder; by default `images/` beside the annotation file, or its own folder.
+            keep: Keep decoded images in memory (up to 3 GiB), for training over many epochs.
+
+        Raises:
+            DatasetError: No such file, not COCO, not exactly one category, an annotation that names an
+                unknown image or category, has an impossible box or the wrong number of keypoints, no images,
+                or an image file that is missing.
+        """
+        json = annotation_file(data, KEYPOINTS_FILE)
+        file = read_file(json, _File, "keypoint", _HINT)
+        refuse_empty(file.images, file.categories, json)
+        category = _only_category(file.categories, json)
+        layout = _layout(category, json)
+        people: dict[int, list[CocoPerson]] = {image.id: [] for image in file.images}
+        for one in file.annotations:
+            refuse_unknown(one.id, one.image_id, one.category_id, people, (category.id,), json)
+            refuse_impossible_box(one.id, one.bbox, json)
+            _refuse_odd_points(one, len(layout.names), json)
+            people[one.image_id].append(one)
+        folder = image_folder(json, images)
+        refuse_missing([image.file_name for image in file.images], folder)
+        usable = tuple(tuple(one for one in people[image.id] if one.usable) for image in file.images)
+        return cls(
+            json,
+            ImageFiles(folder, tuple(file.images), keep),
+            Vocabulary((ClassLabel(id=category.id, name=category.name),), layout),
+            usable,
+            tuple((index, one) for index, persons in enumerate(usable) for one in persons),
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def folder(self) -> Path:
+        """Where the images lie."""
+        return self.files.folder
+
+    @property
+    def images(self) -> tuple[CocoImage, ...]:
+        """Ids, names and sizes of the images, in the file's order."""
+        return self.files.images
+
+    @property
+    def layout(self) -> KeypointLayout:
+        """Names, flip pairs, limbs and similarity constants of the keypoints."""
+        assert self.vocabulary.keypoints is not None
+        return self.vocabulary.keypoints
+
+    @property
+    def object_count(self) -> int:
+        """How many people have a box and a labelled keypoint, crowds left out."""
+        return len(self._samples)
+
+    @property
+    def sample_count(self) -> int:
+        """One training sample a person."""
+        return len(self._samples)
+
+    def path(self, index: int) -> Path:
+        """The file of image `index`."""
+        return self.files.path(index)
+
+    def frame(self, index: int) -> Image:
+        """Image `index`, uint8 [h, w, 3] BGR; raises DatasetError as `ImageFiles.frame`."""
+        return self.files.frame(index)
+
+    def people(self, index: int) -> tuple[CocoPerson, ...]:
+        """The people of image `index` with a box and a labelled keypoint, crowds left out."""
+        return self._people[index]
+
+    def boxes(self, index: int) -> FrameBoxes:
+        """The annotated boxes of `people(index)`."""
+        boxes = corners([one.bbox for one in self.people(index)])
+        return FrameBoxes(boxes, np.ones(len(boxes), np.float32))
+
+    def truth(self, index: int) -> Keypoints:
+        """The annotated people of image `index`; unlabelled points score 0, the others 1."""
+        image, people = self.images[index], self.people(index)
+        points = np.stack([one.points for one in people]) if people else self._no_points()
+        return Keypoints(
+            points=(points[..., :2] + PIXEL_CENTRE).astype(np.float32),
+            point_scores=(points[..., 2] > 0).astype(np.float32),
+            boxes=self.boxes(index).boxes.astype(np.float32),
+            scores=np.ones(len(people), np.float32),
+            classes=np.zeros(len(people), np.int32),
+            labels=self.vocabulary.classes,
+            layout=self.layout,
+            frame_size=(image.height, image.width),
+        )
+
+    def training_pair(
+        self, rng: np.random.Generator, sample: int, spec: Preprocess, augmentation: Augmentation
+    ) -> tuple[Image, KeypointTargets]:
+        """The varied crop around person `sample`, and its keypoints in it.
+
+        Args:
+            rng: Decides the variation.
+            sample: Below `sample_count`.
+            spec: The model's preprocessing, an `AffineCrop`.
+            augmentation: How strongly to vary.
+
+        Raises:
+            DatasetError: The model does not look at crops, or as `frame`.
+        """
+        if not isinstance(spec, AffineCrop):
+            raise DatasetError(
+                "people's keypoints train models that look at crops, not at whole frames",
+                where=str(self.json),
+                hint="choose a model whose preprocessing is an affine crop",
+            )
+        index, person = self._samples[sample]
+        frame = self.frame(index)
+        x1, y1, x2, y2 = corners([person.bbox])[0].tolist()
+        geometry = crop_geometry(spec, (frame.shape[0], frame.shape[1]), (x1, y1, x2, y2))
+        crop, geometry, mirrored = vary_crop(rng, frame, spec, geometry, augmentation)
+        points = person.points
+        if mirrored:
+            points = swapped(points, self.layout.flip_pairs)
+        points[:, :2] = geometry.to_network(points[:, :2] + PIXEL_CENTRE)
+        height, width = spec.size
+        inside = (points[:, :2] >= 0).all(axis=1) & (points[:, :2] < (width, height)).all(axis=1)
+        points[~inside | (points[:, 2] == 0)] = 0
+        return crop, KeypointTargets(torch.from_numpy(points.astype(np.float32)))
+
+    def _no_points(self) -> NDArray[np.float64]:
+        return np.zeros((0, len(self.layout.names), 3), np.float64)
+
+
+def _only_category(categories: list[CocoCategory], json: Path) -> CocoCategory:
+    if len(categories) != 1 or not categories[0].keypoints:
+        raise DatasetError(
+            f"a keypoint dataset describes one category by its keypoints; the file lists {len(categories)}, "
+            f"{sum(bool(category.keypoints) for category in categories)} of them with keypoints",
+            where=str(json),
+            hint=_HINT,
+        )
+    return categories[0]
+
+
+def _layout(category: CocoCategory, json: Path) -> KeypointLayout:
+    """Flip pairs by the names left_* and right_*; similarity constants where all names are COCO's."""
+    names = category.keypoints
+    if len(set(names)) != len(names):
+        raise DatasetError("two keypoints have the same name", where=str(json), hint="correct the category")
+    limbs = tuple((start - 1, end - 1) for start, end in category.skeleton)
+    if any(not (0 <= start < len(names) and 0 <= end < len(names)) for start, end in limbs):
+        raise DatasetError(
+            "the skeleton names a keypoint that there is not",
+            where=str(json),
+            hint="count the keypoints of the skeleton from 1",
+        )
+    pairs = tuple(
+        (index, names.index(name.replace("left_", "right_", 1)))
+        for index, name in enumerate(names)
+        if name.startswith("left_") and name.replace("left_", "right_", 1) in names
+    )
+    bare = [name.removeprefix("left_").removeprefix("right_") for name in names]
+    sigmas = tuple(_SIGMAS[name] for name in bare) if all(name in _SIGMAS for name in bare) else ()
+    return KeypointLayout(names=names, flip_pairs=pairs, limbs=limbs, sigmas=sigmas)
+
+
+def _refuse_odd_points(person: CocoPerson, count: int, json: Path) -> None:
+    problem = ""
+    if len(person.keypoints) != 3 * count:
+        problem = f"has {len(person.keypoints)} numbers for {count} keypoints"
+    elif not all(map(math.isfinite, person.keypoints)):
+        problem = "has a keypoint that is not a number"
+    elif not set(person.keypoints[2::3]) <= {0, 1, 2}:
+        problem = "has a visibility other than 0, 1 and 2"
+    elif not (math.isfinite(person.area) and person.area >= 0):
+        problem = f"has the impossible area {person.area}"
+    if problem:
+        raise DatasetError(
+            f"annotation {person.id} {problem}",
+            where=str(json),
+            hint="correct or remove the annotation",
+        )

@@ -1,0 +1,160 @@
+"""PCK: the share of labelled keypoints that were found within a part of the person's size.
+
+A keypoint counts as found where it lies within `share` x the longer side of the annotated person box from its
+place. Each annotated person belongs to the result whose box overlaps theirs most (boxes that are closer
+first, at least half in IoU, one result a person); the keypoints of a person with no result are all missed.
+Hidden keypoints that are labelled count like visible ones.
+
+The object keypoint similarity AP of COCO, by faster-coco-eval, is among the parts where the similarity
+constants of the keypoints are known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+from numpy.typing import NDArray
+
+from edgewise.models.data.coco_file import corners
+from edgewise.models.data.dataset import Dataset
+from edgewise.models.tasks.keypoints.dataset import CocoKeypoints, CocoPerson
+from edgewise.models.tasks.metric import Measured, Records
+from edgewise.models.tasks.records import chosen_ids, records_by_image
+from edgewise.runtime.system.errors import DatasetError
+
+SHARE = 0.1
+OTHER_SHARES = (0.05, 0.2)
+SAME_PERSON = 0.5
+"""Least IoU of a result's box with the annotated box of its person."""
+Distances = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class KeypointAccuracy:
+    """PCK@0.1 as the metric of keypoint models that are given the annotated boxes."""
+
+    name: str = f"PCK@{SHARE}"
+
+    def measure(self, dataset: Dataset, records: Records, image_ids: Iterable[int] | None = None) -> Measured:
+        """See `Metric.measure`; the parts are PCK at other shares, OKS AP, and PCK@0.1 of each keypoint."""
+        if not isinstance(dataset, CocoKeypoints):
+            raise DatasetError(
+                "keypoint accuracy needs keypoint ground truth",
+                where=str(dataset.json),
+                hint="give a folder with keypoints.json and images/",
+            )
+        names = dataset.layout.names
+        index_of = {image.id: index for index, image in enumerate(dataset.images)}
+        categories = [label.id for label in dataset.vocabulary.classes]
+        chosen = chosen_ids(index_of, image_ids)
+        by_image = records_by_image(records, chosen, index_of.keys(), categories, dataset.json)
+        _refuse_odd_records(records, len(names), dataset)
+        distances = [
+            relative_distances(dataset.people(index_of[image_id]), found, len(names))
+            for image_id, found in by_image.items()
+        ]
+        every = np.concatenate(distances) if distances else np.zeros((0, len(names)))
+        parts = {f"PCK@{share}": _within(every, share) for share in OTHER_SHARES}
+        if dataset.layout.sigmas:
+            parts["OKS AP"] = oks_ap(dataset, records, chosen)
+        parts |= {name: _within(every[:, index], SHARE) for index, name in enumerate(names)}
+        return Measured(self.name, _within(every, SHARE), parts, len(chosen))
+
+
+def relative_distances(
+    people: tuple[CocoPerson, ...], found: list[dict[str, Any]], keypoints: int
+) -> Distances:
+    """How far each keypoint of each annotated person is off, as a part of the person's size.
+
+    Returns:
+        float64 [people, keypoints]; infinite where no result belongs to the person, NaN where the keypoint
+        is not labelled.
+    """
+    result = np.full((len(people), keypoints), np.inf)
+    unlabelled = np.array([one.points[:, 2] == 0 for one in people], np.bool_).reshape(result.shape)
+    matches = _matches(corners([one.bbox for one in people]), corners([record["bbox"] for record in found]))
+    for person, record in matches:
+        placed = np.array(found[record]["keypoints"], np.float64).reshape(-1, 3)[:, :2]
+        offsets = placed - people[person].points[:, :2]
+        result[person] = np.hypot(offsets[:, 0], offsets[:, 1]) / max(people[person].bbox[2:])
+    result[unlabelled] = np.nan
+    return result
+
+
+def oks_ap(dataset: CocoKeypoints, records: Records, image_ids: list[int]) -> float:
+    """COCO's keypoint AP (OKS .50:.05:.95), 0..1; NaN where there is nobody to find."""
+    people = [
+        {
+            "id": one.id,
+            "image_id": dataset.images[index].id,
+            "category_id": one.category_id,
+            "bbox": list(one.bbox),
+            "area": one.area,
+            "keypoints": one.keypoints,
+            "num_keypoints": int((one.points[:, 2] > 0).sum()),
+            "iscrowd": 0,
+        }
+        for index in range(len(dataset))
+        for one in dataset.people(index)
+    ]
+    if not people:
+        return float("nan")
+    content = {
+        "images": [{"id": one.id, "width": one.width, "height": one.height} for one in dataset.images],
+        "annotations": people,
+        "categories": [{"id": label.id, "name": label.name} for label in dataset.vocabulary.classes],
+    }
+    if not records:
+        return 0.0
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(content)
+        found = truth.loadRes([dict(record) for record in records])
+        evaluator = COCOeval_faster(truth, found, "keypoints")
+        evaluator.params.imgIds = image_ids
+        evaluator.params.kpt_oks_sigmas = np.array(dataset.layout.sigmas)
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    value = float(evaluator.stats[0])
+    return value if value > -1 else float("nan")
+
+
+def _matches(people: NDArray[np.float64], found: NDArray[np.float64]) -> list[tuple[int, int]]:
+    """Pairs of (person, result), each in one pair at most, closest boxes first."""
+    iou = _box_iou(people, found)
+    pairs: list[tuple[int, int]] = []
+    for flat in np.argsort(-iou, axis=None, kind="stable").tolist():
+        person, record = divmod(flat, iou.shape[1])
+        if iou[person, record] >= SAME_PERSON:
+            pairs.append((person, record))
+            iou[person] = iou[:, record] = -1
+    return pairs
+
+
+def _box_iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=2)
+    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (first, second)]
+    return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-12)
+
+
+def _within(distances: Distances, share: float) -> float:
+    labelled = distances[~np.isnan(distances)]
+    return float((labelled <= share).mean()) if labelled.size else float("nan")
+
+
+def _refuse_odd_records(records: Records, keypoints: int, dataset: Dataset) -> None:
+    for record in records:
+        if len(record.get("keypoints", ())) != 3 * keypoints or len(record.get("bbox", ())) != 4:
+            raise DatasetError(
+                f"a result for image {record['image_id']} has not {keypoints} keypoints and a box",
+                where=str(dataset.json),
+                hint="measure keypoint results, as Keypoints.to_coco gives them",
+            )

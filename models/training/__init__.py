@@ -1,0 +1,1 @@
+"""Batches, and the loop that can be killed and goes on."""

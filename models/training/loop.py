@@ -1,0 +1,356 @@
+"""`edgewise train`: any model of the registry on a dataset of its task, resumable after a kill."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from edgewise.models.checkpoints.checkpoint import (
+    CheckpointMeta,
+    LoadedModel,
+    load_checkpoint,
+    save_checkpoint,
+)
+from edgewise.models.data.dataset import Dataset
+from edgewise.models.families.recipes import Optimiser, Recipe, recipe_for
+from edgewise.models.measuring.datasets import open_dataset
+from edgewise.models.measuring.metrics import metric_of
+from edgewise.models.registry import ModelEntry
+from edgewise.models.tasks.metric import Measured
+from edgewise.models.training.batches import Batch, BatchSource
+from edgewise.runtime.contract.manifest import AffineCrop, ColourOrder, Letterbox, Preprocess, ShortestEdge
+from edgewise.runtime.system.atomic import refuse_existing, sha256_of, staged_file
+from edgewise.runtime.system.errors import CheckpointError, DatasetError, ModelError
+
+Losses = dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """One training run.
+
+    Attributes:
+        entry: Model of the registry; its classes and keypoints follow the dataset.
+        data: COCO annotation file of the model's task, or a folder that holds one and `images/`.
+        out: The safetensors checkpoint to write.
+        images: Folder of the images, where it is not `images/` beside the annotations.
+        recipe: How to train; None is the model's own recipe.
+        seed: Of the initial weights, the order of the samples and their variation.
+        initial: Checkpoint whose tensors are taken over where name and shape fit, e.g. another model's
+            backbone.
+        evaluation: Dataset on which the task's metric is measured each time the state is saved.
+        save_every: Steps between saved states.
+        threads: CPU threads of torch; None leaves torch's choice.
+        device: "cpu", "cuda", ...; None takes CUDA where there is one.
+        restart: Forget the state of an interrupted run, and replace an existing checkpoint.
+        command: What the user typed; it is kept in the checkpoint.
+        progress: Whether to show a progress bar on the terminal.
+    """
+
+    entry: ModelEntry
+    data: Path
+    out: Path
+    images: Path | None = None
+    recipe: Recipe | None = None
+    seed: int = 0
+    initial: Path | None = None
+    evaluation: Path | None = None
+    save_every: int = 500
+    threads: int | None = None
+    device: str | None = None
+    restart: bool = False
+    command: str = ""
+    progress: bool = False
+
+
+@dataclass
+class _Run:
+    """What changes while training; all of it is in the state file."""
+
+    module: nn.Module
+    average: nn.Module
+    optimiser: torch.optim.Optimizer
+    step: int
+    history: list[dict[str, float]]
+
+
+def train(request: TrainingRequest) -> Path:
+    """Train and write a checkpoint that carries its config, vocabulary and command.
+
+    Beside `out` lie, while the run lasts, `<out>.state` (everything needed to go on) and
+    `<out>.partial.safetensors` (a usable checkpoint of the last saved step). A run that was killed goes on
+    from the state when the same request is made again, with the same sequence of batches.
+    `<out>.history.json` stays: the loss terms and, with `evaluation`, the metric (by its name: "mask AP",
+    "PQ" or "PCK@0.1") at each saved step.
+
+    Raises:
+        DatasetError: The dataset cannot be used.
+        ModelError: The loss is not a number, the state belongs to another run, or the model cannot name what
+            the dataset annotates.
+        CheckpointError: No tensor of `initial` fits the model, or it is not a checkpoint.
+        EdgewiseError: `out` exists and `restart` is not set.
+    """
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    recipe = request.recipe or recipe_for(request.entry.name)
+    state_path = _beside(request.out, ".state")
+    if request.restart:
+        state_path.unlink(missing_ok=True)
+    if not state_path.exists():
+        refuse_existing(request.out, replace=request.restart)
+    dataset = open_dataset(request.entry.task, request.data, request.images, keep=True)
+    if dataset.object_count == 0:
+        raise DatasetError(
+            "the dataset has no annotated objects to train on",
+            where=str(dataset.json),
+            hint="check the export of the annotations",
+        )
+    evaluation = _evaluation_set(request, dataset)
+    entry = request.entry.fit(dataset.vocabulary)
+    device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    identity = _identity(entry, recipe, request, dataset)
+    run = _begin(entry, recipe, request.seed, request.initial, device)
+    if state_path.exists():
+        _load_state(state_path, run, identity)
+
+    def save() -> None:
+        record = {"step": float(run.step), **_mean(recent)}
+        if evaluation is not None:
+            measured = _measure(entry, run.average, evaluation)
+            record[measured.name] = measured.value
+        run.history.append(record)
+        recent.clear()
+        _save_state(state_path, run, identity)
+        _write(_beside(request.out, ".partial.safetensors"), entry, run, dataset, request.command)
+        with staged_file(_beside(request.out, ".history.json")) as path:
+            path.write_text(json.dumps(run.history, indent=1) + "\n")
+
+    source = BatchSource(dataset, in_bgr(entry.preprocess), recipe.augmentation, recipe.batch, request.seed)
+    recent: list[Losses] = []
+    with _shown_progress(request, recipe.steps, run.step) as report:
+        for step, batch in source.run(run.step, recipe.steps):
+            recent.append(_take_step(entry, recipe, run, batch, step, request.seed, device))
+            run.step = step + 1
+            report(run.step, recent[-1], run.history)
+            if run.step % request.save_every == 0 or run.step == recipe.steps:
+                save()
+    _write(request.out, entry, run, dataset, request.command)
+    _beside(request.out, ".partial.safetensors").unlink(missing_ok=True)
+    state_path.unlink(missing_ok=True)
+    return request.out
+
+
+def in_bgr(spec: Preprocess) -> Preprocess:
+    """The same preprocessing with frames in BGR, which is what `ModelEntry.normalise` takes."""
+    if spec.colour is ColourOrder.BGR:
+        return spec
+    changes: dict[str, Any] = {"colour": ColourOrder.BGR}
+    if isinstance(spec, Letterbox | ShortestEdge | AffineCrop):
+        changes["pad_value"] = spec.pad_value[::-1]
+    return msgspec.structs.replace(spec, **changes)
+
+
+def _evaluation_set(request: TrainingRequest, dataset: Dataset) -> Dataset | None:
+    if request.evaluation is None:
+        return None
+    evaluation = open_dataset(request.entry.task, request.evaluation)
+    if evaluation.vocabulary != dataset.vocabulary:
+        raise DatasetError(
+            "the evaluation set has other classes or keypoints than the training set",
+            where=str(evaluation.json),
+            hint="evaluate on a dataset with the same categories",
+        )
+    return evaluation
+
+
+def _begin(entry: ModelEntry, recipe: Recipe, seed: int, initial: Path | None, device: torch.device) -> _Run:
+    torch.manual_seed(seed)
+    module = entry.build()
+    if initial is not None:
+        _take_over(module, initial)
+    module = module.to(device).to(memory_format=torch.channels_last).train()
+    average = copy.deepcopy(module).eval().requires_grad_(False)
+    return _Run(module, average, _optimiser(module, recipe), 0, [])
+
+
+def _take_over(module: nn.Module, initial: Path) -> None:
+    """Load what fits of a checkpoint, by name and shape."""
+    _, tensors = load_checkpoint(initial)
+    wanted = module.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in wanted and wanted[name].shape == tensor.shape
+    }
+    if not fitting:
+        raise CheckpointError(
+            f"none of its {len(tensors)} tensors has the name and shape of one of the model",
+            where=str(initial),
+            hint="begin from a checkpoint of the same model, or of one with the same backbone",
+        )
+    module.load_state_dict({**wanted, **fitting})
+
+
+def _optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if recipe.optimiser is Optimiser.SGD:
+        return torch.optim.SGD(
+            parameters, recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+    if recipe.optimiser is Optimiser.RMSPROP:
+        return torch.optim.RMSprop(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)
+    groups = [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
+def _take_step(
+    entry: ModelEntry, recipe: Recipe, run: _Run, batch: Batch, step: int, seed: int, device: torch.device
+) -> Losses:
+    # Seeded by the step, so that a resumed run draws the same random positives.
+    torch.manual_seed(seed * 1_000_003 + step)
+    for group in run.optimiser.param_groups:
+        group["lr"] = recipe.rate(step)
+    images = entry.normalise(batch.frames.to(device)).contiguous(memory_format=torch.channels_last)
+    terms = entry.loss(run.module, images, [target.to(device) for target in batch.targets])
+    total = torch.stack(list(terms.values())).sum()
+    losses = {name: float(term.detach()) for name, term in terms.items()}
+    run.optimiser.zero_grad(set_to_none=True)
+    total.backward()
+    norm = nn.utils.clip_grad_norm_(run.module.parameters(), recipe.clip_norm or float("inf"))
+    if not bool(torch.isfinite(total)) or not bool(torch.isfinite(norm)):
+        raise ModelError(
+            f"training diverged at step {step}: loss {float(total.detach())}, gradient norm {float(norm)}",
+            where=", ".join(f"{name} {value:.4g}" for name, value in losses.items()),
+            hint="train with a lower learning rate; the state saved last is still there to look at",
+        )
+    run.optimiser.step()
+    _update_average(run, recipe.average, step)
+    return losses
+
+
+@torch.no_grad()
+def _update_average(run: _Run, decay: float, step: int) -> None:
+    # Early steps weigh more, otherwise the average would remember the random weights.
+    decay = min(decay, (1 + step) / (10 + step)) if decay else 0.0
+    for mean, value in zip(run.average.state_dict().values(), run.module.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
+def _identity(entry: ModelEntry, recipe: Recipe, request: TrainingRequest, dataset: Dataset) -> str:
+    """What must not change between the parts of an interrupted run."""
+    plan = asdict(recipe)
+    parts = {
+        "model": entry.name,
+        "config": msgspec.to_builtins(entry.config),
+        "recipe": {**plan, "optimiser": recipe.optimiser.value, "schedule": recipe.schedule.value},
+        "seed": request.seed,
+        "initial": None if request.initial is None else sha256_of(request.initial),
+        "data": sha256_of(dataset.json),
+    }
+    return json.dumps(parts, sort_keys=True)
+
+
+def _save_state(path: Path, run: _Run, identity: str) -> None:
+    state = {
+        "identity": identity,
+        "step": run.step,
+        "module": run.module.state_dict(),
+        "average": run.average.state_dict(),
+        "optimiser": run.optimiser.state_dict(),
+        "history": run.history,
+    }
+    with staged_file(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _load_state(path: Path, run: _Run, identity: str) -> None:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        kept = state["identity"]
+    except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"the state of the interrupted run cannot be read: {error}",
+            where=str(path),
+            hint="pass --restart to begin again",
+        ) from None
+    if kept != identity:
+        changed = [key for key, value in json.loads(identity).items() if json.loads(kept).get(key) != value]
+        raise ModelError(
+            f"an interrupted run with other settings lies there (different: {', '.join(changed)})",
+            where=str(path),
+            hint="repeat its command to go on, pass --restart to begin again, or choose another --out",
+        )
+    run.module.load_state_dict(state["module"])
+    run.average.load_state_dict(state["average"])
+    run.optimiser.load_state_dict(state["optimiser"])
+    run.step, run.history = state["step"], state["history"]
+
+
+def _write(path: Path, entry: ModelEntry, run: _Run, dataset: Dataset, command: str) -> None:
+    last = run.history[-1] if run.history else {}
+    meta = CheckpointMeta.of(entry, dataset.vocabulary, training_command=command, metrics=dict(last))
+    save_checkpoint(path, run.average, meta)
+
+
+def _measure(entry: ModelEntry, average: nn.Module, evaluation: Dataset) -> Measured:
+    from edgewise.models.checkpoints.evaluation import evaluate_module
+
+    meta = CheckpointMeta.of(entry, evaluation.vocabulary)
+    return evaluate_module(LoadedModel(entry, average.eval(), meta, ""), evaluation)
+
+
+def _mean(records: list[Losses]) -> Losses:
+    if not records:
+        return {}
+    return {name: sum(record[name] for record in records) / len(records) for name in records[0]}
+
+
+def _beside(out: Path, suffix: str) -> Path:
+    return out.with_name(out.stem + suffix)
+
+
+Report = Callable[[int, Losses, list[dict[str, float]]], None]
+
+
+@contextmanager
+def _shown_progress(request: TrainingRequest, steps: int, start: int) -> Iterator[Report]:
+    """A function to call after each step; it moves a bar where one is wanted."""
+    if not request.progress:
+        yield lambda step, losses, history: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    smooth: Losses = {}
+
+    def report(step: int, losses: Losses, history: list[dict[str, float]]) -> None:
+        for name, value in losses.items():
+            smooth[name] = 0.95 * smooth.get(name, value) + 0.05 * value
+        text = "  ".join(f"{name} {value:.3f}" for name, value in smooth.items())
+        measured = metric_of(request.entry.task).name
+        if history and measured in history[-1]:
+            text += f"  {measured} {history[-1][measured]:.3f}"
+        progress.update(task, completed=step, terms=text)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(file=sys.stderr)
+    with Progress(*columns, TextColumn("{task.fields[terms]}"), console=console) as progress:
+        task = progress.add_task(request.entry.name, total=steps, completed=start, terms="")
+        yield report

@@ -1,1 +1,0 @@
-"""UPSNet (Xiong et al., 2019): unified panoptic segmentation."""

@@ -1,1 +1,0 @@
-"""YOLACT (Bolya et al., 2019): instance masks as linear combinations of prototypes."""

@@ -1,0 +1,317 @@
+"""The verbs that run on a device: `run`, `selftest`, `inspect`, `bench`, `doctor`.
+
+Also how every edgewise command ends: `main_of` turns an EdgewiseError into one panel on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from edgewise.runtime.contract.manifest import Precision, Target
+from edgewise.runtime.system.errors import EdgewiseError, ParityError, SourceError
+
+if TYPE_CHECKING:
+    from edgewise.runtime.contract.bundle import Bundle
+
+INTERRUPTED = 130
+QUIET_OPENCV = {"OPENCV_LOG_LEVEL": "OFF", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
+"""OpenCV and FFmpeg would print their own lines beside our one error."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Run vision models from bundles, with the results that their training definition gives.",
+)
+console = Console()
+
+BundleArgument = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="Folder that `edgewise export` wrote.")
+]
+BackendOption = Annotated[Target, typer.Option(help="Inference engine.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="One that the bundle holds for the backend.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads of the CPU backend; all cores where left out.")
+]
+ProviderOption = Annotated[str, typer.Option(help="cpu or cuda, for ONNX Runtime.")]
+FlipTestOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--flip-test/--no-flip-test",
+        help="Look at the mirrored crop too (keypoints); as the manifest says, if left out.",
+    ),
+]
+
+
+@app.command()
+def run(
+    bundle: BundleArgument,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Image, folder of images, video, camera index, rtsp:// or http:// address, "
+            'or GStreamer pipeline ("... ! appsink").',
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for overlays and COCO results.")
+    ] = None,
+    backend: BackendOption = Target.ONNXRUNTIME,
+    precision: PrecisionOption = Precision.FP32,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where a model of crops looks: the bundle of a detector, or a COCO file of annotations or "
+            "detections. The whole frame where left out.",
+        ),
+    ] = None,
+    boxes_precision: Annotated[
+        Precision | None, typer.Option(help="Of the detector; as the bundle's, if left out.")
+    ] = None,
+    boxes_class: Annotated[
+        str | None, typer.Option(help="Class that is looked at; the bundle's own first, if left out.")
+    ] = None,
+    boxes_threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Least score of a box that is looked at; the detector's display threshold, or 0 of a file, "
+            "if left out.",
+        ),
+    ] = None,
+    most_boxes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Boxes of one frame, the best; 20 of a detector, all of a file, if left out."
+        ),
+    ] = None,
+    flip_test: FlipTestOption = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Least score of what is drawn, counted and written. Left out, the manifest's display "
+            "threshold holds for drawing and counting, and the results keep everything.",
+        ),
+    ] = None,
+    overlay: Annotated[bool, typer.Option(help="Draw the results (with --output).")] = True,
+    coco: Annotated[bool, typer.Option(help="Write COCO results (with --output).")] = True,
+    threads: ThreadsOption = None,
+    provider: ProviderOption = "cpu",
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    force: Annotated[bool, typer.Option(help="Replace the results of an earlier run.")] = False,
+) -> None:
+    """Run a bundle on images, a video or a live stream.
+
+    Files appear when the run is complete. Interrupting a camera or stream completes the run; interrupting
+    anything else leaves valid files named `.partial`; an error leaves nothing.
+    """
+    from edgewise.runtime.command.run import BoxRequest, RunRequest, run_source
+
+    looked_at = None
+    if boxes is not None:
+        width = boxes_precision or precision
+        looked_at = BoxRequest(boxes, width, boxes_class, boxes_threshold, most_boxes)
+    request = RunRequest(
+        bundle=bundle,
+        source=source,
+        output=output,
+        backend=backend,
+        precision=precision,
+        boxes=looked_at,
+        flip_test=flip_test,
+        threshold=threshold,
+        overlay=overlay,
+        coco=coco,
+        threads=threads,
+        provider=provider,
+        limit=limit,
+        force=force,
+    )
+    run_source(request, console)
+
+
+@app.command()
+def selftest(
+    bundle: BundleArgument,
+    backend: BackendOption = Target.ONNXRUNTIME,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Every one that the bundle holds for the backend, if left out.")
+    ] = None,
+    threads: ThreadsOption = None,
+    provider: ProviderOption = "cpu",
+) -> None:
+    """Rerun the bundle's golden samples on this machine; exit with 1 where a budget is broken."""
+    from edgewise.runtime.command.selftest import selftest as rerun
+    from edgewise.runtime.command.tables import selftest_table
+
+    opened = _open_bundle(bundle)
+    widths = [precision] if precision is not None else _precisions_of(opened, backend)
+    failed: list[str] = []
+    for width in widths:
+        report = rerun(opened, backend, width, threads=threads, provider=provider)
+        console.print(selftest_table(report))
+        if not report.passed:
+            failed.append(f"{width.value}: {len(report.failures)} of {len(report.checks)} checks")
+    if failed:
+        raise ParityError(
+            f"the self test failed ({'; '.join(failed)})",
+            where=str(bundle),
+            hint="the table above marks what broke its limit; do not use this bundle on this device",
+        )
+
+
+def _precisions_of(bundle: Bundle, backend: Target) -> list[Precision]:
+    from edgewise.runtime.walk.schedule import graph_names
+
+    graphs = [bundle.graph(name) for name in graph_names(bundle.manifest.schedule)]
+    held = [{file.precision for file in graph.files if file.target is backend} for graph in graphs]
+    found = [precision for precision in Precision if all(precision in widths for widths in held)]
+    if not found:
+        bundle.graph_entry(graph_names(bundle.manifest.schedule)[0], backend, Precision.FP32)
+    return found
+
+
+@app.command()
+def inspect(bundle: BundleArgument) -> None:
+    """Print what a bundle holds and check the hash of every file."""
+    from edgewise.runtime.command.tables import bundle_tables
+
+    opened = _open_bundle(bundle)
+    opened.verify()
+    console.print(bundle_tables(opened))
+    console.print(f"all {len(opened.manifest.files)} files have their hashes")
+
+
+@app.command()
+def bench(
+    bundle: BundleArgument,
+    backend: BackendOption = Target.ONNXRUNTIME,
+    precision: PrecisionOption = Precision.FP32,
+    runs: Annotated[int, typer.Option(min=1, help="Timed runs.")] = 50,
+    warm_up: Annotated[int, typer.Option(min=0, help="Runs before the timed ones.")] = 5,
+    image: Annotated[
+        Path | None, typer.Option(help="Image to run on; a golden of the bundle if left out.")
+    ] = None,
+    flip_test: FlipTestOption = None,
+    threads: ThreadsOption = None,
+    provider: ProviderOption = "cpu",
+) -> None:
+    """Time preprocessing, inference and postprocessing of one frame on this machine.
+
+    A model of crops looks at the golden's boxes, or at the whole of --image.
+    """
+    from edgewise.runtime.command.selftest import golden_boxes
+    from edgewise.runtime.command.tables import timing_table
+    from edgewise.runtime.command.timing import time_stages
+    from edgewise.runtime.frames.sources import decode_image, read_image
+    from edgewise.runtime.walk.session import Session
+
+    opened = _open_bundle(bundle)
+    goldens = opened.manifest.goldens
+    if image is None and not goldens:
+        raise SourceError("the bundle has no golden to run on", where=str(bundle), hint="pass --image FILE")
+    pixels = (
+        read_image(image)
+        if image is not None
+        else decode_image(opened.read(goldens[0].image), where="golden")
+    )
+    boxes = golden_boxes(goldens[0]) if image is None else None
+    with Session.open(
+        opened,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        provider=provider,
+        flip_test=flip_test,
+    ) as session:
+        times = time_stages(session, pixels, boxes, runs=runs, warm_up=warm_up)
+        name = ", ".join(dict.fromkeys(engine.name for engine in session.engines.values()))
+    height, width = pixels.shape[:2]
+    looked = "" if boxes is None else f" with {len(boxes)} boxes"
+    title = f"{opened.manifest.name} {precision.value}, {width}x{height}{looked}, {name}, {runs} runs"
+    console.print(timing_table(title, times))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed on this machine, and what to install for the rest."""
+    from edgewise.runtime.command.doctor import examine
+    from edgewise.runtime.command.tables import doctor_table
+
+    findings = examine()
+    console.print(doctor_table(findings))
+    missing = [finding for finding in findings if finding.needed and not finding.good]
+    if missing:
+        raise EdgewiseError(
+            f"{', '.join(finding.subject for finding in missing)} cannot be used",
+            hint="; ".join(finding.advice for finding in missing),
+        )
+
+
+def _open_bundle(path: Path) -> Bundle:
+    from edgewise.runtime.contract.bundle import Bundle
+
+    return Bundle.open(path)
+
+
+# ---------------------------------------------------------------- how every command ends
+
+Returned = TypeVar("Returned")
+
+
+def guard(action: Callable[[], Returned]) -> Returned:
+    """Call `action`; what a user can cause becomes one panel on stderr and exit status 1.
+
+    An interrupt exits with 130. Errors of the operating system (a full disk, a folder without permission) are
+    shown like our own; everything else is a defect and keeps its traceback.
+    """
+    try:
+        return action()
+    except EdgewiseError as error:
+        _show(error)
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _show(
+            EdgewiseError(f"the system refused: {error.strerror or error}", where=str(error.filename or ""))
+        )
+        sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted")
+        sys.exit(INTERRUPTED)
+
+
+def main_of(application: typer.Typer) -> Callable[[], None]:
+    """The entry point of a console script around `application`."""
+
+    def main() -> None:
+        for name, value in QUIET_OPENCV.items():
+            os.environ.setdefault(name, value)
+        guard(application)
+
+    return main
+
+
+def _show(error: EdgewiseError) -> None:
+    body = Text(error.what)
+    for label, value in (("where: ", error.where), ("next:  ", error.hint)):
+        if value:
+            body.append(f"\n{label}", "dim").append(value)
+    Console(stderr=True).print(Panel(body, title="error", title_align="left", border_style="red"))
+
+
+main = main_of(app)

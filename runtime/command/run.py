@@ -1,0 +1,248 @@
+"""The verb `run`: a source through a bundle, into tables and files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
+
+from edgewise.runtime.command.sinks import (
+    IMAGES,
+    OVERLAY_FOLDER,
+    OVERLAY_VIDEO,
+    RESULTS,
+    CocoResults,
+    OutputFolder,
+    OverlayImages,
+    OverlayVideo,
+    Sink,
+)
+from edgewise.runtime.command.tables import count_table, result_table
+from edgewise.runtime.compare.matching import display_threshold
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import ClassLabel, Manifest, Precision, Target, Task
+from edgewise.runtime.frames.sources import Source, SourceKind, open_source
+from edgewise.runtime.kinds.panoptic.sink import PANOPTIC, PANOPTIC_FOLDER, PanopticResults
+from edgewise.runtime.results.result import Result
+from edgewise.runtime.system.errors import SourceError
+from edgewise.runtime.system.interruption import deferred_interrupt
+from edgewise.runtime.walk.box_sources import MOST_PEOPLE, BoxSource, CocoBoxes, DetectorBoxes, require_crops
+from edgewise.runtime.walk.session import Session
+
+
+@dataclass(frozen=True)
+class BoxRequest:
+    """Where a model of crops looks.
+
+    Attributes:
+        path: A detector's bundle, or a COCO file.
+        precision: Of the detector.
+        class_name: The class that is looked at; the first of the model's own where None.
+        least_score: Boxes that score less are left out; a detector's display threshold, or 0 of a file, where
+            None.
+        most: Boxes of one frame; MOST_PEOPLE of a detector, all of a file, where None.
+    """
+
+    path: Path
+    precision: Precision
+    class_name: str | None = None
+    least_score: float | None = None
+    most: int | None = None
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What `edgewise run` was asked for; see the command's options."""
+
+    bundle: Path
+    source: str
+    output: Path | None
+    backend: Target
+    precision: Precision
+    boxes: BoxRequest | None
+    flip_test: bool | None
+    threshold: float | None
+    overlay: bool
+    coco: bool
+    threads: int | None
+    provider: str
+    limit: int | None
+    force: bool
+
+
+def run_source(request: RunRequest, console: Console) -> None:
+    """Run a bundle on every frame of a source.
+
+    Raises:
+        EdgewiseError: Something was not there, or broke; `OutputFolder` says what is left.
+        KeyboardInterrupt: After what was done until then has been published.
+    """
+    bundle = Bundle.open(request.bundle)
+    if request.boxes is not None:
+        require_crops(bundle.manifest)
+    source = open_source(request.source)
+    names = _output_names(source, bundle.manifest.task, overlay=request.overlay, coco=request.coco)
+    with (
+        Session.open(
+            bundle,
+            backend=request.backend,
+            precision=request.precision,
+            threads=request.threads,
+            provider=request.provider,
+            flip_test=request.flip_test,
+        ) as session,
+        _box_source(request, bundle.manifest) as boxes,
+    ):
+        folder = (
+            OutputFolder(request.output, names, replace=request.force)
+            if request.output is not None and names
+            else None
+        )
+        try:
+            _run_frames(session, source, boxes, folder, names, request, console)
+        except BaseException:
+            if folder is not None:
+                folder.discard()
+            raise
+
+
+def _looked_at(manifest: Manifest) -> ClassLabel:
+    """The model's first class, or COCO's person where it names none."""
+    return manifest.classes[0] if manifest.classes else ClassLabel(id=1, name="person")
+
+
+@contextmanager
+def _box_source(request: RunRequest, manifest: Manifest) -> Generator[BoxSource | None]:
+    asked = request.boxes
+    if asked is None:
+        yield None
+    elif asked.path.is_dir():
+        with Session.open(
+            asked.path,
+            backend=request.backend,
+            precision=asked.precision,
+            threads=request.threads,
+            provider=request.provider,
+        ) as detector:
+            yield DetectorBoxes(
+                detector,
+                asked.class_name or _looked_at(manifest).name,
+                least_score=asked.least_score,
+                most=asked.most or MOST_PEOPLE,
+            )
+    else:
+        yield CocoBoxes.open(
+            asked.path,
+            _looked_at(manifest),
+            class_name=asked.class_name,
+            least_score=asked.least_score or 0.0,
+            most=asked.most,
+        )
+
+
+def _output_names(source: Source, task: Task, *, overlay: bool, coco: bool) -> list[str]:
+    names = [RESULTS, IMAGES] if coco else []
+    if coco and task is Task.PANOPTIC:
+        names += [PANOPTIC, PANOPTIC_FOLDER]
+    if overlay:
+        names.append(OVERLAY_FOLDER if source.kind is SourceKind.IMAGES else OVERLAY_VIDEO)
+    return names
+
+
+def _open_sinks(
+    folder: OutputFolder, names: list[str], source: Source, manifest: Manifest, shown: float
+) -> list[Sink]:
+    sinks: list[Sink] = []
+    if RESULTS in names:
+        sinks.append(CocoResults(folder.path(RESULTS), folder.path(IMAGES)))
+    if PANOPTIC in names:
+        sinks.append(PanopticResults(folder.path(PANOPTIC), folder.path(PANOPTIC_FOLDER), manifest.classes))
+    if OVERLAY_FOLDER in names:
+        sinks.append(OverlayImages(folder.path(OVERLAY_FOLDER), threshold=shown))
+    if OVERLAY_VIDEO in names:
+        sinks.append(OverlayVideo(folder.path(OVERLAY_VIDEO), threshold=shown, fps=source.fps))
+    return sinks
+
+
+def _run_frames(
+    session: Session,
+    source: Source,
+    boxes: BoxSource | None,
+    folder: OutputFolder | None,
+    names: list[str],
+    request: RunRequest,
+    console: Console,
+) -> None:
+    """Run the source to its end, or as far as it goes, and publish what came of it."""
+    threshold, limit = request.threshold, request.limit
+    shown = display_threshold(session.manifest.postprocess) if threshold is None else threshold
+    sinks = _open_sinks(folder, names, source, session.manifest, shown) if folder is not None else []
+    live = source.kind is SourceKind.LIVE
+    counts: Counter[str] = Counter()
+    done = 0
+    last: Result | None = None
+    stopped: BaseException | None = None
+    stream = session.stream(source, boxes)
+    count = source.count if limit is None else min(limit, source.count or limit)
+    try:
+        with _progress() as progress:
+            task = progress.add_task(session.manifest.name, total=count)
+            for frame, result in stream:
+                kept = result if threshold is None else result.above(threshold)
+                with deferred_interrupt():
+                    for sink in sinks:
+                        sink.write(frame, kept)
+                for index in result.classes[result.scores >= shown].tolist():
+                    counts[result.labels[index].name] += 1
+                last, done = result, done + 1
+                progress.advance(task)
+                if done == limit:
+                    break
+    except KeyboardInterrupt as interrupt:
+        stopped = interrupt
+    except SourceError as error:
+        if not live:
+            raise
+        stopped = error
+    finally:
+        stream.close()
+    interrupted = isinstance(stopped, KeyboardInterrupt)
+    partial = stopped is not None and not (live and interrupted)
+    with deferred_interrupt():
+        for sink in sinks:
+            sink.close()
+        published = folder.publish(partial=partial) if folder is not None else []
+    for path in published:
+        console.print(Text(f"wrote {path}"), soft_wrap=True)
+    if done == 1 and last is not None:
+        console.print(result_table(last, shown))
+    else:
+        console.print(count_table(counts, done, session.manifest.task))
+    if stopped is not None:
+        raise stopped
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        refresh_per_second=4,
+        transient=True,
+    )

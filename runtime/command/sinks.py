@@ -1,0 +1,246 @@
+"""Where results go: overlays as images or as a video, and COCO results.
+
+Everything of a run is written in a hidden folder inside the output folder and renamed at the end, so a file
+under its final name is complete. `OutputFolder` knows the three ways a run can end:
+
+- complete: `results.json`, `images.json`, `overlay/` or `overlay.mp4`;
+- interrupted (Ctrl-C, or a live stream that broke off): the same files, valid as far as they go, named
+  `results.partial.json` and so on;
+- failed: nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.runtime.frames.sources import Frame
+from edgewise.runtime.results.result import Result
+from edgewise.runtime.system.errors import EdgewiseError, ResultError
+
+RESULTS = "results.json"
+IMAGES = "images.json"
+OVERLAY_FOLDER = "overlay"
+OVERLAY_SUFFIX = ".jpg"
+OVERLAY_VIDEO = "overlay.mp4"
+DEFAULT_FPS = 25.0
+
+
+class Sink(Protocol):
+    """Takes every result of a run in order."""
+
+    def write(self, frame: Frame, result: Result) -> None: ...
+
+    def close(self) -> None:
+        """Finish the files, so that they are valid with what was written so far."""
+        ...
+
+
+class OutputFolder:
+    """The folder of a run's files, which appear together at the end.
+
+    Args:
+        folder: Made where it does not exist.
+        names: Final names of the files and folders that the run will write.
+        replace: Allow that some of them exist already.
+
+    Raises:
+        EdgewiseError: One of them exists and `replace` is not set, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], *, replace: bool = False) -> None:
+        self.folder = folder
+        self._names = tuple(names)
+        present = [name for name in names if (folder / name).exists()]
+        if present and not replace:
+            raise EdgewiseError(
+                f"the output folder already holds {', '.join(present)}",
+                where=str(folder),
+                hint="choose another with --output, or pass --force",
+            )
+        self._made = not folder.exists()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._staging = Path(tempfile.mkdtemp(dir=folder, prefix=".edgewise-"))
+        except OSError as error:
+            raise EdgewiseError(
+                f"the output folder cannot be written: {error.strerror}",
+                where=str(folder),
+                hint="choose another with --output",
+            ) from None
+
+    def path(self, name: str) -> Path:
+        """Where a sink writes the file until it is published."""
+        if name not in self._names:
+            raise ValueError(f"{name!r} was not announced")
+        return self._staging / name
+
+    def publish(self, *, partial: bool = False) -> list[Path]:
+        """Flush what was written and give it its names; `partial` puts `.partial` before the suffix."""
+        published: list[Path] = []
+        for name in self._names:
+            written = self._staging / name
+            if written.exists():
+                final = self.folder / (_partial_name(name) if partial else name)
+                _flush(written)
+                if final.is_dir():
+                    shutil.rmtree(final)
+                os.replace(written, final)
+                published.append(final)
+        shutil.rmtree(self._staging)
+        return published
+
+    def discard(self) -> None:
+        """Remove everything that was written, and the folder where this run made it."""
+        shutil.rmtree(self._staging, ignore_errors=True)
+        if self._made and self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+class CocoResults:
+    """COCO results of any kind, streamed: memory does not grow with the number of frames.
+
+    `results` is the list that COCO's tools read, masks as RLE, people as keypoints. `images` lists id, file
+    name, size and timestamp of every frame, also of those without a result.
+    """
+
+    def __init__(self, results: Path, images: Path) -> None:
+        self._results = _JsonList(results)
+        self._images = _JsonList(images)
+
+    def write(self, frame: Frame, result: Result) -> None:
+        height, width = frame.image.shape[:2]
+        self._images.append(
+            {
+                "id": frame.image_id,
+                "file_name": frame.name,
+                "height": height,
+                "width": width,
+                "timestamp": frame.timestamp,
+            }
+        )
+        for record in result.to_coco(frame.image_id):
+            self._results.append(record)
+
+    def close(self) -> None:
+        self._results.close()
+        self._images.close()
+
+
+class OverlayImages:
+    """One JPEG a frame, named after the source image."""
+
+    def __init__(self, folder: Path, *, threshold: float) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._threshold = threshold
+        self._used: set[str] = set()
+
+    def write(self, frame: Frame, result: Result) -> None:
+        stem = Path(frame.name).stem
+        name = stem if stem not in self._used else frame.name
+        self._used.add(name)
+        path = self._folder / f"{name}{OVERLAY_SUFFIX}"
+        good, data = cv2.imencode(OVERLAY_SUFFIX, result.draw(frame.image, threshold=self._threshold))
+        if not good:
+            raise ResultError("an overlay cannot be encoded as JPEG", where=frame.name)
+        path.write_bytes(data.tobytes())
+
+    def close(self) -> None:
+        """Every image is complete already."""
+
+
+class OverlayVideo:
+    """An MP4 (MPEG-4 part 2, which every OpenCV wheel can write) of the size of the first frame."""
+
+    def __init__(self, path: Path, *, threshold: float, fps: float | None) -> None:
+        self._path = path
+        self._threshold = threshold
+        self._fps = fps or DEFAULT_FPS
+        self._writer: Any = None
+        self._size = (0, 0)
+        self._written = 0
+
+    def write(self, frame: Frame, result: Result) -> None:
+        drawn: NDArray[np.uint8] = result.draw(frame.image, threshold=self._threshold)
+        size = (drawn.shape[1], drawn.shape[0])
+        if self._writer is None:
+            codec = cv2.VideoWriter.fourcc(*"mp4v")
+            self._size = size
+            self._writer = cv2.VideoWriter(str(self._path), codec, self._fps, size)
+            if not self._writer.isOpened():
+                raise ResultError(
+                    "OpenCV cannot write an MP4 video",
+                    where=str(self._path),
+                    hint="pass --no-overlay, or install opencv-python-headless from pip",
+                )
+        if size != self._size:
+            raise ResultError(
+                f"a frame is {size[0]}x{size[1]}, the video {self._size[0]}x{self._size[1]}",
+                where=frame.name,
+                hint="pass --no-overlay for sources whose size changes",
+            )
+        self._writer.write(drawn)
+        self._written += 1
+
+    def close(self) -> None:
+        """Finish the file and count its frames: OpenCV's writer does not report a full disk.
+
+        Raises:
+            ResultError: The file does not hold what was written.
+        """
+        if self._writer is None:
+            return
+        self._writer.release()
+        self._writer = None
+        check = cv2.VideoCapture(str(self._path))
+        held = int(check.get(cv2.CAP_PROP_FRAME_COUNT)) if check.isOpened() else 0
+        check.release()
+        if held != self._written:
+            raise ResultError(
+                f"the overlay video holds {held} of {self._written} frames",
+                where=str(self._path),
+                hint="is the disk full?",
+            )
+
+
+class _JsonList:
+    """A JSON array on disk, one element a line."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream = path.open("wb")
+        self._stream.write(b"[")
+        self._count = 0
+
+    def append(self, value: dict[str, Any]) -> None:
+        self._stream.write(b",\n" if self._count else b"\n")
+        self._stream.write(msgspec.json.encode(value))
+        self._count += 1
+
+    def close(self) -> None:
+        if not self._stream.closed:
+            self._stream.write(b"\n]\n")
+            self._stream.close()
+
+
+def _partial_name(name: str) -> str:
+    path = Path(name)
+    return f"{path.stem}.partial{path.suffix}"
+
+
+def _flush(path: Path) -> None:
+    for file in (path, *path.rglob("*")) if path.is_dir() else (path,):
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

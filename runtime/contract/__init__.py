@@ -1,0 +1,1 @@
+"""The manifest, its kinds, and the bundle whose files it lists."""

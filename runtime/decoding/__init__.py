@@ -1,0 +1,1 @@
+"""From a graph's outputs to the result of the manifest's kind."""

@@ -1,0 +1,283 @@
+"""From a frame to the graph's input: resize, pad, crop, colour order; never mean or scale.
+
+The graph takes uint8 and normalises inside, so what happens here is one OpenCV call on bytes. Each function
+returns the geometry that it really applied, rounded sizes and padding included.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.runtime.contract.kinds import (
+    AffineCrop,
+    AsIs,
+    ColourOrder,
+    Interpolation,
+    Letterbox,
+    PadSide,
+    PadValue,
+    PixelRule,
+    Preprocess,
+    ShortestEdge,
+    Stretch,
+)
+from edgewise.runtime.pixels.geometry import Geometry, Size, scaling
+from edgewise.runtime.system.errors import ManifestError, SourceError
+
+Frame = NDArray[np.uint8]
+Box = tuple[float, float, float, float]
+
+# INTER_NEAREST takes floor(scale * j), half a pixel off; the exact form follows pixel centres.
+_RESIZE = {
+    Interpolation.NEAREST: cv2.INTER_NEAREST_EXACT,
+    Interpolation.LINEAR: cv2.INTER_LINEAR,
+    Interpolation.CUBIC: cv2.INTER_CUBIC,
+    Interpolation.AREA: cv2.INTER_AREA,
+}
+_WARP = {
+    Interpolation.NEAREST: cv2.INTER_NEAREST,
+    Interpolation.LINEAR: cv2.INTER_LINEAR,
+    Interpolation.CUBIC: cv2.INTER_CUBIC,
+}
+
+
+def preprocess(
+    spec: Preprocess, frame: Frame, *, box: Box | None = None, out: Frame | None = None
+) -> tuple[Frame, Geometry]:
+    """Make the graph's input from one frame.
+
+    Args:
+        spec: The manifest's preprocessing.
+        frame: uint8 [H, W, 3], BGR.
+        box: (x1, y1, x2, y2) in continuous source pixels; only for `AffineCrop`, which needs it.
+        out: uint8 [1, h, w, 3], C-contiguous; reused instead of a new array.
+
+    Returns:
+        uint8 [1, h, w, 3] in the colour order of `spec` (it is `out` where that was given), and the geometry.
+
+    Raises:
+        SourceError: The frame is not a non-empty uint8 [H, W, 3] array, does not fit the preprocessing, or
+            the box is missing or empty.
+        ManifestError: An interpolation that the preprocessing cannot be done with.
+    """
+    _check_frame(frame)
+    height, width = spec.size
+    tensor = _output(out, (1, height, width, 3))
+    canvas = tensor[0]
+    if isinstance(spec, Stretch):
+        geometry = _resize_into(spec, frame, canvas, (0, 0))
+    elif isinstance(spec, Letterbox):
+        geometry = _pad(spec, frame, canvas, letterbox_size(frame.shape[:2], spec.size))
+    elif isinstance(spec, ShortestEdge):
+        inner = shortest_edge_size(frame.shape[:2], spec.shortest, spec.longest)
+        geometry = _pad(spec, frame, canvas, inner)
+    elif isinstance(spec, AffineCrop):
+        geometry = _crop(spec, frame, canvas, box)
+    else:
+        geometry = _as_is(spec, frame, canvas)
+    return tensor, geometry
+
+
+def letterbox_size(source: Size, target: Size) -> Size:
+    """(height, width) of the frame scaled by one factor to fit inside `target`, each side rounded."""
+    factor = min(target[0] / source[0], target[1] / source[1])
+    return (
+        min(target[0], _round(source[0] * factor)),
+        min(target[1], _round(source[1] * factor)),
+    )
+
+
+def shortest_edge_size(source: Size, shortest: int, longest: int) -> Size:
+    """(height, width) with the shorter side at `shortest`, unless the longer would exceed `longest`."""
+    factor = min(shortest / min(source), longest / max(source))
+    return _round(source[0] * factor), _round(source[1] * factor)
+
+
+def _round(length: float) -> int:
+    return max(1, math.floor(length + 0.5))
+
+
+def _check_frame(frame: Frame) -> None:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise SourceError(
+            f"a frame must be uint8 [height, width, 3] in BGR, not {frame.dtype} {list(frame.shape)}",
+            hint="read it with cv2.imread(path, cv2.IMREAD_COLOR), or convert with cv2.cvtColor",
+        )
+    if frame.size == 0:
+        raise SourceError(f"the frame is empty: {frame.shape[0]} x {frame.shape[1]} pixels")
+
+
+def _output(out: Frame | None, shape: tuple[int, int, int, int]) -> Frame:
+    if out is None:
+        return np.empty(shape, np.uint8)
+    if out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        raise SourceError(
+            f"the buffer for the network input is {out.dtype} {list(out.shape)}; it must be contiguous "
+            f"uint8 {list(shape)}",
+            hint="let preprocess make the first one, and pass that back as `out`",
+        )
+    return out
+
+
+def _pad(spec: Letterbox | ShortestEdge, frame: Frame, canvas: Frame, inner: Size) -> Geometry:
+    spare_h, spare_w = spec.size[0] - inner[0], spec.size[1] - inner[1]
+    if spare_h < 0 or spare_w < 0:
+        raise SourceError(
+            f"a {frame.shape[0]} x {frame.shape[1]} frame becomes {inner[0]} x {inner[1]} pixels, more than "
+            f"the graph's {spec.size[0]} x {spec.size[1]}",
+            hint="turn the frames, or export the bundle with a size for this format",
+        )
+    both = spec.pad_side is PadSide.BOTH
+    top, left = (spare_h // 2, spare_w // 2) if both else (0, 0)
+    bottom, right = top + inner[0], left + inner[1]
+    # Whole lines of bytes are copied about ten times faster than pixels of three.
+    lines = canvas.reshape(len(canvas), -1)
+    line = np.tile(np.array(spec.pad_value, np.uint8), canvas.shape[1])
+    lines[:top] = lines[bottom:] = line
+    lines[top:bottom, : 3 * left] = line[: 3 * left]
+    lines[top:bottom, 3 * right :] = line[3 * right :]
+    return _resize_into(spec, frame, canvas[top:bottom, left:right], (top, left))
+
+
+def _resize_into(
+    spec: Stretch | Letterbox | ShortestEdge, frame: Frame, inner: Frame, corner: Size
+) -> Geometry:
+    """Resize to the whole of `inner`, a part of the input whose first pixel is `corner`."""
+    (height, width), (inner_h, inner_w) = frame.shape[:2], inner.shape[:2]
+    if spec.pixel_rule is PixelRule.ALIGN_CORNERS:
+        resized: NDArray[Any] = _resize_aligned(frame, (inner_h, inner_w), spec.interpolation)
+    else:
+        resized = cv2.resize(frame, (inner_w, inner_h), dst=inner, interpolation=_RESIZE[spec.interpolation])
+    _store(resized, inner, spec.colour)
+    scale_x, offset_x = _axis_map(width, inner_w, spec.pixel_rule)
+    scale_y, offset_y = _axis_map(height, inner_h, spec.pixel_rule)
+    top, left = corner
+    return scaling((height, width), spec.size, (scale_x, scale_y), (offset_x + left, offset_y + top))
+
+
+def _axis_map(source: int, target: int, rule: PixelRule) -> tuple[float, float]:
+    """(scale, offset) of target = scale * source + offset in continuous pixels.
+
+    Aligned corners put the centres of first and last pixels on each other; an axis with a single pixel on
+    either side has no second pixel to align and follows the half-pixel rule.
+    """
+    if rule is PixelRule.HALF_PIXEL or source == 1 or target == 1:
+        return target / source, 0.0
+    scale = (target - 1) / (source - 1)
+    return scale, 0.5 - 0.5 * scale
+
+
+def _resize_aligned(frame: Frame, size: Size, interpolation: Interpolation) -> Frame:
+    # cv2.warpAffine could do this, but OpenCV 4 rounds its sample positions to 1/32 pixel.
+    rows = _aligned_positions(frame.shape[0], size[0])
+    columns = _aligned_positions(frame.shape[1], size[1])
+    if interpolation is Interpolation.NEAREST:
+        return frame[np.floor(rows + 0.5).astype(np.intp)][:, np.floor(columns + 0.5).astype(np.intp)]
+    if interpolation is not Interpolation.LINEAR:
+        raise ManifestError(
+            f"{interpolation.value} interpolation with aligned corners is not available",
+            hint="use linear or nearest, or the half-pixel rule",
+        )
+    tall = _lerp(frame.astype(np.float32), rows)
+    return np.rint(_lerp(tall.swapaxes(0, 1), columns).swapaxes(0, 1)).astype(np.uint8)
+
+
+def _aligned_positions(source: int, target: int) -> NDArray[np.floating]:
+    scale, offset = _axis_map(source, target, PixelRule.ALIGN_CORNERS)
+    positions = (np.arange(target) + 0.5 - offset) / scale - 0.5
+    return np.clip(positions, 0, source - 1)
+
+
+def _lerp(values: NDArray[np.floating], positions: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Values at fractional `positions` of the first axis."""
+    before = np.floor(positions).astype(np.intp)
+    after = np.minimum(before + 1, len(values) - 1)
+    weight = (positions - before).astype(np.float32)[:, None, None]
+    return values[before] + weight * (values[after] - values[before])
+
+
+def crop_geometry(spec: AffineCrop, source_size: Size, box: Box) -> Geometry:
+    """Where the crop around a box lies in a frame of (height, width).
+
+    Raises:
+        SourceError: The box is empty.
+    """
+    x1, y1, x2, y2 = box
+    if not (math.isfinite(x1 + y1 + x2 + y2) and x2 > x1 and y2 > y1):
+        raise SourceError(f"the box {box} to crop around is empty")
+    height, width = spec.size
+    crop_w = max(x2 - x1, (y2 - y1) * width / height) * spec.padding
+    crop_h = crop_w * height / width
+    scale_x, offset_x = _crop_axis((x1 + x2) / 2, crop_w, width, spec.pixel_rule)
+    scale_y, offset_y = _crop_axis((y1 + y2) / 2, crop_h, height, spec.pixel_rule)
+    return scaling(source_size, spec.size, (scale_x, scale_y), (offset_x, offset_y))
+
+
+def warp_into(spec: AffineCrop, frame: Frame, canvas: Frame, geometry: Geometry) -> None:
+    """Fill `canvas` (uint8 [h, w, 3]) with what a crop's geometry, turned or not, shows of the frame.
+
+    Raises:
+        ManifestError: An interpolation that a warp cannot be done with.
+    """
+    if spec.interpolation not in _WARP:
+        raise ManifestError(f"an affine crop cannot use {spec.interpolation.value} interpolation")
+    height, width = spec.size
+    # cv2.warpAffine counts from the centre of the first pixel.
+    centred = geometry.matrix.copy()
+    centred[:, 2] += 0.5 * centred[:, :2].sum(axis=1) - 0.5
+    warped = cv2.warpAffine(
+        frame,
+        centred,
+        (width, height),
+        dst=canvas,
+        flags=_WARP[spec.interpolation],
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=_as_bgr(spec.pad_value, spec.colour),
+    )
+    _store(warped, canvas, spec.colour)
+
+
+def _crop(spec: AffineCrop, frame: Frame, canvas: Frame, box: Box | None) -> Geometry:
+    if box is None:
+        raise SourceError(
+            "this bundle looks at a crop around a box, and no box was given",
+            hint="pass box=(x1, y1, x2, y2) in source pixels",
+        )
+    geometry = crop_geometry(spec, (frame.shape[0], frame.shape[1]), box)
+    warp_into(spec, frame, canvas, geometry)
+    return geometry
+
+
+def _crop_axis(centre: float, extent: float, target: int, rule: PixelRule) -> tuple[float, float]:
+    """As `_axis_map`, for the stretch of `extent` source pixels around `centre`."""
+    aligned = rule is PixelRule.ALIGN_CORNERS and extent > 1 and target > 1
+    scale = (target - 1) / (extent - 1) if aligned else target / extent
+    return scale, target / 2 - scale * centre
+
+
+def _as_bgr(value: PadValue, colour: ColourOrder) -> tuple[int, int, int]:
+    return (value[2], value[1], value[0]) if colour is ColourOrder.RGB else value
+
+
+def _as_is(spec: AsIs, frame: Frame, canvas: Frame) -> Geometry:
+    if frame.shape[:2] != spec.size:
+        raise SourceError(
+            f"the frame is {frame.shape[0]} x {frame.shape[1]} pixels; this bundle takes frames of exactly "
+            f"{spec.size[0]} x {spec.size[1]}",
+            hint="resize the frames before they are given",
+        )
+    _store(frame, canvas, spec.colour)
+    return scaling(frame.shape[:2], spec.size, (1.0, 1.0), (0.0, 0.0))
+
+
+def _store(pixels: NDArray[Any], canvas: Frame, colour: ColourOrder) -> None:
+    """Put BGR `pixels`, which may already lie in `canvas`, there in the graph's colour order."""
+    if colour is ColourOrder.RGB:
+        canvas[...] = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    elif not np.may_share_memory(pixels, canvas):
+        canvas[...] = pixels

@@ -1,0 +1,254 @@
+"""Where frames come from: an image, a folder of images, a video, a camera, a network stream, GStreamer.
+
+One text names a source (`open_source`). Everything that can be known is checked when the source is opened;
+what breaks later raises a SourceError from the iteration.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.runtime.system.errors import SourceError
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+STREAM_PREFIXES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://")
+TIMEOUT_MS = 10_000
+"""How long a network stream may take to open, or to give the next frame."""
+LEAST_DECODED = 0.9
+"""A video file that ends before this share of the frames its container announces counts as broken."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image of a source.
+
+    Attributes:
+        index: Position in the source, from 0.
+        name: File name of an image, `<stem>-<index>` of a video frame.
+        image: uint8 [H, W, 3] BGR. Nobody writes to it.
+        timestamp: Seconds from the start of a video or stream; 0 for images.
+        image_id: The number that COCO results carry: the integer that an image's file is named by, where all
+            images of the source are named so, otherwise the index.
+    """
+
+    index: int
+    name: str
+    image: NDArray[np.uint8]
+    timestamp: float
+    image_id: int = 0
+
+
+class SourceKind(enum.Enum):
+    IMAGES = "images"
+    VIDEO = "video"
+    LIVE = "live"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened source; iterate once.
+
+    Attributes:
+        name: What the user wrote.
+        count: Number of frames, where it is known (of a video, as its container announces).
+        fps: Nominal frames per second of a video or stream, where it says so.
+    """
+
+    name: str
+    kind: SourceKind
+    frames: Iterator[Frame]
+    count: int | None = None
+    fps: float | None = None
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.frames
+
+
+def open_source(text: str) -> Source:
+    """Open what the text names.
+
+    A GStreamer pipeline contains ` ! `; a network stream starts with `rtsp://`, `http://` or the like; digits
+    alone are a camera index (write `./0` for a file of that name); the rest is a file or a folder.
+
+    Raises:
+        SourceError: Missing, unreadable, empty, or needing an OpenCV that is not installed.
+    """
+    if " ! " in text:
+        return _open_gstreamer(text)
+    if text.lower().startswith(STREAM_PREFIXES):
+        return _open_live(text, text, [cv2.CAP_FFMPEG, _timeouts()], "check the address and the network")
+    if text.isdecimal():
+        return _open_live(text, int(text), [cv2.CAP_ANY, []], "list cameras with `ls /dev/video*`")
+    path = Path(text).expanduser()
+    if path.is_dir():
+        files = _images_in(path)
+        return Source(text, SourceKind.IMAGES, _image_frames(files), len(files))
+    if not path.exists():
+        raise SourceError("no such file or folder", where=text, hint="check the path")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        frame = next(_image_frames([path]))
+        return Source(text, SourceKind.IMAGES, iter([frame]), 1)
+    return _open_video(path, text)
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image file as uint8 [H, W, 3] BGR, turned as its EXIF orientation says.
+
+    Raises:
+        SourceError: Missing, truncated, or no image.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SourceError(
+            f"the image cannot be read: {error.strerror}", where=str(path), hint="check the path"
+        ) from None
+    return decode_image(data, where=str(path))
+
+
+def decode_image(data: bytes, *, where: str) -> NDArray[np.uint8]:
+    """Decode an encoded image as uint8 [H, W, 3] BGR; a truncated file is refused, not filled with grey.
+
+    Raises:
+        SourceError: Empty, truncated, or no image.
+    """
+    image = None
+    if data:
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        except cv2.error:
+            image = None
+    if image is None:
+        raise SourceError(
+            "the image is empty" if not data else "the image is corrupt, or no image",
+            where=where,
+            hint="open it in a viewer; copy or convert it again",
+        )
+    return image.astype(np.uint8, copy=False)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    files = sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+    )
+    if not files:
+        raise SourceError(
+            "the folder holds no image",
+            where=str(folder),
+            hint=f"images end in {', '.join(sorted(IMAGE_SUFFIXES))}; subfolders are not searched",
+        )
+    return files
+
+
+def _image_frames(files: Sequence[Path]) -> Generator[Frame]:
+    numbered = all(file.stem.isdecimal() for file in files)
+    for index, file in enumerate(files):
+        yield Frame(index, file.name, read_image(file), 0.0, int(file.stem) if numbered else index)
+
+
+def _open_video(path: Path, text: str) -> Source:
+    capture = cv2.VideoCapture(str(path))
+    hint = "play it in a viewer; convert it with `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`"
+    if not capture.isOpened():
+        raise SourceError("neither an image nor a video that OpenCV can decode", where=text, hint=hint)
+    announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    good, first = capture.read()
+    if not good:
+        raise SourceError("the video opens, but not one frame can be decoded", where=text, hint=hint)
+    count = announced if announced > 0 else None
+
+    def frames() -> Generator[Frame]:
+        decoded = 0
+        for frame in _video_frames(capture, np.asarray(first, np.uint8), path.stem):
+            decoded += 1
+            yield frame
+        if count is not None and decoded < LEAST_DECODED * count:
+            raise SourceError(
+                f"the video broke off after {decoded} of {count} announced frames", where=text, hint=hint
+            )
+
+    return Source(text, SourceKind.VIDEO, frames(), count, fps if fps > 0 else None)
+
+
+def _video_frames(capture: Any, first: NDArray[np.uint8], stem: str) -> Generator[Frame]:
+    image, index = first, 0
+    try:
+        while True:
+            timestamp = max(capture.get(cv2.CAP_PROP_POS_MSEC), 0.0) / 1000
+            yield Frame(index, f"{stem}-{index:06d}", image, timestamp, index)
+            good, image = capture.read()
+            if not good:
+                return
+            index += 1
+    finally:
+        capture.release()
+
+
+def _open_live(text: str, address: str | int, how: list[Any], hint: str) -> Source:
+    backend, parameters = how
+    capture = cv2.VideoCapture(address, backend, parameters)
+    if not capture.isOpened():
+        raise SourceError("the camera or stream cannot be opened", where=text, hint=hint)
+    good, first = capture.read()
+    if not good:
+        raise SourceError("the camera or stream opens, but gives no frame", where=text, hint=hint)
+    fps = capture.get(cv2.CAP_PROP_FPS)
+
+    def frames() -> Generator[Frame]:
+        image, index, start = np.asarray(first, np.uint8), 0, time.monotonic()
+        try:
+            while True:
+                yield Frame(index, f"live-{index:06d}", image, time.monotonic() - start, index)
+                good, read = capture.read()
+                if not good:
+                    raise SourceError(f"the stream ended after {index + 1} frames", where=text, hint=hint)
+                image, index = np.asarray(read, np.uint8), index + 1
+        finally:
+            capture.release()
+
+    return Source(text, SourceKind.LIVE, frames(), None, fps if 0 < fps < 1000 else None)
+
+
+def _timeouts() -> list[int]:
+    return [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
+
+
+def _open_gstreamer(text: str) -> Source:
+    if not opencv_has_gstreamer():
+        raise SourceError(
+            "this OpenCV was built without GStreamer, as pip's wheels are",
+            where=text,
+            hint="use the system's: `apt install python3-opencv gstreamer1.0-plugins-good`, "
+            "`pip uninstall opencv-python-headless`, and a virtual environment made with "
+            "--system-site-packages",
+        )
+    if "appsink" not in text:
+        raise SourceError(
+            "the GStreamer pipeline has no appsink",
+            where=text,
+            hint="end it with `! videoconvert ! video/x-raw,format=BGR ! appsink`",
+        )
+    return _open_live(
+        text, text, [cv2.CAP_GSTREAMER, []], "run the pipeline with gst-launch-1.0 and fakesink in its place"
+    )
+
+
+def opencv_has_gstreamer() -> bool:
+    """Whether the installed OpenCV can open GStreamer pipelines."""
+    for line in cv2.getBuildInformation().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "GStreamer":
+            return value.strip().upper().startswith("YES")
+    return False

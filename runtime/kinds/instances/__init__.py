@@ -1,0 +1,1 @@
+"""Instances: boxes, scores, classes and masks."""

@@ -1,0 +1,119 @@
+"""Instances painted over a frame: tinted masks with outlines, boxes, and a label with the score.
+
+Only the pixels under a crop, a box or a label are touched; the frame is copied once.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.runtime.pixels.masks import BoolArray, MaskCrops
+from edgewise.runtime.system.errors import ResultError
+
+Frame = NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_TINT = 0.45
+"""Share of the colour in a tinted pixel."""
+_BLOCK = np.ones((3, 3), np.uint8)
+
+
+def draw_instances(
+    frame: Frame,
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    classes: NDArray[np.int32],
+    masks: MaskCrops,
+    names: Sequence[str],
+) -> Frame:
+    """A copy of the frame with every instance on it, the best on top.
+
+    Args:
+        frame: uint8 [height, width, 3], BGR.
+        boxes: [n, 4], xyxy in continuous pixels.
+        scores: [n], in descending order.
+        classes: [n], choose the colour family.
+        masks: n masks of this frame.
+        names: n class names.
+
+    Raises:
+        ResultError: The frame is not the one that the masks belong to.
+    """
+    if frame.dtype != np.uint8 or frame.shape != (*masks.frame_size, 3):
+        raise ResultError(
+            f"the frame to draw on is {frame.dtype} {list(frame.shape)}; the result belongs to a uint8 "
+            f"{[*masks.frame_size, 3]} frame"
+        )
+    canvas = frame.copy()
+    thickness = max(1, round(_size(frame) ** 0.75))
+    colours = [instance_colour(int(kind), nth) for kind, nth in zip(classes, _ordinals(classes), strict=True)]
+    layers = list(zip(masks, masks.places.tolist(), colours, strict=True))
+    for crop, place, colour in reversed(layers):
+        _tint(canvas, crop, place, colour, thickness)
+    marks = list(zip(boxes.tolist(), scores.tolist(), names, colours, strict=True))
+    for box, _, _, colour in reversed(marks):
+        _outline_box(canvas, box, colour, thickness)
+    for box, score, name, colour in reversed(marks):
+        _label(canvas, box, f"{name} {score:.2f}", colour, thickness)
+    return canvas
+
+
+def instance_colour(kind: int, nth: int) -> Colour:
+    """BGR: the class chooses the hue, its `nth` instance shifts hue and lightness a little."""
+    hue = (0.58 + kind * 0.381966 + (nth % 5) * 0.028) % 1.0
+    lightness = 0.5 + 0.1 * ((nth * 2) % 3 - 1)
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.95)
+    return round(blue * 255), round(green * 255), round(red * 255)
+
+
+def _size(frame: Frame) -> float:
+    """The shorter side in units of 480 pixels; lines and letters grow more slowly than frames."""
+    return min(frame.shape[:2]) / 480
+
+
+def _ordinals(classes: NDArray[np.int32]) -> list[int]:
+    """How many instances of the same class come before each."""
+    return [int(np.count_nonzero(classes[:index] == kind)) for index, kind in enumerate(classes)]
+
+
+def _tint(canvas: Frame, crop: BoolArray, place: list[int], colour: Colour, thickness: int) -> None:
+    x, y, w, h = place
+    if not (w and h):
+        return
+    region = canvas[y : y + h, x : x + w]
+    paint = np.empty_like(region)
+    cv2.rectangle(paint, (0, 0), (w, h), colour, cv2.FILLED)
+    mask = np.ascontiguousarray(crop).view(np.uint8)
+    cv2.copyTo(cv2.addWeighted(region, 1 - _TINT, paint, _TINT, 0), mask, region)
+    core = cv2.erode(mask, _BLOCK, iterations=thickness, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
+    cv2.copyTo(paint, mask - core, region)
+
+
+def _outline_box(canvas: Frame, box: list[float], colour: Colour, thickness: int) -> None:
+    height, width = canvas.shape[:2]
+    left, top, right, bottom = (round(value) for value in box)
+    far = (min(max(right - 1, left), width - 1), min(max(bottom - 1, top), height - 1))
+    cv2.rectangle(canvas, (left, top), far, colour, thickness, cv2.LINE_AA)
+
+
+def _label(canvas: Frame, box: list[float], text: str, colour: Colour, thickness: int) -> None:
+    height, width = canvas.shape[:2]
+    scale = max(0.4, 0.45 * _size(canvas) ** 0.6)
+    weight = max(1, thickness - 1)
+    (text_w, text_h), baseline = cv2.getTextSize(text, _FONT, scale, weight)
+    pad = max(2, text_h // 4)
+    plate_w, plate_h = text_w + 2 * pad, text_h + baseline + 2 * pad
+    left = max(0, min(round(box[0]), width - plate_w))
+    above = round(box[1]) - plate_h
+    top = above if above >= 0 else min(max(0, round(box[1])), max(0, height - plate_h))
+    cv2.rectangle(canvas, (left, top), (left + plate_w - 1, top + plate_h - 1), colour, cv2.FILLED)
+    blue, green, red = colour
+    dark = 0.114 * blue + 0.587 * green + 0.299 * red < 140
+    ink = (255, 255, 255) if dark else (0, 0, 0)
+    cv2.putText(canvas, text, (left + pad, top + pad + text_h), _FONT, scale, ink, weight, cv2.LINE_AA)

@@ -1,0 +1,1 @@
+"""Keypoints of people, hands or animals in crops."""

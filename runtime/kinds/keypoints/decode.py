@@ -1,0 +1,250 @@
+"""Heatmaps become keypoints of people, for all people and joints of a frame at once.
+
+Heatmap coordinates are continuous: cell (i, j) (row, column) covers [j, j + 1) x [i, i + 1) and its centre
+is (j + 0.5, i + 0.5). A map lies over the whole network input, so network = cell * stride with stride =
+network length / map length on each axis, and the crop's inverse affine map leads from there to the frame.
+
+Two rules place a point, both starting from the first maximum of its map:
+
+- The quarter rule (stacked hourglass, simple baselines, HRNet): a quarter of a cell towards the greater of
+  the two neighbours, on each axis; not on the border of the map, and not between equal neighbours.
+- DARK (Zhang et al., Distribution-Aware Coordinate Representation, 2020): the map is smoothed by a Gaussian,
+  and one Newton step on its logarithm goes from the peak to the maximum of the fitted Gaussian.
+
+Where this leaves the published code on purpose:
+
+- Points stay continuous. bearpaw's hourglass code and princeton's truncate the point to whole source pixels
+  (bearpaw's counts them from 1); anibali's and the HRNet code do not.
+- A cell stands for its centre, as in the hourglass code. HRNet's maps the cell's number times the stride, and
+  its weights are trained so: its bundles have to carry the difference in their geometry.
+- The border that takes no quarter is one cell wide, as in the hourglass code, because both neighbours exist
+  inside it; HRNet's code also leaves out the second column and row.
+- A map without a positive value scores 0 and keeps its maximum's place; the published code moves it to the
+  first cell. Scores are held inside 0..1, as princeton's code does.
+- The flip test averages (bearpaw's adds, which doubles the scores). No column is shifted: the crop is
+  mirrored about its exact middle, so column j of w goes to column w - 1 - j.
+- DARK's smoothed map is not scaled back to the maximum before, since a factor is a constant in the logarithm,
+  and it is computed only where the step looks, which gives the same numbers. The step is not taken where the
+  surface is no peak, or farther than the two cells that its differences see; there the cell's centre stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.runtime.contract.kinds import HeatmapDecoding, HeatmapKeypoints
+from edgewise.runtime.contract.manifest import ClassLabel, KeypointLayout
+from edgewise.runtime.frames.looks import Views, whole_frame
+from edgewise.runtime.kinds.keypoints.result import Keypoints
+from edgewise.runtime.pixels.geometry import Geometry
+from edgewise.runtime.results.outputs import Outputs, read_output
+from edgewise.runtime.system.errors import ResultError
+
+Heatmaps = NDArray[np.float32]
+Points = NDArray[np.float64]
+Cells = NDArray[np.intp]
+
+BLUR_KERNEL = 11
+"""Cells; of DARK's Gaussian, in every published configuration of 256x192 and larger."""
+_REACH = 2
+"""How far DARK's differences look from the peak."""
+_FLOOR = 1e-10
+"""Least smoothed value whose logarithm DARK takes."""
+
+
+def heatmap_keypoints(
+    spec: HeatmapKeypoints,
+    labels: tuple[ClassLabel, ...],
+    layout: KeypointLayout,
+    outputs: Sequence[Outputs],
+    views: Views,
+) -> Keypoints:
+    """Decode the heatmaps of all looks at one frame: one person a box, in the order of the boxes.
+
+    A person's score is the box's times the mean score of the points that score at least
+    `spec.score_threshold` (0 where none does).
+
+    Args:
+        spec: Output name, decoding, flip test and thresholds.
+        labels: The manifest's classes; people are of the first.
+        layout: Names and flip pairs of the keypoints.
+        outputs: One mapping a look; the heatmaps are float32 [1, k, h, w].
+        views: The looks, each person's straight one followed by its mirrored one where `spec.flip_test`.
+
+    Raises:
+        ResultError: See `edgewise.runtime.decoding.decode.postprocess`.
+    """
+    people = views.boxes if views.boxes is not None else whole_frame(views.frame_size)
+    looks = 2 if spec.flip_test else 1
+    mirrored = [look.mirrored for look in views.looks]
+    if mirrored != [False, True][:looks] * len(people):
+        raise ResultError(
+            f"{len(people)} people and {'a' if spec.flip_test else 'no'} flip test do not fit "
+            f"{len(views.looks)} looks, of which {sum(mirrored)} are mirrored",
+            hint="make the looks with views_of and the same manifest",
+        )
+    count = len(layout.names)
+    if not len(people):
+        points, point_scores = np.zeros((0, count, 2)), np.zeros((0, count), np.float32)
+    else:
+        heatmaps = np.concatenate(
+            [read_output(output, spec.heatmaps, (1, count, None, None), np.float32) for output in outputs]
+        )
+        if spec.flip_test:
+            heatmaps = average_mirrored(heatmaps[::2], heatmaps[1::2], layout.flip_pairs)
+        try:
+            cells, point_scores = decode_heatmaps(heatmaps, spec.decoding)
+        except ResultError as error:
+            raise ResultError(error.what, where=f"output {spec.heatmaps!r}", hint=error.hint) from None
+        points = cells_to_source(cells, heatmaps.shape[2:], [look.geometry for look in views.looks[::looks]])
+    return Keypoints(
+        points=points.astype(np.float32),
+        point_scores=point_scores,
+        boxes=people.boxes.astype(np.float32),
+        scores=person_scores(people.scores, point_scores, spec.score_threshold),
+        classes=np.zeros(len(people), np.int32),
+        labels=labels,
+        layout=layout,
+        frame_size=views.frame_size,
+        display_threshold=spec.display_threshold,
+        point_threshold=spec.score_threshold,
+    )
+
+
+def decode_heatmaps(heatmaps: Heatmaps, decoding: HeatmapDecoding) -> tuple[Points, NDArray[np.float32]]:
+    """The place and score of the peak of every map.
+
+    Args:
+        heatmaps: float32 [n, k, h, w].
+        decoding: The rule that places the point inside and around its cell.
+
+    Returns:
+        float64 [n, k, 2], x and y in continuous heatmap cells, and float32 [n, k], the maxima held in 0..1.
+
+    Raises:
+        ResultError: A map holds NaN or infinity.
+    """
+    people, joints, height, width = heatmaps.shape
+    maps = heatmaps.reshape(people * joints, height, width)
+    flat = maps.reshape(len(maps), height * width)
+    first = flat.argmax(axis=1)
+    peaks = flat[np.arange(len(flat)), first]
+    _require_finite(peaks)
+    rows, columns = np.divmod(first, width)
+    if decoding is HeatmapDecoding.DARK:
+        shift = _newton_steps(maps, rows, columns)
+    else:
+        shift = _quarters(maps, rows, columns)
+    _require_finite(shift)
+    cells = np.stack([columns, rows], axis=1) + 0.5 + shift
+    return cells.reshape(people, joints, 2), np.clip(peaks, 0, 1).reshape(people, joints)
+
+
+def average_mirrored(
+    straight: Heatmaps, mirrored: Heatmaps, flip_pairs: Sequence[tuple[int, int]]
+) -> Heatmaps:
+    """The flip test: mean of the maps and of the mirrored look's, turned back with left and right exchanged.
+
+    Args:
+        straight: float32 [n, k, h, w].
+        mirrored: float32 [n, k, h, w], of the same crops mirrored left to right.
+        flip_pairs: Indices of the keypoints that change places in a mirror.
+    """
+    order = np.arange(straight.shape[1])
+    for left, right in flip_pairs:
+        order[[left, right]] = right, left
+    return (straight + mirrored[:, order, :, ::-1]) * np.float32(0.5)
+
+
+def cells_to_source(cells: Points, map_size: Sequence[int], geometries: Sequence[Geometry]) -> Points:
+    """Map points of heatmaps to the frame, each person's through the inverse of its own crop.
+
+    Args:
+        cells: float64 [n, k, 2], continuous heatmap cells.
+        map_size: (h, w) of the heatmaps.
+        geometries: n.
+
+    Returns:
+        float64 [n, k, 2], continuous source pixels.
+    """
+    matrices = np.stack([geometry.matrix for geometry in geometries])
+    lengths = np.array([geometry.network_size[::-1] for geometry in geometries])
+    strides = lengths / np.array(map_size)[::-1]
+    inverses = np.linalg.inv(matrices[:, :, :2])
+    network = cells * strides[:, None] - matrices[:, None, :, 2]
+    return network @ inverses.swapaxes(1, 2)
+
+
+def person_scores(
+    boxes: NDArray[np.float32], points: NDArray[np.float32], threshold: float
+) -> NDArray[np.float32]:
+    """Box scores [n] times the mean of those point scores [n, k] that are at least the threshold."""
+    counted = points >= threshold
+    total = np.where(counted, points, 0).sum(axis=1)
+    return (boxes * total / np.maximum(counted.sum(axis=1), 1)).astype(np.float32)
+
+
+def _quarters(maps: Heatmaps, rows: Cells, columns: Cells) -> Points:
+    height, width = maps.shape[1:]
+    inside = (columns > 0) & (columns < width - 1) & (rows > 0) & (rows < height - 1)
+    which = np.flatnonzero(inside)
+    at = (which * height + rows[which]) * width + columns[which]
+    values = maps.ravel()
+    shift = np.zeros((len(maps), 2))
+    shift[which, 0] = np.sign(values[at + 1] - values[at - 1])
+    shift[which, 1] = np.sign(values[at + width] - values[at - width])
+    return 0.25 * shift
+
+
+def _newton_steps(maps: Heatmaps, rows: Cells, columns: Cells) -> Points:
+    """One step on the logarithm of the smoothed maps, [n, 2]; zero where DARK takes none."""
+    height, width = maps.shape[1:]
+    inside = (columns >= _REACH) & (columns < width - _REACH) & (rows >= _REACH) & (rows < height - _REACH)
+    steps = np.zeros((len(maps), 2))
+    which = np.flatnonzero(inside)
+    logs = np.log(np.maximum(_smoothed_about(maps, which, rows[which], columns[which]), _FLOOR))
+    at = _REACH
+    dx = 0.5 * (logs[:, at, at + 1] - logs[:, at, at - 1])
+    dy = 0.5 * (logs[:, at + 1, at] - logs[:, at - 1, at])
+    dxx = 0.25 * (logs[:, at, at + 2] - 2 * logs[:, at, at] + logs[:, at, at - 2])
+    dyy = 0.25 * (logs[:, at + 2, at] - 2 * logs[:, at, at] + logs[:, at - 2, at])
+    diagonal = logs[:, at + 1, at + 1] + logs[:, at - 1, at - 1]
+    dxy = 0.25 * (diagonal - logs[:, at + 1, at - 1] - logs[:, at - 1, at + 1])
+    determinant = dxx * dyy - dxy * dxy
+    peak = (determinant > 0) & (dxx < 0)
+    safe = np.where(peak, determinant, 1.0)
+    step = np.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], axis=1) / safe[:, None]
+    taken = peak & (np.abs(step) <= _REACH).all(axis=1)
+    steps[which[taken]] = step[taken]
+    return steps
+
+
+def _smoothed_about(maps: Heatmaps, which: Cells, rows: Cells, columns: Cells) -> Points:
+    """The maps under DARK's Gaussian with zeros around, float64 [n, 5, 5] about the given cells."""
+    margin = BLUR_KERNEL // 2
+    side = 2 * (margin + _REACH) + 1
+    offsets = np.arange(side) - side // 2
+    row, column = rows[:, None] + offsets, columns[:, None] + offsets
+    height, width = maps.shape[1:]
+    inside = ((row >= 0) & (row < height))[:, :, None] & ((column >= 0) & (column < width))[:, None, :]
+    patches = maps[
+        which[:, None, None],
+        np.clip(row, 0, height - 1)[:, :, None],
+        np.clip(column, 0, width - 1)[:, None, :],
+    ]
+    # Row r of the band holds the kernel that gives the smoothed value r cells into the window.
+    kernel = cv2.getGaussianKernel(BLUR_KERNEL, 0)[:, 0]
+    band = np.zeros((2 * _REACH + 1, side))
+    for start, row_of_band in enumerate(band):
+        row_of_band[start : start + BLUR_KERNEL] = kernel
+    return band @ np.where(inside, patches, 0).astype(np.float64) @ band.T
+
+
+def _require_finite(values: NDArray[np.floating]) -> None:
+    # Given maxima: one is not finite where its map holds NaN or infinity, so no other value is looked at.
+    if not np.isfinite(values).all():
+        raise ResultError("holds a value that is not finite", hint="run `edgewise selftest` on the bundle")

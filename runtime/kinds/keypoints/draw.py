@@ -1,0 +1,146 @@
+"""People painted over a frame: a thin box with a label, limbs, and a dot for every point.
+
+The person's left is orange, the right blue, the middle green; the sides come from the names (`left_knee`,
+`l-knee`, `right ...`). Points that score less than the point threshold are faint, with the limbs that end
+there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.runtime.contract.manifest import KeypointLayout
+from edgewise.runtime.system.errors import ResultError
+
+Frame = NDArray[np.uint8]
+Colour = tuple[int, int, int]
+Place = tuple[int, int]
+
+LEFT: Colour = (30, 130, 255)
+RIGHT: Colour = (255, 165, 45)
+CENTRE: Colour = (80, 215, 100)
+_RIM: Colour = (35, 30, 30)
+_PLATE: Colour = (240, 240, 240)
+_FAINT = 0.35
+"""Share of the colour in a faint pixel."""
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_BITS = 4
+"""Binary places of the coordinates that OpenCV draws with."""
+_FARTHEST = 1e5
+"""Pixels; points are held this near, so that OpenCV's integers suffice."""
+
+
+def draw_people(
+    frame: Frame,
+    points: NDArray[np.float32],
+    point_scores: NDArray[np.float32],
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    names: Sequence[str],
+    layout: KeypointLayout,
+    point_threshold: float,
+) -> Frame:
+    """A copy of the frame with every person on it, the best on top.
+
+    Args:
+        frame: uint8 [height, width, 3], BGR.
+        points: float32 [n, k, 2], x and y in continuous pixels.
+        point_scores: float32 [n, k].
+        boxes: float32 [n, 4], xyxy in continuous pixels.
+        scores: float32 [n].
+        names: n class names.
+        layout: Names and limbs of the k points.
+        point_threshold: Points that score less are faint.
+
+    Raises:
+        ResultError: The frame is not uint8 [height, width, 3].
+    """
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ResultError(f"the frame to draw on is {frame.dtype} {list(frame.shape)}, not uint8 [h, w, 3]")
+    canvas = frame.copy()
+    size = min(frame.shape[:2]) / 480
+    # Of limbs: no more than the frame takes, and less on small people, whose faces would fill with dots.
+    heights = (boxes[:, 3] - boxes[:, 1]).astype(np.float64)
+    thickness = np.clip(0.016 * heights, 1.2, max(1.2, 3.2 * size**0.75)).tolist()
+    colours = [side_colour(name) for name in layout.names]
+    order = np.argsort(scores, kind="stable").tolist()
+    sure = point_scores >= point_threshold
+    if not sure.all():
+        faint = canvas.copy()
+        for index in order:
+            unsure = [limb for limb in layout.limbs if not sure[index, list(limb)].all()]
+            _figure(faint, points[index], np.flatnonzero(~sure[index]), unsure, colours, thickness[index])
+        canvas = np.asarray(cv2.addWeighted(canvas, 1 - _FAINT, faint, _FAINT, 0), np.uint8)
+    for index in order:
+        _box(canvas, boxes[index].tolist(), max(1, round(size)))
+        limbs = [limb for limb in layout.limbs if sure[index, list(limb)].all()]
+        _figure(canvas, points[index], np.flatnonzero(sure[index]), limbs, colours, thickness[index])
+    for index in order:
+        _label(canvas, boxes[index].tolist(), f"{names[index]} {float(scores[index]):.2f}", size)
+    return canvas
+
+
+def side_colour(name: str) -> Colour:
+    """BGR by the side that a keypoint's name says."""
+    words = set(re.split(r"[^a-z]+", name.lower()))
+    if words & {"left", "l"}:
+        return LEFT
+    return RIGHT if words & {"right", "r"} else CENTRE
+
+
+def limb_colour(first: Colour, second: Colour) -> Colour:
+    """A limb between a side and the middle belongs to the side, one from side to side to the middle."""
+    sides = {first, second} - {CENTRE}
+    return sides.pop() if len(sides) == 1 else CENTRE
+
+
+def _figure(
+    canvas: Frame,
+    points: NDArray[np.float32],
+    dots: Iterable[int],
+    limbs: Sequence[tuple[int, int]],
+    colours: Sequence[Colour],
+    thickness: float,
+) -> None:
+    """Rims first, so that no rim crosses a limb of the same person."""
+    # OpenCV counts from the centre of the first pixel.
+    scaled = np.clip(points - 0.5, -_FARTHEST, _FARTHEST) * (1 << _BITS)
+    places: list[Place] = [(x, y) for x, y in np.rint(scaled).astype(np.int32).tolist()]
+    rim = max(1, round(thickness / 3))
+    radius = 1.15 * thickness
+    for layer, wider in ((_RIM, rim), (None, 0)):
+        for first, second in limbs:
+            colour = layer or limb_colour(colours[first], colours[second])
+            width = round(thickness) + 2 * wider
+            cv2.line(canvas, places[first], places[second], colour, width, cv2.LINE_AA, _BITS)
+    for dot in dots:
+        for colour, length in ((_RIM, radius + rim), (colours[dot], radius)):
+            reach = round(length * (1 << _BITS))
+            cv2.circle(canvas, places[dot], reach, colour, cv2.FILLED, cv2.LINE_AA, _BITS)
+
+
+def _box(canvas: Frame, box: list[float], thickness: int) -> None:
+    height, width = canvas.shape[:2]
+    left, top, right, bottom = (round(value) for value in box)
+    near = (max(left, 0), max(top, 0))
+    far = (min(max(right - 1, left), width - 1), min(max(bottom - 1, top), height - 1))
+    cv2.rectangle(canvas, near, far, _PLATE, thickness, cv2.LINE_8)
+
+
+def _label(canvas: Frame, box: list[float], text: str, size: float) -> None:
+    height, width = canvas.shape[:2]
+    scale = max(0.35, 0.4 * size**0.6)
+    weight = max(1, round(size))
+    (text_w, text_h), baseline = cv2.getTextSize(text, _FONT, scale, weight)
+    pad = max(2, text_h // 4)
+    plate_w, plate_h = text_w + 2 * pad, text_h + baseline + 2 * pad
+    left = max(0, min(round(box[0]), width - plate_w))
+    above = round(box[1]) - plate_h
+    top = above if above >= 0 else min(max(0, round(box[1])), max(0, height - plate_h))
+    cv2.rectangle(canvas, (left, top), (left + plate_w - 1, top + plate_h - 1), _PLATE, cv2.FILLED)
+    cv2.putText(canvas, text, (left + pad, top + pad + text_h), _FONT, scale, _RIM, weight, cv2.LINE_AA)

@@ -1,0 +1,1 @@
+"""Panoptic segments: a map of ids and a table."""

@@ -1,0 +1,308 @@
+"""Where a model of crops looks in each frame: everywhere, where a file says, or where a detector says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.runtime.contract.kinds import AffineCrop, Fraction
+from edgewise.runtime.contract.manifest import ClassLabel, Manifest
+from edgewise.runtime.frames.looks import FrameBoxes, whole_frame
+from edgewise.runtime.frames.sources import IMAGE_SUFFIXES, Frame
+from edgewise.runtime.system.errors import SourceError
+
+if TYPE_CHECKING:
+    from edgewise.runtime.walk.session import Session
+
+MOST_PEOPLE = 20
+"""Crops of one frame after a detector: what bounds the time of a frame."""
+IMAGES_BESIDE = "images.json"
+"""What `edgewise run` writes beside its results: the file name of every image id."""
+
+
+class BoxSource(Protocol):
+    """Gives the boxes of every frame of a stream."""
+
+    def boxes(self, frame: Frame) -> FrameBoxes: ...
+
+
+class WholeFrame:
+    """One box around the frame."""
+
+    def boxes(self, frame: Frame) -> FrameBoxes:
+        """The frame's own extent, score 1."""
+        return whole_frame((frame.image.shape[0], frame.image.shape[1]))
+
+
+@dataclass(frozen=True, eq=False)
+class CocoBoxes:
+    """Boxes from a file in COCO's form, matched to frames by file name, or by number.
+
+    A frame that is an image file is looked up by its name, wherever the file of boxes knows names. The frames
+    of a video are looked up by their names too, as `edgewise run` writes them, and otherwise by position.
+    Image numbers are COCO's: the integer that a file is named by where all are, otherwise the position.
+
+    Attributes:
+        file: Where the boxes come from, for errors.
+        named: Boxes by file name without folders.
+        numbered: Boxes by image number.
+    """
+
+    file: Path
+    named: Mapping[str, FrameBoxes]
+    numbered: Mapping[int, FrameBoxes]
+
+    @classmethod
+    def open(
+        cls,
+        file: Path,
+        wanted: ClassLabel,
+        *,
+        class_name: str | None = None,
+        least_score: float = 0.0,
+        most: int | None = None,
+    ) -> CocoBoxes:
+        """Read an annotation file, or a list of detections.
+
+        An annotation file is an object of `images`, `annotations` and `categories`; annotations of crowds are
+        left out. A list of detections has records of `image_id` or `file_name`, `bbox`, `score` and
+        `category_id`; where `images.json` of an edgewise run lies beside it, the numbers get their names and
+        images without a detection are known. Boxes of no extent are left out.
+
+        Args:
+            file: JSON.
+            wanted: The class that is looked at: by its name among a file's categories, by its id in a list of
+                detections (a record without a category counts as one).
+            class_name: Another name of that class among a file's categories.
+            least_score: Boxes that score less are left out.
+            most: Only so many of an image, the best; all where None.
+
+        Raises:
+            SourceError: Unreadable, not of one of the two forms, or without the wanted class.
+        """
+        data = _read(file)
+        if data.lstrip()[:1] == b"[":
+            if class_name is not None:
+                raise SourceError(
+                    f"a list of detections has no names of classes; {class_name!r} cannot be looked up",
+                    where=str(file),
+                    hint=f"leave --boxes-class out: records of category_id {wanted.id} are taken",
+                )
+            records, images = _decode(data, list[_Box], file), _images_beside(file)
+            category = wanted.id
+        else:
+            dataset = _decode(data, _Annotations, file)
+            records, images = dataset.annotations, dataset.images
+            category = _category(dataset.categories, class_name or wanted.name, file)
+        names = {image.id: Path(image.file_name).name for image in images}
+        named: dict[str, list[_Box]] = {name: [] for name in names.values()}
+        numbered: dict[int, list[_Box]] = {number: [] for number in names}
+        if not len(images) == len(named) == len(numbered):
+            raise SourceError("two images have the same number or file name", where=str(file))
+        for record in records:
+            name, number = _image_of(record, names, file)
+            if name is not None:
+                named.setdefault(name, []).append(record)
+            if number is not None:
+                numbered.setdefault(number, []).append(record)
+        return cls(
+            file,
+            {name: _chosen(boxes, category, least_score, most) for name, boxes in named.items()},
+            {number: _chosen(boxes, category, least_score, most) for number, boxes in numbered.items()},
+        )
+
+    def boxes(self, frame: Frame) -> FrameBoxes:
+        """The boxes of a frame, in the order of the file.
+
+        Raises:
+            SourceError: The file does not know the frame.
+        """
+        found = self.named.get(frame.name)
+        is_image = Path(frame.name).suffix.lower() in IMAGE_SUFFIXES
+        if found is None and not (is_image and self.named):
+            found = self.numbered.get(frame.image_id)
+        if found is None:
+            raise SourceError(
+                f"the file of boxes does not know the frame {frame.name!r} (image number {frame.image_id})",
+                where=str(self.file),
+                hint=f"list every image, with a box or not: in the annotation file's `images`, or in an "
+                f"{IMAGES_BESIDE} beside the detections",
+            )
+        return found
+
+
+class DetectorBoxes:
+    """Boxes of one class from a detector, or any bundle whose results have boxes.
+
+    The detector runs where its boxes are asked for: `Session.stream` does that in the thread that reads the
+    source, beside the inference of the frame before.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        class_name: str = "person",
+        *,
+        least_score: float | None = None,
+        most: int = MOST_PEOPLE,
+    ) -> None:
+        """Take an opened detector; whoever opened it closes it.
+
+        Args:
+            session: Of a bundle that looks at whole frames.
+            class_name: The class that is looked at.
+            least_score: Boxes that score less are left out; the detector's display threshold where None.
+            most: Only so many of a frame, the best.
+
+        Raises:
+            SourceError: The bundle looks at crops itself, or has no such class.
+        """
+        manifest = session.manifest
+        if isinstance(manifest.preprocess, AffineCrop):
+            raise SourceError(
+                "this bundle cannot give boxes: it looks at crops itself",
+                where=manifest.name,
+                hint="pass a bundle that looks at whole frames, or a COCO file",
+            )
+        names = [label.name for label in manifest.classes]
+        if class_name not in names:
+            raise SourceError(
+                f"the detector knows no class {class_name!r}; it knows {', '.join(names)}",
+                where=manifest.name,
+                hint="choose one with --boxes-class",
+            )
+        session.reset()
+        self._session = session
+        self._class = names.index(class_name)
+        self._least_score = least_score
+        self._most = most
+
+    def boxes(self, frame: Frame) -> FrameBoxes:
+        """Run the detector; the best first."""
+        result = self._session(frame.image)
+        least = result.display_threshold if self._least_score is None else self._least_score
+        taken = (result.classes == self._class) & (result.scores >= least)
+        return _best(result.boxes[taken].astype(np.float64), result.scores[taken], self._most)
+
+
+def require_crops(manifest: Manifest) -> None:
+    """Raise SourceError where a model has no use for boxes."""
+    if not isinstance(manifest.preprocess, AffineCrop):
+        raise SourceError(
+            "boxes were given to a model that looks at whole frames",
+            where=manifest.name,
+            hint="leave --boxes out",
+        )
+
+
+# ---------------------------------------------------------------- COCO's form
+
+
+class _Image(msgspec.Struct):
+    id: int
+    file_name: str
+
+
+class _Category(msgspec.Struct):
+    id: int
+    name: str
+
+
+class _Box(msgspec.Struct):
+    bbox: tuple[float, float, float, float]
+    """x, y, width, height in continuous pixels."""
+    image_id: int | None = None
+    file_name: str | None = None
+    category_id: int | None = None
+    score: Fraction = 1.0
+    iscrowd: int | bool = 0
+
+
+class _Annotations(msgspec.Struct):
+    images: list[_Image]
+    annotations: list[_Box]
+    categories: list[_Category]
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise SourceError(
+            f"the file of boxes cannot be read: {error.strerror}",
+            where=str(file),
+            hint="--boxes takes a detector's bundle or a COCO file",
+        ) from None
+
+
+Read = TypeVar("Read")
+
+
+def _decode(data: bytes, kind: type[Read], file: Path) -> Read:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise SourceError(
+            f"the file of boxes is neither a COCO annotation file nor a list of detections: {error}",
+            where=str(file),
+            hint="an annotation file is an object of images, annotations and categories; a list of "
+            "detections has records of image_id or file_name, bbox (x, y, width, height), score, category_id",
+        ) from None
+
+
+def _images_beside(file: Path) -> list[_Image]:
+    beside = file.with_name(IMAGES_BESIDE)
+    return _decode(_read(beside), list[_Image], beside) if beside.is_file() and beside != file else []
+
+
+def _category(categories: Sequence[_Category], wanted: str, file: Path) -> int:
+    for category in categories:
+        if category.name == wanted:
+            return category.id
+    raise SourceError(
+        f"no category of the file is called {wanted!r}; they are "
+        f"{', '.join(category.name for category in categories) or 'none'}",
+        where=str(file),
+        hint="choose one with --boxes-class",
+    )
+
+
+def _image_of(record: _Box, names: Mapping[int, str], file: Path) -> tuple[str | None, int | None]:
+    """File name and number of a record's image, as far as they are known.
+
+    Raises:
+        SourceError: It has neither, or the file lists its images and not this one.
+    """
+    number = record.image_id
+    if record.file_name is not None:
+        return Path(record.file_name).name, number
+    if number is None:
+        raise SourceError("a box states neither image_id nor file_name", where=str(file))
+    if names and number not in names:
+        raise SourceError(f"a box belongs to the image {number}, which is not listed", where=str(file))
+    return names.get(number), number
+
+
+def _chosen(records: Sequence[_Box], category: int, least_score: float, most: int | None) -> FrameBoxes:
+    taken = [
+        record
+        for record in records
+        if record.category_id in (category, None) and not record.iscrowd and record.score >= least_score
+    ]
+    given = np.array([record.bbox for record in taken], np.float64).reshape(-1, 4)
+    scores = np.array([record.score for record in taken], np.float32)
+    seen = (given[:, 2:] > 0).all(axis=1)
+    corners = np.concatenate([given[:, :2], given[:, :2] + given[:, 2:]], axis=1)
+    return _best(corners[seen], scores[seen], most)
+
+
+def _best(boxes: NDArray[np.float64], scores: NDArray[np.float32], most: int | None) -> FrameBoxes:
+    """At most `most` boxes, the best, in the order in which they came."""
+    kept = np.sort(np.argsort(-scores, kind="stable")[:most])
+    return FrameBoxes(boxes[kept], scores[kept])
