@@ -34,8 +34,8 @@ def run_edgewise(graph: Path, images: Path, count: int, output: Path) -> None:
     from edgewise.calibration.qdq import quantise_s8
     from edgewise.calibration.samples import CalibrationSet
     from edgewise.calibration.table import write_table
-    from edgewise.runtime.contract.kinds import Stretch
     from edgewise.runtime.contract.manifest import Target
+    from edgewise.runtime.contract.preprocessing import Stretch
 
     samples = CalibrationSet.from_folder(images, count=count)
     table = calibrate(graph, samples, Stretch(size=(SIDE, SIDE)))
@@ -50,7 +50,7 @@ def run_onnxruntime(graph: Path, images: Path, count: int, output: Path) -> None
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import CalibrationDataReader
 
-    from edgewise.runtime.contract.kinds import Stretch
+    from edgewise.runtime.contract.preprocessing import Stretch
     from edgewise.runtime.frames.preprocessing import preprocess
     from edgewise.runtime.frames.sources import read_image
 

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from edgewise.runtime.contract.kinds import AffineCrop, HeatmapDecoding, HeatmapKeypoints
 from edgewise.runtime.contract.manifest import ClassLabel, KeypointLayout
+from edgewise.runtime.contract.postprocessing import HeatmapDecoding, HeatmapKeypoints
+from edgewise.runtime.contract.preprocessing import AffineCrop
 from edgewise.runtime.frames.looks import FrameBoxes, View, Views
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.kinds.keypoints.decode import cells_to_source, decode_heatmaps, heatmap_keypoints

@@ -56,8 +56,8 @@ def edgewise_forms(graph: Path, images: Path) -> dict[str, bytes]:
     from edgewise.calibration.placement import place
     from edgewise.calibration.qdq import quantise_s8
     from edgewise.calibration.samples import CalibrationSet
-    from edgewise.runtime.contract.kinds import Stretch
     from edgewise.runtime.contract.manifest import CalibrationMethod, Target
+    from edgewise.runtime.contract.preprocessing import Stretch
 
     samples = CalibrationSet.from_folder(images, count=CALIBRATION_IMAGES)
     table = calibrate(graph, samples, Stretch(size=(SIDE, SIDE)), method=CalibrationMethod.MINMAX)

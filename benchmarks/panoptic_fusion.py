@@ -22,8 +22,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.kinds import PanopticSegments
 from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
+from edgewise.runtime.contract.postprocessing import PanopticSegments
 from edgewise.runtime.kinds.panoptic.fusion import fuse
 from edgewise.runtime.kinds.panoptic.segments import panoptic_segments
 from edgewise.runtime.pixels.geometry import scaling

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from edgewise.runtime.contract.kinds import Stretch
+from edgewise.runtime.contract.preprocessing import Stretch
 from edgewise.runtime.frames.preprocessing import preprocess
 
 SIZE = 550

@@ -32,8 +32,8 @@ from edgewise.calibration.observers import DEFAULT_PERCENTILE, choose_amax
 from edgewise.calibration.placement import candidate_tensors
 from edgewise.calibration.samples import CalibrationSet, preprocess_sha256
 from edgewise.calibration.table import CalibrationTable, TensorRange
-from edgewise.runtime.contract.kinds import Preprocess
 from edgewise.runtime.contract.manifest import CalibrationMethod
+from edgewise.runtime.contract.preprocessing import Preprocess
 from edgewise.runtime.system.errors import CalibrationError
 
 Feeds = Iterable[tuple[str, Mapping[str, NDArray[Any]]]]

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.kinds import AffineCrop, Preprocess
+from edgewise.runtime.contract.preprocessing import AffineCrop, Preprocess
 from edgewise.runtime.frames.preprocessing import Box, preprocess
 from edgewise.runtime.frames.sources import IMAGE_SUFFIXES, decode_image
 from edgewise.runtime.system.errors import CalibrationError, EdgewiseError

@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from edgewise.runtime.contract.kinds import Part, PositiveInt, Sha256
 from edgewise.runtime.contract.manifest import CalibrationMethod
+from edgewise.runtime.contract.parts import Part, PositiveInt, Sha256
 from edgewise.runtime.system.atomic import write_bytes
 from edgewise.runtime.system.errors import CalibrationError
 

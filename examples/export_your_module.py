@@ -24,12 +24,12 @@ from edgewise.runtime.contract.manifest import (
     DType,
     Graph,
     Manifest,
-    PrototypeInstances,
     Provenance,
-    Stretch,
     Task,
     TensorSpec,
 )
+from edgewise.runtime.contract.postprocessing import PrototypeInstances
+from edgewise.runtime.contract.preprocessing import Stretch
 
 SIZE = 128
 """Height and width of the network input in pixels."""

@@ -25,7 +25,8 @@ from edgewise.models.families.upsnet import layouts as upsnet_layouts
 from edgewise.models.families.yolact import config as yolact_configs
 from edgewise.models.families.yolact import family as yolact
 from edgewise.models.families.yolact import layouts as yolact_layouts
-from edgewise.runtime.contract.manifest import Manifest, Preprocess, Provenance, Task
+from edgewise.runtime.contract.manifest import Manifest, Provenance, Task
+from edgewise.runtime.contract.preprocessing import Preprocess
 from edgewise.runtime.system.errors import ModelError
 
 

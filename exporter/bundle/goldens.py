@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from edgewise.exporter.graph.numerics import Tensors
-from edgewise.runtime.contract.kinds import AffineCrop, AsIs, Preprocess
 from edgewise.runtime.contract.manifest import Golden, Graph, Manifest
+from edgewise.runtime.contract.preprocessing import AffineCrop, AsIs, Preprocess
 from edgewise.runtime.decoding.decode import postprocess
 from edgewise.runtime.frames.looks import FrameBoxes, views_of
 from edgewise.runtime.system.errors import ExportError, SourceError

@@ -15,7 +15,9 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from edgewise.runtime.contract.bundle import MANIFEST, Bundle
-from edgewise.runtime.contract.manifest import FileEntry, Manifest, encode, referenced_files
+from edgewise.runtime.contract.check import referenced_files
+from edgewise.runtime.contract.encoding import encode
+from edgewise.runtime.contract.manifest import FileEntry, Manifest
 from edgewise.runtime.system.atomic import refuse_existing, sha256_of, staged_file, staged_folder, write_bytes
 from edgewise.runtime.system.errors import ExportError
 

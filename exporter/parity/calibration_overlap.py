@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from edgewise.calibration.samples import CalibrationSet
 from edgewise.models.data.dataset import Dataset
-from edgewise.runtime.contract.kinds import AffineCrop
 from edgewise.runtime.contract.manifest import Calibration, Manifest
+from edgewise.runtime.contract.preprocessing import AffineCrop
 from edgewise.runtime.system.errors import CalibrationError, DatasetError
 
 

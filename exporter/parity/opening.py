@@ -23,7 +23,8 @@ from edgewise.exporter.parity.stages import (
 )
 from edgewise.exporter.way.export import CHECKPOINT, EXPORTED
 from edgewise.runtime.contract.bundle import Bundle
-from edgewise.runtime.contract.manifest import EveryFrame, Graph, GraphFile, Precision, Target
+from edgewise.runtime.contract.manifest import Graph, GraphFile, Precision, Target
+from edgewise.runtime.contract.schedules import EveryFrame
 from edgewise.runtime.engines import open_engine
 from edgewise.runtime.engines.cache import EngineCache
 from edgewise.runtime.engines.cuda import find_gpu

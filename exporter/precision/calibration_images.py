@@ -11,8 +11,8 @@ import numpy as np
 from edgewise.calibration.samples import CalibrationSet, Sample
 from edgewise.exporter.bundle.goldens import Picture, read_frames
 from edgewise.exporter.precision.agreement import TaskMetric
-from edgewise.runtime.contract.kinds import AffineCrop
 from edgewise.runtime.contract.manifest import CalibrationMethod, Manifest, Precision
+from edgewise.runtime.contract.preprocessing import AffineCrop
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.system.errors import CalibrationError
 

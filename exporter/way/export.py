@@ -29,13 +29,14 @@ from edgewise.exporter.from_torch.simplify import simplify
 from edgewise.exporter.graph.numerics import Tensors, network_inputs
 from edgewise.exporter.graph.passes import PassRunner
 from edgewise.exporter.targets.lowering import canonicalise, lower_for, lower_fp32
-from edgewise.runtime.contract import manifest as contract
 from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.check import check
 from edgewise.runtime.contract.manifest import (
     Graph,
     Manifest,
     Precision,
     PrecisionRecord,
+    Provenance,
     ProvenanceStep,
     Target,
 )
@@ -180,7 +181,7 @@ def export_checkpoint(
     refuse_occupied(Path(destination), replace=options.replace)
     options.progress("loading the checkpoint")
     loaded = load_model(Path(checkpoint))
-    provenance = contract.Provenance(
+    provenance = Provenance(
         definition=f"registry:{loaded.entry.name}",
         checkpoint_sha256=loaded.sha256,
         training_command=loaded.meta.training_command,
@@ -228,7 +229,7 @@ def canonical_graph(
 
 
 def _check_draft(modules: Mapping[str, nn.Module], draft: Manifest) -> None:
-    contract.check(draft)
+    check(draft)
     if set(modules) != set(draft.graphs):
         raise ExportError(
             f"modules are given for {sorted(modules)}, the manifest declares {sorted(draft.graphs)}",

@@ -11,7 +11,7 @@ from edgewise.models.data.augment import Augmentation
 from edgewise.models.data.coco_file import CocoImage
 from edgewise.models.data.example import Image
 from edgewise.models.data.vocabulary import Vocabulary
-from edgewise.runtime.contract.manifest import Preprocess
+from edgewise.runtime.contract.preprocessing import Preprocess
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.results.result import Result
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgewise.models.data.example import Example, Image
 from edgewise.models.data.instance_targets import InstanceTargets
-from edgewise.runtime.contract.manifest import Preprocess
+from edgewise.runtime.contract.preprocessing import Preprocess
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.pixels.geometry import Axis, Geometry
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from edgewise.models.data.augment import Augmentation
 from edgewise.models.data.dataset import Dataset
-from edgewise.runtime.contract.manifest import Preprocess
+from edgewise.runtime.contract.preprocessing import Preprocess
 
 _ORDER, _VARIATION = 1, 2
 

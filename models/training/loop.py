@@ -29,7 +29,13 @@ from edgewise.models.measuring.metrics import metric_of
 from edgewise.models.registry import ModelEntry
 from edgewise.models.tasks.metric import Measured
 from edgewise.models.training.batches import Batch, BatchSource
-from edgewise.runtime.contract.manifest import AffineCrop, ColourOrder, Letterbox, Preprocess, ShortestEdge
+from edgewise.runtime.contract.preprocessing import (
+    AffineCrop,
+    ColourOrder,
+    Letterbox,
+    Preprocess,
+    ShortestEdge,
+)
 from edgewise.runtime.system.atomic import refuse_existing, sha256_of, staged_file
 from edgewise.runtime.system.errors import CheckpointError, DatasetError, ModelError
 

@@ -35,8 +35,8 @@ from edgewise.runtime.compare.matching import (
     pooled,
 )
 from edgewise.runtime.contract.bundle import Bundle
-from edgewise.runtime.contract.kinds import HeatmapKeypoints
 from edgewise.runtime.contract.manifest import Budget, Golden, Graph, Manifest, Precision, Target
+from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
 from edgewise.runtime.decoding.decode import postprocess
 from edgewise.runtime.engines.base import Tensor, check_tensors
 from edgewise.runtime.frames.looks import FrameBoxes

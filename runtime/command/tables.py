@@ -16,7 +16,8 @@ from edgewise.runtime.command.selftest import SelfTestReport
 from edgewise.runtime.command.timing import StageTimes
 from edgewise.runtime.compare.checks import Check
 from edgewise.runtime.contract.bundle import Bundle
-from edgewise.runtime.contract.manifest import Graph, Manifest, Part, Task
+from edgewise.runtime.contract.manifest import Graph, Manifest, Task
+from edgewise.runtime.contract.parts import Part
 from edgewise.runtime.engines.base import describe
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.kinds.keypoints.result import Keypoints

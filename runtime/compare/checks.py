@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.runtime.compare.matching import Matching
-from edgewise.runtime.contract.kinds import PanopticFusion, PanopticSegments
 from edgewise.runtime.contract.manifest import Budget, ClassKind, Graph, Manifest, TensorSpec
+from edgewise.runtime.contract.postprocessing import PanopticFusion, PanopticSegments
 from edgewise.runtime.engines.base import Tensor
 
 RANGE_SLACK = 1e-3

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.runtime.compare.similarity import DEFAULT_SIGMA, Joints, Likeness, Outlines, Shapes, likeness
-from edgewise.runtime.contract.kinds import Postprocess
 from edgewise.runtime.contract.manifest import Budget, KeypointLayout
+from edgewise.runtime.contract.postprocessing import Postprocess
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.kinds.panoptic.result import Panoptic

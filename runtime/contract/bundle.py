@@ -15,15 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from edgewise.runtime.contract.manifest import (
-    FileEntry,
-    Graph,
-    GraphFile,
-    Manifest,
-    Precision,
-    Target,
-    decode,
-)
+from edgewise.runtime.contract.encoding import decode
+from edgewise.runtime.contract.manifest import FileEntry, Graph, GraphFile, Manifest, Precision, Target
 from edgewise.runtime.system.atomic import sha256_of
 from edgewise.runtime.system.errors import BackendError, BundleError, ManifestError
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.kinds import (
+from edgewise.runtime.contract.manifest import Manifest
+from edgewise.runtime.contract.postprocessing import (
     HeatmapKeypoints,
     PanopticFusion,
     PanopticSegments,
     PastedInstances,
     PrototypeInstances,
 )
-from edgewise.runtime.contract.manifest import Manifest
 from edgewise.runtime.frames.looks import Views
 from edgewise.runtime.kinds.instances.decode import pasted_instances, prototype_instances
 from edgewise.runtime.kinds.keypoints.decode import heatmap_keypoints

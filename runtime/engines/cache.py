@@ -23,8 +23,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from edgewise.runtime.contract.kinds import Part, PositiveInt, Sha256
 from edgewise.runtime.contract.manifest import Precision, RealisedPrecision, Target
+from edgewise.runtime.contract.parts import Part, PositiveInt, Sha256
 from edgewise.runtime.system.atomic import write_bytes
 from edgewise.runtime.system.errors import BackendError
 

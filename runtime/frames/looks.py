@@ -12,8 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.kinds import AffineCrop, HeatmapKeypoints
 from edgewise.runtime.contract.manifest import Manifest
+from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
+from edgewise.runtime.contract.preprocessing import AffineCrop
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.pixels.geometry import Geometry, Size
 from edgewise.runtime.system.errors import ManifestError, SourceError

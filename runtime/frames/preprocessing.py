@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.kinds import (
+from edgewise.runtime.contract.preprocessing import (
     AffineCrop,
     AsIs,
     ColourOrder,

@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.kinds import AffineCrop, Fraction
 from edgewise.runtime.contract.manifest import ClassLabel, Manifest
+from edgewise.runtime.contract.parts import Fraction
+from edgewise.runtime.contract.preprocessing import AffineCrop
 from edgewise.runtime.frames.looks import FrameBoxes, whole_frame
 from edgewise.runtime.frames.sources import IMAGE_SUFFIXES, Frame
 from edgewise.runtime.system.errors import SourceError

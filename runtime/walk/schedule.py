@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.manifest import EveryFrame, KeyEveryN, KeyOnSceneChange, Manifest, Schedule
+from edgewise.runtime.contract.manifest import Manifest
+from edgewise.runtime.contract.schedules import EveryFrame, KeyEveryN, KeyOnSceneChange, Schedule
 from edgewise.runtime.engines.base import Tensor, numpy_dtype
 
 THUMBNAIL = (64, 64)

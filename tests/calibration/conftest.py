@@ -16,8 +16,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from edgewise.calibration.collect import calibrate
 from edgewise.calibration.samples import CalibrationSet
 from edgewise.calibration.table import CalibrationTable
-from edgewise.runtime.contract.kinds import Stretch
 from edgewise.runtime.contract.manifest import CalibrationMethod
+from edgewise.runtime.contract.preprocessing import Stretch
 
 SIDE = 48
 

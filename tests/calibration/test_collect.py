@@ -16,8 +16,8 @@ from edgewise.calibration.graph import float_activations, index_graph, with_node
 from edgewise.calibration.observers import choose_amax
 from edgewise.calibration.placement import candidate_tensors
 from edgewise.calibration.samples import CalibrationSet, preprocess_sha256
-from edgewise.runtime.contract.kinds import Stretch
 from edgewise.runtime.contract.manifest import CalibrationMethod
+from edgewise.runtime.contract.preprocessing import Stretch
 from edgewise.runtime.system.errors import CalibrationError
 
 

@@ -19,8 +19,8 @@ from edgewise.calibration.placement import EVERYTHING, place
 from edgewise.calibration.qdq import quantise_s8, quantise_weight
 from edgewise.calibration.samples import CalibrationSet
 from edgewise.calibration.table import CalibrationTable
-from edgewise.runtime.contract.kinds import Stretch
 from edgewise.runtime.contract.manifest import CalibrationMethod, Target
+from edgewise.runtime.contract.preprocessing import Stretch
 from edgewise.runtime.system.errors import CalibrationError
 
 Run = Callable[..., dict[str, np.ndarray]]

@@ -15,7 +15,7 @@ from edgewise.calibration.samples import (
     neighbour_correlation,
     preprocess_sha256,
 )
-from edgewise.runtime.contract.kinds import AffineCrop, Letterbox, Stretch
+from edgewise.runtime.contract.preprocessing import AffineCrop, Letterbox, Stretch
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.system.errors import CalibrationError
 

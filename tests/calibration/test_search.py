@@ -18,7 +18,7 @@ from edgewise.calibration.samples import CalibrationSet
 from edgewise.calibration.search import Trial, search_precision
 from edgewise.calibration.sensitivity import Sensitivity, rank_by_error
 from edgewise.calibration.table import CalibrationTable
-from edgewise.runtime.contract.kinds import Stretch
+from edgewise.runtime.contract.preprocessing import Stretch
 from edgewise.runtime.system.errors import CalibrationError
 
 Run = Callable[..., dict[str, np.ndarray]]

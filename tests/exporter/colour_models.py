@@ -11,21 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from edgewise.runtime.contract.manifest import (
-    AffineCrop,
     ClassKind,
     ClassLabel,
-    ColourOrder,
     DType,
     Graph,
-    HeatmapKeypoints,
     KeypointLayout,
     Manifest,
-    PanopticSegments,
     Provenance,
-    Stretch,
     Task,
     TensorSpec,
 )
+from edgewise.runtime.contract.postprocessing import HeatmapKeypoints, PanopticSegments
+from edgewise.runtime.contract.preprocessing import AffineCrop, ColourOrder, Stretch
 from edgewise.runtime.kinds.panoptic.result import Panoptic
 
 COPIES = 8

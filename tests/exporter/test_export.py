@@ -154,7 +154,7 @@ def test_an_existing_destination_stops_before_any_work(spots: ModuleType, tmp_pa
 
 
 def test_goldens_of_whole_frames() -> None:
-    from edgewise.runtime.contract.manifest import AsIs, Stretch
+    from edgewise.runtime.contract.preprocessing import AsIs, Stretch
 
     made = golden_pictures(Stretch(size=(64, 64)))
     assert len(made) == GOLDEN_COUNT
@@ -166,7 +166,7 @@ def test_goldens_of_whole_frames() -> None:
 
 
 def test_goldens_of_crops_have_boxes() -> None:
-    from edgewise.runtime.contract.manifest import AffineCrop
+    from edgewise.runtime.contract.preprocessing import AffineCrop
 
     spec = AffineCrop(size=(64, 48))
     own = FrameBoxes(np.array([[3.0, 4.0, 30.0, 60.0]]), np.ones(1, np.float32))

@@ -30,7 +30,8 @@ from edgewise.exporter.parity import Against, Level, ParityReport, ParityRequest
 from edgewise.exporter.parity.html import render_html
 from edgewise.exporter.parity.report import decode_report, encode_report
 from edgewise.runtime.contract.bundle import MANIFEST, Bundle
-from edgewise.runtime.contract.manifest import FileEntry, Manifest, Target, encode
+from edgewise.runtime.contract.encoding import encode
+from edgewise.runtime.contract.manifest import FileEntry, Manifest, Target
 from edgewise.runtime.pixels.masks import crop_dense
 from edgewise.runtime.pixels.rle import encode_rle
 from edgewise.runtime.system.errors import (

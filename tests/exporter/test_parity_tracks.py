@@ -15,17 +15,17 @@ from edgewise.exporter.parity.stages import StageInfo
 from edgewise.exporter.parity.task import ResultFile
 from edgewise.exporter.parity.tracks import Decoded, Image, PairTrack, StageTrack
 from edgewise.runtime.contract.manifest import (
-    AsIs,
     ClassLabel,
     DType,
     Graph,
     Manifest,
     Precision,
-    PrototypeInstances,
     Provenance,
     Task,
     TensorSpec,
 )
+from edgewise.runtime.contract.postprocessing import PrototypeInstances
+from edgewise.runtime.contract.preprocessing import AsIs
 from edgewise.runtime.engines.base import Tensor
 from edgewise.runtime.frames.looks import views_of
 from edgewise.runtime.kinds.instances.result import Instances

@@ -23,7 +23,8 @@ from edgewise.exporter.precision.quantise import calibrate_bundle
 from edgewise.exporter.way.export import export_bundle
 from edgewise.runtime.command.selftest import selftest
 from edgewise.runtime.contract.bundle import MANIFEST, Bundle
-from edgewise.runtime.contract.manifest import FileEntry, Manifest, Precision, Task, encode
+from edgewise.runtime.contract.encoding import encode
+from edgewise.runtime.contract.manifest import FileEntry, Manifest, Precision, Task
 from edgewise.runtime.system.errors import DatasetError
 
 from .colour_models import (

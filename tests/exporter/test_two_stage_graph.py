@@ -47,10 +47,10 @@ from edgewise.runtime.contract.manifest import (
     Graph,
     KeptNode,
     Precision,
-    Stretch,
     Target,
     TensorSpec,
 )
+from edgewise.runtime.contract.preprocessing import Stretch
 
 SIZE = (128, 192)
 STRIDES = (4, 8, 16, 32)

@@ -17,7 +17,7 @@ from edgewise.models.data.coco_file import CocoRle, decode_segmentation
 from edgewise.models.data.network_input import to_network
 from edgewise.models.scenes import LABELS, render_scene, write_dataset
 from edgewise.models.tasks.instances.dataset import CocoInstances
-from edgewise.runtime.contract.manifest import Letterbox, Stretch
+from edgewise.runtime.contract.preprocessing import Letterbox, Stretch
 from edgewise.runtime.system.errors import DatasetError
 
 SQUARE = [[2.0, 1.0, 8.0, 1.0, 8.0, 5.0, 2.0, 5.0]]

@@ -16,7 +16,8 @@ from edgewise.models.measuring.datasets import open_dataset
 from edgewise.models.scenes import KEYPOINTS, LABELS, render_scene, write_dataset
 from edgewise.models.tasks.keypoints.augment_crop import swapped
 from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
-from edgewise.runtime.contract.manifest import AffineCrop, Stretch, Task
+from edgewise.runtime.contract.manifest import Task
+from edgewise.runtime.contract.preprocessing import AffineCrop, Stretch
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.system.errors import DatasetError
 

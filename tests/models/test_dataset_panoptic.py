@@ -15,7 +15,8 @@ from edgewise.models.data.augment import NO_AUGMENTATION, Augmentation
 from edgewise.models.measuring.datasets import open_dataset
 from edgewise.models.scenes import LABELS, STUFF_LABELS, render_scene, write_dataset
 from edgewise.models.tasks.panoptic.dataset import CocoPanoptic
-from edgewise.runtime.contract.manifest import Letterbox, Stretch, Task
+from edgewise.runtime.contract.manifest import Task
+from edgewise.runtime.contract.preprocessing import Letterbox, Stretch
 from edgewise.runtime.system.errors import DatasetError
 
 BLUE_ID = (1 << 16) + 5

@@ -11,15 +11,10 @@ from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.families.hourglass.config import TINY, princeton
 from edgewise.models.families.hourglass.network import Residual
 from edgewise.models.scenes.vocabulary import KEYPOINTS
-from edgewise.runtime.contract.manifest import (
-    AffineCrop,
-    ClassLabel,
-    HeatmapKeypoints,
-    Provenance,
-    Task,
-    decode,
-    encode,
-)
+from edgewise.runtime.contract.encoding import decode, encode
+from edgewise.runtime.contract.manifest import ClassLabel, Provenance, Task
+from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
+from edgewise.runtime.contract.preprocessing import AffineCrop
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.pixels.geometry import Geometry
 from edgewise.runtime.system.errors import ModelError

@@ -26,7 +26,8 @@ from edgewise.models.scenes import LABELS, write_dataset
 from edgewise.models.tasks.instances.dataset import CocoInstances
 from edgewise.models.training.batches import Batch, BatchSource
 from edgewise.models.training.loop import TrainingRequest, in_bgr, train
-from edgewise.runtime.contract.manifest import AffineCrop, ColourOrder, Stretch, Task
+from edgewise.runtime.contract.manifest import Task
+from edgewise.runtime.contract.preprocessing import AffineCrop, ColourOrder, Stretch
 from edgewise.runtime.system.errors import CheckpointError, DatasetError, EdgewiseError, ModelError
 
 SHORT = replace(TINY, steps=40, batch=2, warmup=4, learning_rate=2e-3)

@@ -14,15 +14,9 @@ from edgewise.models.families.upsnet.deploy import UpsnetDeploy
 from edgewise.models.families.upsnet.network import PROPOSAL_CODING, REGION_CODING, Upsnet
 from edgewise.models.families.upsnet.panoptic_head import panoptic_map
 from edgewise.models.layers.proposals import ProposalConfig, proposals
-from edgewise.runtime.contract.manifest import (
-    ClassKind,
-    ClassLabel,
-    PadSide,
-    Provenance,
-    Task,
-    decode,
-    encode,
-)
+from edgewise.runtime.contract.encoding import decode, encode
+from edgewise.runtime.contract.manifest import ClassKind, ClassLabel, Provenance, Task
+from edgewise.runtime.contract.preprocessing import PadSide
 from edgewise.runtime.system.errors import ModelError
 
 from .declared_outputs import check_declared

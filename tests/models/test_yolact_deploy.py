@@ -14,7 +14,8 @@ from edgewise.models.families.yolact.decoding import decode_detections
 from edgewise.models.families.yolact.deploy import YolactDeploy, assemble_masks
 from edgewise.models.families.yolact.network import Yolact
 from edgewise.models.layers.resnet import ResNetConfig
-from edgewise.runtime.contract.manifest import ClassLabel, Provenance, decode, encode
+from edgewise.runtime.contract.encoding import decode, encode
+from edgewise.runtime.contract.manifest import ClassLabel, Provenance
 from edgewise.runtime.system.errors import ModelError
 
 from .declared_outputs import check_declared

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgewise.runtime.contract.encoding import encode
 from edgewise.runtime.contract.manifest import (
     Budget,
     ClassLabel,
@@ -24,16 +25,15 @@ from edgewise.runtime.contract.manifest import (
     GraphFile,
     Manifest,
     Precision,
-    PrototypeInstances,
     Provenance,
-    Schedule,
     StateTensor,
-    Stretch,
     Target,
     Task,
     TensorSpec,
-    encode,
 )
+from edgewise.runtime.contract.postprocessing import PrototypeInstances
+from edgewise.runtime.contract.preprocessing import Stretch
+from edgewise.runtime.contract.schedules import Schedule
 from edgewise.runtime.decoding.decode import postprocess
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edgewise.runtime.frames.looks import views_of

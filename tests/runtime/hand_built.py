@@ -12,24 +12,22 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from edgewise.runtime.contract.manifest import (
-    AffineCrop,
     ClassKind,
     ClassLabel,
     DType,
     Golden,
     Graph,
     GraphFile,
-    HeatmapKeypoints,
     KeypointLayout,
     Manifest,
-    PanopticSegments,
     Precision,
     Provenance,
-    Stretch,
     Target,
     Task,
     TensorSpec,
 )
+from edgewise.runtime.contract.postprocessing import HeatmapKeypoints, PanopticSegments
+from edgewise.runtime.contract.preprocessing import AffineCrop, Stretch
 from edgewise.runtime.decoding.decode import postprocess
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edgewise.runtime.frames.looks import FrameBoxes, views_of

@@ -11,13 +11,11 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from edgewise.runtime.contract.manifest import (
-    AffineCrop,
     ClassLabel,
     DType,
     Golden,
     Graph,
     GraphFile,
-    HeatmapKeypoints,
     KeypointLayout,
     Manifest,
     Precision,
@@ -26,6 +24,8 @@ from edgewise.runtime.contract.manifest import (
     Task,
     TensorSpec,
 )
+from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
+from edgewise.runtime.contract.preprocessing import AffineCrop
 from edgewise.runtime.decoding.decode import postprocess
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edgewise.runtime.frames.looks import FrameBoxes, views_of

@@ -10,26 +10,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgewise.runtime.contract import kinds as manifest_kinds
 from edgewise.runtime.contract import manifest as manifest_module
-from edgewise.runtime.contract.manifest import (
-    AffineCrop,
+from edgewise.runtime.contract import postprocessing, preprocessing, schedules
+from edgewise.runtime.contract.check import check, output_names, referenced_files
+from edgewise.runtime.contract.encoding import decode, encode
+from edgewise.runtime.contract.manifest import Manifest, Precision, Task
+from edgewise.runtime.contract.parts import Part
+from edgewise.runtime.contract.postprocessing import (
     HeatmapKeypoints,
     ImageOutput,
-    KeyEveryN,
-    Letterbox,
-    Manifest,
     PanopticFusion,
-    Precision,
     PrototypeInstances,
-    ShortestEdge,
-    Task,
-    check,
-    decode,
-    encode,
-    output_names,
-    referenced_files,
 )
+from edgewise.runtime.contract.preprocessing import AffineCrop, Letterbox, ShortestEdge
+from edgewise.runtime.contract.schedules import KeyEveryN
 from edgewise.runtime.system.errors import ManifestError
 
 FOLDER = Path(__file__).parent / "manifests"
@@ -371,14 +365,17 @@ def test_parts_cannot_be_changed():
 # ---------------------------------------------------------------- the page
 
 
+CONTRACT = (manifest_module, schedules, preprocessing, postprocessing)
+
+
 def structs():
     found = {
         value
-        for module in (manifest_module, manifest_kinds)
+        for module in CONTRACT
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, msgspec.Struct) and not name.startswith("_")
     }
-    return sorted(found - {manifest_kinds.Part}, key=lambda struct: struct.__name__)
+    return sorted(found - {Part}, key=lambda struct: struct.__name__)
 
 
 def sections():
@@ -416,7 +413,7 @@ def test_the_page_names_every_enumerated_value():
     text = PAGE.read_text()
     enums = [
         value
-        for module in (manifest_module, manifest_kinds)
+        for module in CONTRACT
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, enum.Enum)
     ]

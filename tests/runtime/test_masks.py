@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgewise.runtime.contract.kinds import AffineCrop, Letterbox
+from edgewise.runtime.contract.preprocessing import AffineCrop, Letterbox
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.pixels import paste
 from edgewise.runtime.pixels.geometry import Geometry, scaling

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.runtime.compare.matching import Detections, display_threshold, margin_of, match, pooled
-from edgewise.runtime.contract.kinds import ImageOutput, PanopticFusion, PrototypeInstances
 from edgewise.runtime.contract.manifest import Budget, ClassKind, ClassLabel, KeypointLayout, Precision
+from edgewise.runtime.contract.postprocessing import ImageOutput, PanopticFusion, PrototypeInstances
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.kinds.panoptic.result import Panoptic

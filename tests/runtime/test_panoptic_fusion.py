@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.runtime.contract.kinds import Letterbox, MaskRule, Stretch
-from edgewise.runtime.contract.manifest import PanopticFusion
+from edgewise.runtime.contract.postprocessing import MaskRule, PanopticFusion
+from edgewise.runtime.contract.preprocessing import Letterbox, Stretch
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.kinds.panoptic.fusion import fuse, panoptic_fusion
 from edgewise.runtime.pixels.geometry import scaling

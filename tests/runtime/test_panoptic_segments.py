@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.runtime.contract.kinds import Letterbox, Stretch
-from edgewise.runtime.contract.manifest import PanopticSegments
+from edgewise.runtime.contract.postprocessing import PanopticSegments
+from edgewise.runtime.contract.preprocessing import Letterbox, Stretch
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.kinds.panoptic.segments import panoptic_segments
 from edgewise.runtime.pixels.geometry import Geometry, scaling

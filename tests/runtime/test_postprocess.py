@@ -11,18 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgewise.runtime.contract.kinds import Letterbox, MaskRule
-from edgewise.runtime.contract.manifest import (
-    ClassLabel,
-    Faces,
-    Graph,
-    Manifest,
-    PastedInstances,
-    PrototypeInstances,
-    Provenance,
-    Stretch,
-    Task,
-)
+from edgewise.runtime.contract.manifest import ClassLabel, Graph, Manifest, Provenance, Task
+from edgewise.runtime.contract.postprocessing import Faces, MaskRule, PastedInstances, PrototypeInstances
+from edgewise.runtime.contract.preprocessing import Letterbox, Stretch
 from edgewise.runtime.decoding.decode import postprocess
 from edgewise.runtime.frames.looks import View, Views
 from edgewise.runtime.frames.preprocessing import preprocess

@@ -11,18 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edgewise.runtime.contract.manifest import (
-    AffineCrop,
-    ClassLabel,
-    Graph,
-    HeatmapDecoding,
-    HeatmapKeypoints,
-    KeypointLayout,
-    Manifest,
-    Provenance,
-    Stretch,
-    Task,
-)
+from edgewise.runtime.contract.manifest import ClassLabel, Graph, KeypointLayout, Manifest, Provenance, Task
+from edgewise.runtime.contract.postprocessing import HeatmapDecoding, HeatmapKeypoints
+from edgewise.runtime.contract.preprocessing import AffineCrop, Stretch
 from edgewise.runtime.decoding.decode import postprocess
 from edgewise.runtime.frames.looks import FrameBoxes, views_of
 from edgewise.runtime.kinds.keypoints.decode import (

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.runtime.contract.kinds import (
+from edgewise.runtime.contract.preprocessing import (
     AffineCrop,
     AsIs,
     ColourOrder,

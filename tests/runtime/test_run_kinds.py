@@ -18,14 +18,14 @@ from edgewise.runtime.contract.manifest import (
     Graph,
     GraphFile,
     Manifest,
-    PanopticSegments,
     Precision,
     Provenance,
-    Stretch,
     Target,
     Task,
     TensorSpec,
 )
+from edgewise.runtime.contract.postprocessing import PanopticSegments
+from edgewise.runtime.contract.preprocessing import Stretch
 
 from .conftest import _constant, _serialise, bright_frame, write_files
 from .pose_bundle import BOXES, PEOPLE, build_pose_bundle, person_frame

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgewise.runtime.contract.manifest import EveryFrame, KeyEveryN, KeyOnSceneChange
+from edgewise.runtime.contract.schedules import EveryFrame, KeyEveryN, KeyOnSceneChange
 from edgewise.runtime.walk.schedule import graph_choice, graph_names
 from edgewise.runtime.walk.session import Session
 

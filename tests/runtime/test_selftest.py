@@ -14,7 +14,8 @@ import pytest
 from edgewise.runtime.command.selftest import SelfTestReport, selftest
 from edgewise.runtime.compare.checks import Check, tensor_checks, tensor_level
 from edgewise.runtime.contract.bundle import Bundle
-from edgewise.runtime.contract.manifest import DType, Graph, HeatmapKeypoints, Precision, TensorSpec
+from edgewise.runtime.contract.manifest import DType, Graph, Precision, TensorSpec
+from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
 from edgewise.runtime.system.errors import BackendError, BundleError, ManifestError
 
 from .conftest import IMAGE, OUTPUTS, budget, detector, detector_manifest, write_files

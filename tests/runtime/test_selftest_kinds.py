@@ -13,7 +13,7 @@ import pytest
 from edgewise.runtime.command.selftest import SelfTestReport, selftest
 from edgewise.runtime.compare.checks import IMPOSSIBLE, UNKNOWN, class_maps
 from edgewise.runtime.contract.bundle import Bundle
-from edgewise.runtime.contract.manifest import PanopticFusion
+from edgewise.runtime.contract.postprocessing import PanopticFusion
 from edgewise.runtime.system.errors import BackendError
 
 from .conftest import detector_manifest, write_files

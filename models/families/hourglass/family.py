@@ -15,16 +15,9 @@ from edgewise.models.families.hourglass.deploy import HourglassDeploy
 from edgewise.models.families.hourglass.losses import losses
 from edgewise.models.families.hourglass.network import StackedHourglass
 from edgewise.models.tasks.keypoints.targets import KeypointTargets
-from edgewise.runtime.contract.manifest import (
-    AffineCrop,
-    DType,
-    Graph,
-    HeatmapKeypoints,
-    Manifest,
-    Provenance,
-    Task,
-    TensorSpec,
-)
+from edgewise.runtime.contract.manifest import DType, Graph, Manifest, Provenance, Task, TensorSpec
+from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
+from edgewise.runtime.contract.preprocessing import AffineCrop
 from edgewise.runtime.system.errors import ModelError
 
 

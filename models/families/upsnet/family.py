@@ -15,18 +15,9 @@ from edgewise.models.families.upsnet.deploy import UpsnetDeploy
 from edgewise.models.families.upsnet.losses import losses
 from edgewise.models.families.upsnet.network import Upsnet
 from edgewise.models.tasks.panoptic.targets import PanopticTargets
-from edgewise.runtime.contract.manifest import (
-    ClassKind,
-    DType,
-    Graph,
-    Letterbox,
-    Manifest,
-    PadSide,
-    PanopticSegments,
-    Provenance,
-    Task,
-    TensorSpec,
-)
+from edgewise.runtime.contract.manifest import ClassKind, DType, Graph, Manifest, Provenance, Task, TensorSpec
+from edgewise.runtime.contract.postprocessing import PanopticSegments
+from edgewise.runtime.contract.preprocessing import Letterbox, PadSide
 from edgewise.runtime.system.errors import ModelError
 
 

@@ -15,16 +15,9 @@ from edgewise.models.families.yolact.config import Suppression, YolactConfig
 from edgewise.models.families.yolact.deploy import YolactDeploy
 from edgewise.models.families.yolact.losses import losses
 from edgewise.models.families.yolact.network import Yolact
-from edgewise.runtime.contract.manifest import (
-    DType,
-    Graph,
-    Manifest,
-    PrototypeInstances,
-    Provenance,
-    Stretch,
-    Task,
-    TensorSpec,
-)
+from edgewise.runtime.contract.manifest import DType, Graph, Manifest, Provenance, Task, TensorSpec
+from edgewise.runtime.contract.postprocessing import PrototypeInstances
+from edgewise.runtime.contract.preprocessing import Stretch
 from edgewise.runtime.system.errors import ModelError
 
 

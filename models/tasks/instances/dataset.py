@@ -33,7 +33,8 @@ from edgewise.models.data.images import ImageFiles
 from edgewise.models.data.instance_targets import InstanceTargets
 from edgewise.models.data.network_input import to_network
 from edgewise.models.data.vocabulary import Vocabulary
-from edgewise.runtime.contract.manifest import ClassLabel, Preprocess
+from edgewise.runtime.contract.manifest import ClassLabel
+from edgewise.runtime.contract.preprocessing import Preprocess
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.pixels.masks import crop_dense
 from edgewise.runtime.system.errors import DatasetError

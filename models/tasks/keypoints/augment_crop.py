@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgewise.models.data.augment import Augmentation, vary_colour
 from edgewise.models.data.example import Image
-from edgewise.runtime.contract.manifest import AffineCrop
+from edgewise.runtime.contract.preprocessing import AffineCrop
 from edgewise.runtime.frames.preprocessing import warp_into
 from edgewise.runtime.pixels.geometry import Geometry
 

@@ -32,7 +32,8 @@ from edgewise.models.data.images import ImageFiles
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.tasks.keypoints.augment_crop import swapped, vary_crop
 from edgewise.models.tasks.keypoints.targets import KeypointTargets
-from edgewise.runtime.contract.manifest import AffineCrop, ClassLabel, KeypointLayout, Preprocess
+from edgewise.runtime.contract.manifest import ClassLabel, KeypointLayout
+from edgewise.runtime.contract.preprocessing import AffineCrop, Preprocess
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.preprocessing import crop_geometry
 from edgewise.runtime.kinds.keypoints.result import Keypoints

@@ -25,7 +25,8 @@ from edgewise.models.data.images import ImageFiles
 from edgewise.models.data.network_input import instance_targets, semantic_targets
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.tasks.panoptic.targets import PanopticTargets
-from edgewise.runtime.contract.manifest import ClassKind, ClassLabel, Preprocess
+from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
+from edgewise.runtime.contract.preprocessing import Preprocess
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.kinds.panoptic.result import Panoptic
 from edgewise.runtime.system.errors import DatasetError

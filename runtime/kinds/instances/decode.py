@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.kinds import MaskRule, PastedInstances, PrototypeInstances
 from edgewise.runtime.contract.manifest import ClassLabel
+from edgewise.runtime.contract.postprocessing import MaskRule, PastedInstances, PrototypeInstances
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.pixels.geometry import Geometry
 from edgewise.runtime.pixels.masks import IntArray, MaskCrops

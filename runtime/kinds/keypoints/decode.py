@@ -36,8 +36,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.kinds import HeatmapDecoding, HeatmapKeypoints
 from edgewise.runtime.contract.manifest import ClassLabel, KeypointLayout
+from edgewise.runtime.contract.postprocessing import HeatmapDecoding, HeatmapKeypoints
 from edgewise.runtime.frames.looks import Views, whole_frame
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.pixels.geometry import Geometry

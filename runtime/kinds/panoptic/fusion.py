@@ -13,8 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.kinds import MaskRule, PanopticFusion, PastedInstances, PrototypeInstances
 from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
+from edgewise.runtime.contract.postprocessing import (
+    MaskRule,
+    PanopticFusion,
+    PastedInstances,
+    PrototypeInstances,
+)
 from edgewise.runtime.kinds.instances.decode import pasted_instances, prototype_instances
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.kinds.panoptic.result import MOST_SEGMENTS, Panoptic

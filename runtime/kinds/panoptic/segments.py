@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgewise.runtime.contract.kinds import PanopticSegments
 from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
+from edgewise.runtime.contract.postprocessing import PanopticSegments
 from edgewise.runtime.kinds.panoptic.result import MOST_SEGMENTS, Panoptic
 from edgewise.runtime.pixels.geometry import Geometry
 from edgewise.runtime.pixels.label_maps import LabelMap, label_runs, narrowest, nearest_grid, rename_labels

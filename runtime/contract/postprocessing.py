@@ -1,7 +1,6 @@
-"""The kinds of schedule, preprocessing and postprocessing that a manifest can name.
+"""The kinds of result that a manifest can name; each has a room in `kinds/`.
 
-Each kind is one tagged struct; in JSON its tag stands under `kind`. The function that implements a kind lives
-in `schedule.py`, `preprocess.py` or `postprocess/`. A new kind is one struct here and one function there.
+Each kind is one tagged struct; in JSON its tag stands under `kind`.
 """
 
 from __future__ import annotations
@@ -9,137 +8,10 @@ from __future__ import annotations
 import enum
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
-Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
-NonNegative = Annotated[float, Meta(ge=0.0)]
-PositiveInt = Annotated[int, Meta(ge=1)]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-Size = tuple[PositiveInt, PositiveInt]
-"""(height, width) in pixels."""
-
-
-class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every struct of the manifest: immutable, named fields only, nothing unknown."""
-
-
-# ---------------------------------------------------------------- schedule
-
-
-class EveryFrame(Part, frozen=True, kw_only=True, tag_field="kind", tag="every-frame"):
-    graph: str = "main"
-
-
-class KeyEveryN(Part, frozen=True, kw_only=True, tag_field="kind", tag="key-every-n"):
-    """`key` runs on frames 0, n, 2n, ...; `nonkey` on the others."""
-
-    key: str
-    nonkey: str
-    n: PositiveInt
-
-
-class KeyOnSceneChange(Part, frozen=True, kw_only=True, tag_field="kind", tag="key-on-scene-change"):
-    """`key` runs when the mean absolute difference of 64x64 grey thumbnails (0..255) exceeds `threshold`."""
-
-    key: str
-    nonkey: str
-    threshold: NonNegative
-    at_least_every: PositiveInt = 30
-
-
-Schedule = EveryFrame | KeyEveryN | KeyOnSceneChange
-
-
-# ---------------------------------------------------------------- preprocessing
-
-
-class ColourOrder(enum.Enum):
-    BGR = "bgr"
-    RGB = "rgb"
-
-
-class Interpolation(enum.Enum):
-    NEAREST = "nearest"
-    LINEAR = "linear"
-    CUBIC = "cubic"
-    AREA = "area"
-
-
-class PixelRule(enum.Enum):
-    """How target pixel centres map to the source when resizing."""
-
-    HALF_PIXEL = "half-pixel"
-    ALIGN_CORNERS = "align-corners"
-
-
-class PadSide(enum.Enum):
-    BOTH = "both"
-    """Centred; an odd pixel goes to the bottom and right."""
-    BOTTOM_RIGHT = "bottom-right"
-
-
-PadValue = tuple[
-    Annotated[int, Meta(ge=0, le=255)], Annotated[int, Meta(ge=0, le=255)], Annotated[int, Meta(ge=0, le=255)]
-]
-"""In the colour order of the graph's input."""
-
-
-class Stretch(Part, frozen=True, kw_only=True, tag_field="kind", tag="stretch"):
-    """Resize to `size` without keeping the aspect ratio."""
-
-    size: Size
-    colour: ColourOrder = ColourOrder.BGR
-    interpolation: Interpolation = Interpolation.LINEAR
-    pixel_rule: PixelRule = PixelRule.HALF_PIXEL
-
-
-class Letterbox(Part, frozen=True, kw_only=True, tag_field="kind", tag="letterbox"):
-    """Resize by one factor to fit inside `size`, pad the rest."""
-
-    size: Size
-    colour: ColourOrder = ColourOrder.BGR
-    interpolation: Interpolation = Interpolation.LINEAR
-    pixel_rule: PixelRule = PixelRule.HALF_PIXEL
-    pad_value: PadValue = (114, 114, 114)
-    pad_side: PadSide = PadSide.BOTH
-
-
-class ShortestEdge(Part, frozen=True, kw_only=True, tag_field="kind", tag="shortest-edge"):
-    """Shorter side to `shortest`, at most `longest` for the longer side, then pad to the fixed `size`."""
-
-    shortest: PositiveInt
-    longest: PositiveInt
-    size: Size
-    colour: ColourOrder = ColourOrder.BGR
-    interpolation: Interpolation = Interpolation.LINEAR
-    pixel_rule: PixelRule = PixelRule.HALF_PIXEL
-    pad_value: PadValue = (0, 0, 0)
-    pad_side: PadSide = PadSide.BOTTOM_RIGHT
-
-
-class AffineCrop(Part, frozen=True, kw_only=True, tag_field="kind", tag="affine-crop"):
-    """Crop around a box: extend it to the aspect ratio of `size`, enlarge by `padding`, warp to `size`."""
-
-    size: Size
-    padding: Annotated[float, Meta(ge=1.0)] = 1.25
-    colour: ColourOrder = ColourOrder.BGR
-    interpolation: Interpolation = Interpolation.LINEAR
-    pixel_rule: PixelRule = PixelRule.HALF_PIXEL
-    pad_value: PadValue = (0, 0, 0)
-
-
-class AsIs(Part, frozen=True, kw_only=True, tag_field="kind", tag="as-is"):
-    """The frame must already have `size`."""
-
-    size: Size
-    colour: ColourOrder = ColourOrder.BGR
-
-
-Preprocess = Stretch | Letterbox | ShortestEdge | AffineCrop | AsIs
-
-
-# ---------------------------------------------------------------- postprocessing
+from edgewise.runtime.contract.parts import Fraction, Part, PositiveInt
+from edgewise.runtime.contract.preprocessing import ColourOrder
 
 
 class IouTracker(Part, frozen=True, kw_only=True):

@@ -1,0 +1,55 @@
+"""Reading and writing `manifest.json`, strictly."""
+
+from __future__ import annotations
+
+import msgspec
+
+from edgewise.runtime.contract.check import check
+from edgewise.runtime.contract.manifest import FORMAT_VERSION, Manifest
+from edgewise.runtime.system.errors import ManifestError
+
+
+class _Header(msgspec.Struct):
+    """The two fields read before anything else, so that a newer file is refused by name."""
+
+    format: int = 1
+    writer: str = "an unnamed writer"
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Check and write a manifest as indented UTF-8 JSON.
+
+    Raises:
+        ManifestError: A part does not fit, or a value that reading would refuse, such as NaN.
+    """
+    check(manifest)
+    data = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    decode(data)
+    return data
+
+
+def decode(data: bytes) -> Manifest:
+    """Read a manifest strictly.
+
+    Raises:
+        ManifestError: Not JSON, a newer format, an unknown or ill-typed field, or a broken reference.
+    """
+    try:
+        header = msgspec.json.decode(data, type=_Header)
+    except msgspec.MsgspecError as error:
+        raise ManifestError(f"not a manifest: {error}", hint="export the bundle again") from None
+    if header.format != FORMAT_VERSION:
+        raise ManifestError(
+            f"manifest format {header.format}, written by {header.writer}; this edgewise reads format "
+            f"{FORMAT_VERSION}",
+            hint="update edgewise on this machine, or export the bundle again with this version",
+        )
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise ManifestError(
+            f"the manifest written by {header.writer} does not follow format {FORMAT_VERSION}: {error}",
+            hint="update edgewise, or export the bundle again",
+        ) from None
+    check(manifest)
+    return manifest

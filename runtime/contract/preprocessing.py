@@ -1,0 +1,98 @@
+"""The kinds of preprocessing that a manifest can name; `frames/preprocessing.py` implements them.
+
+Each kind is one tagged struct; in JSON its tag stands under `kind`.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+from msgspec import Meta
+
+from edgewise.runtime.contract.parts import Part, PositiveInt, Size
+
+
+class ColourOrder(enum.Enum):
+    BGR = "bgr"
+    RGB = "rgb"
+
+
+class Interpolation(enum.Enum):
+    NEAREST = "nearest"
+    LINEAR = "linear"
+    CUBIC = "cubic"
+    AREA = "area"
+
+
+class PixelRule(enum.Enum):
+    """How target pixel centres map to the source when resizing."""
+
+    HALF_PIXEL = "half-pixel"
+    ALIGN_CORNERS = "align-corners"
+
+
+class PadSide(enum.Enum):
+    BOTH = "both"
+    """Centred; an odd pixel goes to the bottom and right."""
+    BOTTOM_RIGHT = "bottom-right"
+
+
+PadValue = tuple[
+    Annotated[int, Meta(ge=0, le=255)], Annotated[int, Meta(ge=0, le=255)], Annotated[int, Meta(ge=0, le=255)]
+]
+"""In the colour order of the graph's input."""
+
+
+class Stretch(Part, frozen=True, kw_only=True, tag_field="kind", tag="stretch"):
+    """Resize to `size` without keeping the aspect ratio."""
+
+    size: Size
+    colour: ColourOrder = ColourOrder.BGR
+    interpolation: Interpolation = Interpolation.LINEAR
+    pixel_rule: PixelRule = PixelRule.HALF_PIXEL
+
+
+class Letterbox(Part, frozen=True, kw_only=True, tag_field="kind", tag="letterbox"):
+    """Resize by one factor to fit inside `size`, pad the rest."""
+
+    size: Size
+    colour: ColourOrder = ColourOrder.BGR
+    interpolation: Interpolation = Interpolation.LINEAR
+    pixel_rule: PixelRule = PixelRule.HALF_PIXEL
+    pad_value: PadValue = (114, 114, 114)
+    pad_side: PadSide = PadSide.BOTH
+
+
+class ShortestEdge(Part, frozen=True, kw_only=True, tag_field="kind", tag="shortest-edge"):
+    """Shorter side to `shortest`, at most `longest` for the longer side, then pad to the fixed `size`."""
+
+    shortest: PositiveInt
+    longest: PositiveInt
+    size: Size
+    colour: ColourOrder = ColourOrder.BGR
+    interpolation: Interpolation = Interpolation.LINEAR
+    pixel_rule: PixelRule = PixelRule.HALF_PIXEL
+    pad_value: PadValue = (0, 0, 0)
+    pad_side: PadSide = PadSide.BOTTOM_RIGHT
+
+
+class AffineCrop(Part, frozen=True, kw_only=True, tag_field="kind", tag="affine-crop"):
+    """Crop around a box: extend it to the aspect ratio of `size`, enlarge by `padding`, warp to `size`."""
+
+    size: Size
+    padding: Annotated[float, Meta(ge=1.0)] = 1.25
+    colour: ColourOrder = ColourOrder.BGR
+    interpolation: Interpolation = Interpolation.LINEAR
+    pixel_rule: PixelRule = PixelRule.HALF_PIXEL
+    pad_value: PadValue = (0, 0, 0)
+
+
+class AsIs(Part, frozen=True, kw_only=True, tag_field="kind", tag="as-is"):
+    """The frame must already have `size`."""
+
+    size: Size
+    colour: ColourOrder = ColourOrder.BGR
+
+
+Preprocess = Stretch | Letterbox | ShortestEdge | AffineCrop | AsIs
