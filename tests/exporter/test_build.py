@@ -23,6 +23,8 @@ from edgewise.exporter.engines.build import BuildOptions, EngineRecord, build_en
 from edgewise.runtime.contract import manifest as contract
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import DType, KeptNode, Precision, PrecisionRecord, Target, TensorSpec
+from edgewise.runtime.contract.postprocessing import Boxes
+from edgewise.runtime.contract.preprocessing import Stretch
 from edgewise.runtime.engines import open_engine
 from edgewise.runtime.engines.cache import EngineCache
 from edgewise.runtime.engines.tensorrt_api import import_tensorrt
@@ -168,8 +170,8 @@ def make_bundle(
         task=contract.Task.BOXES,
         provenance=contract.Provenance(definition="hand-made"),
         graphs={"main": contract.Graph(inputs=(IMAGE,), outputs=tuple(SPECS.values()), files=named.entries)},
-        preprocess=contract.Stretch(size=(SIZE, SIZE)),
-        postprocess=contract.Boxes(),
+        preprocess=Stretch(size=(SIZE, SIZE)),
+        postprocess=Boxes(),
         precisions=tuple(
             PrecisionRecord(precision=precision, asked="hand-made", kept=(kept or {}).get(precision, ()))
             for precision in models
