@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from edgewise.exporter.graph.numerics import Tensors
-from edgewise.runtime.contract.manifest import Golden, Graph, Manifest
-from edgewise.runtime.contract.preprocessing import AffineCrop, AsIs, Preprocess
+from edgewise.runtime.contract.manifest import Golden, GoldenFrame, Graph, Manifest
+from edgewise.runtime.contract.preprocessing import AsIs, Preprocess
 from edgewise.runtime.decoding.decode import postprocess
 from edgewise.runtime.frames.looks import FrameBoxes, views_of
 from edgewise.runtime.system.errors import ExportError, SourceError
@@ -64,14 +64,14 @@ def make_goldens(
         result = postprocess(manifest, views, outputs)
         stem = f"goldens/{number:03d}"
         boxes = () if views.boxes is None else tuple(tuple(box) for box in views.boxes.boxes.tolist())
-        golden = Golden(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json", boxes=boxes)
+        golden = GoldenFrame(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json", boxes=boxes)
         stacked = {name: np.concatenate([look[name] for look in looks]) for name in looks[0]}
         files = {
             golden.image: encode_png(picture.frame),
             golden.tensors: encode_npz(stacked),
             golden.result: json.dumps(result.to_coco(image_id=number), indent=1).encode() + b"\n",
         }
-        made.append(GoldenFiles(golden, files))
+        made.append(GoldenFiles(Golden(frames=(golden,)), files))
     return made
 
 
@@ -100,7 +100,7 @@ def golden_pictures(spec: Preprocess, pictures: Sequence[Picture] = (), *, seed:
     For a model of whole frames: the pictures, drawn ones where they are too few, and a plain grey one. For a
     model of crops no plain one, which has nothing to look at, and a drawn box in every picture without boxes.
     """
-    crops = isinstance(spec, AffineCrop)
+    crops = spec.needs_boxes
     made = [Picture(one.frame, one.boxes if crops else None) for one in pictures]
     generator = np.random.default_rng(seed)
     while len(made) < GOLDEN_COUNT - 1:

@@ -12,7 +12,7 @@ import msgspec
 from edgewise.exporter.parity.report import finite
 from edgewise.models.data.dataset import Dataset
 from edgewise.models.tasks.metric import Metric
-from edgewise.runtime.contract.manifest import Manifest, Task
+from edgewise.runtime.contract.manifest import Manifest
 from edgewise.runtime.system.errors import DatasetError, ParityError
 
 
@@ -26,9 +26,9 @@ class TaskWords:
 
 
 _WORDS = {
-    Task.INSTANCES: TaskWords("instance", "instances", "mask IoU"),
-    Task.PANOPTIC: TaskWords("segment", "segments", "segment IoU"),
-    Task.KEYPOINTS: TaskWords("person", "people", "OKS"),
+    "instances": TaskWords("instance", "instances", "mask IoU"),
+    "panoptic": TaskWords("segment", "segments", "segment IoU"),
+    "keypoints": TaskWords("person", "people", "OKS"),
 }
 
 
@@ -36,7 +36,7 @@ def words_of(manifest: Manifest) -> TaskWords:
     """Raise ParityError where results of this task cannot be compared."""
     if manifest.task not in _WORDS:
         raise ParityError(
-            f"parity cannot decode and measure results of the task {manifest.task.value!r}",
+            f"parity cannot decode and measure results of the task {manifest.task!r}",
             where=manifest.name,
             hint="`edgewise selftest` compares the bundle's golden samples",
         )

@@ -27,7 +27,7 @@ from edgewise.runtime.compare.matching import (
     match,
     pooled,
 )
-from edgewise.runtime.contract.manifest import Budget, Graph, Manifest, Precision, Task
+from edgewise.runtime.contract.manifest import Budget, Graph, Manifest, Precision
 from edgewise.runtime.decoding.decode import postprocess
 from edgewise.runtime.frames.looks import Views, views_of
 
@@ -177,7 +177,7 @@ class TaskMetric:
     metric: Metric
 
     @classmethod
-    def of_dataset(cls, task: Task, path: Path) -> TaskMetric:
+    def of_dataset(cls, task: str, path: Path) -> TaskMetric:
         """Open the annotations of a task: its file of a folder of scenes, or a COCO file.
 
         Raises:

@@ -12,7 +12,6 @@ from edgewise.calibration.samples import CalibrationSet, Sample
 from edgewise.exporter.bundle.goldens import Picture, read_frames
 from edgewise.exporter.precision.agreement import TaskMetric
 from edgewise.runtime.contract.manifest import CalibrationMethod, Manifest, Precision
-from edgewise.runtime.contract.preprocessing import AffineCrop
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.system.errors import CalibrationError
 
@@ -119,7 +118,7 @@ def _only_box(box: tuple[float, float, float, float]) -> FrameBoxes:
 def _take(request: CalibrationRequest, manifest: Manifest, count: int, exclude: list[Path]) -> CalibrationSet:
     folder, annotations = request.images, request.images
     if folder.is_dir():
-        annotations = folder / f"{manifest.task.value}.json"
+        annotations = folder / f"{manifest.task}.json"
     if not annotations.is_file():
         return CalibrationSet.from_folder(folder, count=count, seed=request.seed, exclude=exclude)
     beside = annotations.parent / "images"
@@ -129,5 +128,5 @@ def _take(request: CalibrationRequest, manifest: Manifest, count: int, exclude: 
         count=count,
         seed=request.seed,
         exclude=exclude,
-        boxes=isinstance(manifest.preprocess, AffineCrop),
+        boxes=manifest.preprocess.needs_boxes,
     )

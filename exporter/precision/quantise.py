@@ -90,7 +90,8 @@ def calibrate_bundle(
     targets = tuple(dict.fromkeys(file.target for file in graph.files))
     goldens = [
         Picture(decode_image(bundle.read(golden.image), where=golden.image), golden_boxes(golden))
-        for golden in manifest.goldens
+        for clip in manifest.goldens
+        for golden in clip.frames
     ]
     quantised = quantise(canonical, manifest, request, goldens, targets, progress)
     names = {path: place(bundle, path, data) for path, data in quantised.files.items()}

@@ -8,17 +8,16 @@ from edgewise.models.data.dataset import Dataset
 from edgewise.models.tasks.instances.dataset import CocoInstances
 from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
 from edgewise.models.tasks.panoptic.dataset import CocoPanoptic
-from edgewise.runtime.contract.manifest import Task
 from edgewise.runtime.system.errors import DatasetError
 
-_FORMS: dict[Task, type[CocoInstances] | type[CocoPanoptic] | type[CocoKeypoints]] = {
-    Task.INSTANCES: CocoInstances,
-    Task.PANOPTIC: CocoPanoptic,
-    Task.KEYPOINTS: CocoKeypoints,
+_FORMS: dict[str, type[CocoInstances] | type[CocoPanoptic] | type[CocoKeypoints]] = {
+    "instances": CocoInstances,
+    "panoptic": CocoPanoptic,
+    "keypoints": CocoKeypoints,
 }
 
 
-def open_dataset(task: Task, data: Path, images: Path | None = None, *, keep: bool = False) -> Dataset:
+def open_dataset(task: str, data: Path, images: Path | None = None, *, keep: bool = False) -> Dataset:
     """Open the annotations of a task.
 
     Args:
@@ -33,8 +32,8 @@ def open_dataset(task: Task, data: Path, images: Path | None = None, *, keep: bo
     """
     if task not in _FORMS:
         raise DatasetError(
-            f"there is no dataset format for the task {task.value}",
+            f"there is no dataset format for the task {task}",
             where=str(data),
-            hint=f"datasets exist for {', '.join(known.value for known in _FORMS)}",
+            hint=f"datasets exist for {', '.join(_FORMS)}",
         )
     return _FORMS[task].open(data, images, keep=keep)

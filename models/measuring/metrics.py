@@ -6,17 +6,16 @@ from edgewise.models.tasks.instances.metric import MaskApMetric
 from edgewise.models.tasks.keypoints.metric import KeypointAccuracy
 from edgewise.models.tasks.metric import Metric
 from edgewise.models.tasks.panoptic.metric import PanopticQuality
-from edgewise.runtime.contract.manifest import Task
 from edgewise.runtime.system.errors import DatasetError
 
-_METRICS: dict[Task, Metric] = {
-    Task.INSTANCES: MaskApMetric(),
-    Task.PANOPTIC: PanopticQuality(),
-    Task.KEYPOINTS: KeypointAccuracy(),
+_METRICS: dict[str, Metric] = {
+    "instances": MaskApMetric(),
+    "panoptic": PanopticQuality(),
+    "keypoints": KeypointAccuracy(),
 }
 
 
-def metric_of(task: Task) -> Metric:
+def metric_of(task: str) -> Metric:
     """The metric of a task: mask AP, PQ or PCK@0.1.
 
     Raises:
@@ -24,7 +23,7 @@ def metric_of(task: Task) -> Metric:
     """
     if task not in _METRICS:
         raise DatasetError(
-            f"there is no metric for the task {task.value}",
-            hint=f"metrics exist for {', '.join(known.value for known in _METRICS)}",
+            f"there is no metric for the task {task}",
+            hint=f"metrics exist for {', '.join(_METRICS)}",
         )
     return _METRICS[task]

@@ -173,13 +173,12 @@ def selftest(
 
 
 def _precisions_of(bundle: Bundle, backend: Target) -> list[Precision]:
-    from edgewise.runtime.walk.schedule import graph_names
 
-    graphs = [bundle.graph(name) for name in graph_names(bundle.manifest.schedule)]
+    graphs = [bundle.graph(name) for name in bundle.manifest.schedule.graphs]
     held = [{file.precision for file in graph.files if file.target is backend} for graph in graphs]
     found = [precision for precision in Precision if all(precision in widths for widths in held)]
     if not found:
-        bundle.graph_entry(graph_names(bundle.manifest.schedule)[0], backend, Precision.FP32)
+        bundle.graph_entry(bundle.manifest.schedule.graphs[0], backend, Precision.FP32)
     return found
 
 
@@ -225,9 +224,9 @@ def bench(
     pixels = (
         read_image(image)
         if image is not None
-        else decode_image(opened.read(goldens[0].image), where="golden")
+        else decode_image(opened.read(goldens[0].frames[0].image), where="golden")
     )
-    boxes = golden_boxes(goldens[0]) if image is None else None
+    boxes = golden_boxes(goldens[0].frames[0]) if image is None else None
     with Session.open(
         opened,
         backend=backend,

@@ -33,7 +33,7 @@ from edgewise.runtime.command.sinks import (
 from edgewise.runtime.command.tables import count_table, result_table
 from edgewise.runtime.compare.matching import display_threshold
 from edgewise.runtime.contract.bundle import Bundle
-from edgewise.runtime.contract.manifest import ClassLabel, Manifest, Precision, Target, Task
+from edgewise.runtime.contract.manifest import ClassLabel, Manifest, Precision, Target
 from edgewise.runtime.frames.sources import Source, SourceKind, open_source
 from edgewise.runtime.kinds.panoptic.sink import PANOPTIC, PANOPTIC_FOLDER, PanopticResults
 from edgewise.runtime.results.result import Result
@@ -153,9 +153,9 @@ def _box_source(request: RunRequest, manifest: Manifest) -> Generator[BoxSource 
         )
 
 
-def _output_names(source: Source, task: Task, *, overlay: bool, coco: bool) -> list[str]:
+def _output_names(source: Source, task: str, *, overlay: bool, coco: bool) -> list[str]:
     names = [RESULTS, IMAGES] if coco else []
-    if coco and task is Task.PANOPTIC:
+    if coco and task == "panoptic":
         names += [PANOPTIC, PANOPTIC_FOLDER]
     if overlay:
         names.append(OVERLAY_FOLDER if source.kind is SourceKind.IMAGES else OVERLAY_VIDEO)

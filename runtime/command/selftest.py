@@ -35,7 +35,7 @@ from edgewise.runtime.compare.matching import (
     pooled,
 )
 from edgewise.runtime.contract.bundle import Bundle
-from edgewise.runtime.contract.manifest import Budget, Golden, Graph, Manifest, Precision, Target
+from edgewise.runtime.contract.manifest import Budget, GoldenFrame, Graph, Manifest, Precision, Target
 from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
 from edgewise.runtime.decoding.decode import postprocess
 from edgewise.runtime.engines.base import Tensor, check_tensors
@@ -96,24 +96,27 @@ def selftest(
     with Session.open(bundle, backend=target, precision=width, threads=threads, provider=provider) as session:
         engine = next(iter(session.engines.values())).name
         for golden in bundle.manifest.goldens:
-            found, matching = _rerun(bundle, session, golden, budget)
-            checks += found
-            matchings.append(matching)
+            session.reset()
+            for frame in golden.frames:
+                found, matching = _rerun(bundle, session, frame, budget)
+                checks += found
+                matchings.append(matching)
     checks += budget_checks("all goldens", pooled(matchings), budget)
     return SelfTestReport(bundle.manifest.name, engine, target, width, tuple(checks))
 
 
-def golden_boxes(golden: Golden) -> FrameBoxes | None:
+def golden_boxes(golden: GoldenFrame) -> FrameBoxes | None:
     """Where the network looks in a golden's frame; None for a model of whole frames."""
     if not golden.boxes:
         return None
     return FrameBoxes(np.array(golden.boxes, np.float64), np.ones(len(golden.boxes), np.float32))
 
 
-def _rerun(bundle: Bundle, session: Session, golden: Golden, budget: Budget) -> tuple[list[Check], Matching]:
+def _rerun(
+    bundle: Bundle, session: Session, golden: GoldenFrame, budget: Budget
+) -> tuple[list[Check], Matching]:
     manifest, name = bundle.manifest, golden.image
     image = decode_image(bundle.read(name), where=name)
-    session.reset()
     prepared = session.prepare(Frame(0, name, image, 0.0), golden_boxes(golden))
     graph, views = manifest.graphs[prepared.graph], prepared.views
     stored = _read_tensors(bundle, golden, graph, len(views.looks))
@@ -143,7 +146,7 @@ def _rerun(bundle: Bundle, session: Session, golden: Golden, budget: Budget) -> 
     return checks, matching
 
 
-def _read_tensors(bundle: Bundle, golden: Golden, graph: Graph, looks: int) -> list[dict[str, Tensor]]:
+def _read_tensors(bundle: Bundle, golden: GoldenFrame, graph: Graph, looks: int) -> list[dict[str, Tensor]]:
     """The stored outputs and probes of each look, with the dtypes and shapes that the manifest declares."""
     try:
         with np.load(io.BytesIO(bundle.read(golden.tensors)), allow_pickle=False) as archive:
@@ -161,7 +164,7 @@ def _read_tensors(bundle: Bundle, golden: Golden, graph: Graph, looks: int) -> l
 
 
 def _read_result(
-    bundle: Bundle, golden: Golden, manifest: Manifest, frame_size: tuple[int, int]
+    bundle: Bundle, golden: GoldenFrame, manifest: Manifest, frame_size: tuple[int, int]
 ) -> Detections:
     """The stored result."""
     try:

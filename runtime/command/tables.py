@@ -16,8 +16,7 @@ from edgewise.runtime.command.selftest import SelfTestReport
 from edgewise.runtime.command.timing import StageTimes
 from edgewise.runtime.compare.checks import Check
 from edgewise.runtime.contract.bundle import Bundle
-from edgewise.runtime.contract.manifest import Graph, Manifest, Task
-from edgewise.runtime.contract.parts import Part
+from edgewise.runtime.contract.manifest import Graph, Manifest
 from edgewise.runtime.engines.base import describe
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.kinds.keypoints.result import Keypoints
@@ -42,7 +41,7 @@ def bundle_tables(bundle: Bundle) -> RenderableType:
 
 def _identity(bundle: Bundle) -> Table:
     manifest = bundle.manifest
-    table = _facts(f"{manifest.name}: {manifest.task.value}")
+    table = _facts(f"{manifest.name}: {manifest.task}")
     names = [label.name for label in manifest.classes]
     shown = ", ".join(names[:SHOWN_CLASSES])
     more = f", and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
@@ -83,7 +82,7 @@ def _decoding(manifest: Manifest) -> Table:
     return table
 
 
-def _fields(part: Part) -> str:
+def _fields(part: object) -> str:
     plain = msgspec.to_builtins(part)
     kind = plain.pop("kind", "")
     return " ".join([str(kind), *(f"{key}={value}" for key, value in plain.items())]).strip()
@@ -228,10 +227,10 @@ def _extents(result: Result) -> tuple[str, str, list[str]]:
     return "results", "", [""] * len(result)
 
 
-_COUNTED = {Task.INSTANCES: "instances", Task.PANOPTIC: "segments", Task.KEYPOINTS: "people"}
+_COUNTED = {"instances": "instances", "panoptic": "segments", "keypoints": "people"}
 
 
-def count_table(counts: Counter[str], frames: int, task: Task) -> Table:
+def count_table(counts: Counter[str], frames: int, task: str) -> Table:
     """How often each class was seen."""
     table = _table(f"{frames} frames", "class", _COUNTED.get(task, "results"))
     for name, count in counts.most_common():

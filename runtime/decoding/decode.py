@@ -62,9 +62,4 @@ def postprocess(manifest: Manifest, views: Views, outputs: Sequence[Outputs]) ->
         return panoptic_segments(spec, manifest.classes, only, geometry)
     if isinstance(spec, PanopticFusion):
         return panoptic_fusion(spec, manifest.classes, only, geometry)
-    kind = spec.__struct_config__.tag
-    raise ResultError(
-        f"this edgewise cannot decode results of the kind {kind!r}",
-        where=manifest.name,
-        hint="update edgewise; it decodes instances, panoptic segments and heatmap keypoints",
-    )
+    raise ResultError(f"nothing here decodes {type(spec).__name__} results", where=manifest.name)

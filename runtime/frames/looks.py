@@ -123,7 +123,7 @@ def with_flip_test(manifest: Manifest, flip_test: bool) -> Manifest:
         ManifestError: The model has no flip test to switch.
     """
     decoding = manifest.postprocess
-    if not isinstance(decoding, HeatmapKeypoints) or not isinstance(manifest.preprocess, AffineCrop):
+    if not isinstance(decoding, HeatmapKeypoints) or not manifest.preprocess.needs_boxes:
         raise ManifestError(
             "only models of keypoints in crops have a flip test",
             where=manifest.name,

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from edgewise.runtime.contract.manifest import ClassLabel, Manifest
 from edgewise.runtime.contract.parts import Fraction
-from edgewise.runtime.contract.preprocessing import AffineCrop
 from edgewise.runtime.frames.looks import FrameBoxes, whole_frame
 from edgewise.runtime.frames.sources import IMAGE_SUFFIXES, Frame
 from edgewise.runtime.system.errors import SourceError
@@ -165,7 +164,7 @@ class DetectorBoxes:
             SourceError: The bundle looks at crops itself, or has no such class.
         """
         manifest = session.manifest
-        if isinstance(manifest.preprocess, AffineCrop):
+        if manifest.preprocess.needs_boxes:
             raise SourceError(
                 "this bundle cannot give boxes: it looks at crops itself",
                 where=manifest.name,
@@ -194,7 +193,7 @@ class DetectorBoxes:
 
 def require_crops(manifest: Manifest) -> None:
     """Raise SourceError where a model has no use for boxes."""
-    if not isinstance(manifest.preprocess, AffineCrop):
+    if not manifest.preprocess.needs_boxes:
         raise SourceError(
             "boxes were given to a model that looks at whole frames",
             where=manifest.name,

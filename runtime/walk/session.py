@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.check import image_input
 from edgewise.runtime.contract.manifest import Manifest, Precision, Target
 from edgewise.runtime.decoding.decode import postprocess
 from edgewise.runtime.engines import Engine, open_engine
@@ -18,10 +19,10 @@ from edgewise.runtime.engines.base import Tensor, check_not_nan
 from edgewise.runtime.frames.looks import FrameBoxes, Views, views_of, with_flip_test
 from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.results.result import Result
-from edgewise.runtime.system.errors import BackendError, ManifestError, SourceError
+from edgewise.runtime.system.errors import BackendError, SourceError
 from edgewise.runtime.walk.box_sources import BoxSource
 from edgewise.runtime.walk.pipeline import overlapped
-from edgewise.runtime.walk.schedule import StateTensors, graph_choice, graph_names
+from edgewise.runtime.walk.schedule import StateTensors, graph_choice
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Session:
     def __init__(self, manifest: Manifest, engines: dict[str, Engine]) -> None:
         self.manifest = manifest
         self.engines = engines
-        self._image_inputs = {name: _image_input(manifest, name) for name in engines}
+        self._image_inputs = {name: image_input(manifest, name) for name in engines}
         self._state = StateTensors(manifest)
         self._choose = graph_choice(manifest.schedule)
 
@@ -87,7 +88,7 @@ class Session:
         target, width = as_target(backend), as_precision(precision)
         engines: dict[str, Engine] = {}
         try:
-            for graph in graph_names(manifest.schedule):
+            for graph in manifest.schedule.graphs:
                 engines[graph] = open_engine(
                     opened, graph=graph, backend=target, precision=width, threads=threads, provider=provider
                 )
@@ -206,19 +207,6 @@ def as_precision(precision: str | Precision) -> Precision:
     except ValueError:
         names = ", ".join(known.value for known in Precision)
         raise BackendError(f"no precision is called {precision!r}", hint=f"choose one of {names}") from None
-
-
-def _image_input(manifest: Manifest, graph: str) -> str:
-    """The one input of a graph that no state tensor feeds."""
-    fed = {sink for state in manifest.state for sink in state.sinks}
-    names = [spec.name for spec in manifest.graphs[graph].inputs if f"{graph}.{spec.name}" not in fed]
-    if len(names) != 1:
-        raise ManifestError(
-            f"graph {graph!r} takes {len(names)} inputs besides state, {names}; a session feeds it one image",
-            where=manifest.name,
-            hint="declare the others as state in the manifest",
-        )
-    return names[0]
 
 
 def _check_image(image: NDArray[np.uint8], name: str) -> None:

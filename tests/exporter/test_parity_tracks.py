@@ -21,7 +21,6 @@ from edgewise.runtime.contract.manifest import (
     Manifest,
     Precision,
     Provenance,
-    Task,
     TensorSpec,
 )
 from edgewise.runtime.contract.postprocessing import PrototypeInstances
@@ -43,7 +42,6 @@ LABELS = (ClassLabel(id=1, name="square"),)
 MANIFEST = Manifest(
     writer="test",
     name="squares",
-    task=Task.INSTANCES,
     classes=LABELS,
     provenance=Provenance(definition="test"),
     graphs={

@@ -107,7 +107,7 @@ def test_the_manifest_tells_the_whole_way(calibrated: Bundle, pictures: Path) ->
     assert table.samples_sha256 == calibration.samples_sha256
     assert calibration.tensorrt_cache is not None
     assert calibrated.read(calibration.tensorrt_cache).startswith(b"TRT-")
-    golden = cv2.imdecode(np.frombuffer(calibrated.read(manifest.goldens[0].image), np.uint8), 1)
+    golden = cv2.imdecode(np.frombuffer(calibrated.read(manifest.goldens[0].frames[0].image), np.uint8), 1)
     assert any(np.array_equal(golden, cv2.imread(str(path))) for path in pictures.iterdir())
 
 

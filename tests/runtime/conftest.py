@@ -21,6 +21,7 @@ from edgewise.runtime.contract.manifest import (
     DType,
     FileEntry,
     Golden,
+    GoldenFrame,
     Graph,
     GraphFile,
     Manifest,
@@ -28,7 +29,6 @@ from edgewise.runtime.contract.manifest import (
     Provenance,
     StateTensor,
     Target,
-    Task,
     TensorSpec,
 )
 from edgewise.runtime.contract.postprocessing import PrototypeInstances
@@ -144,7 +144,6 @@ def detector_manifest(models: Mapping[Precision, str]) -> Manifest:
     return Manifest(
         writer="edgewise tests",
         name="hand-built",
-        task=Task.INSTANCES,
         classes=LABELS,
         provenance=Provenance(definition="tests.detector"),
         graphs={"main": Graph(inputs=(IMAGE,), outputs=OUTPUTS, files=files)},
@@ -168,12 +167,12 @@ def build_bundle(folder: Path, *, models: Mapping[Precision, bytes] | None = Non
         buffer = io.BytesIO()
         np.savez(buffer, **outputs)
         stem = f"goldens/{number:03d}"
-        golden = Golden(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json")
+        golden = GoldenFrame(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json")
         result = postprocess(manifest, views_of(manifest, frame), [outputs])
         files[golden.image] = cv2.imencode(".png", frame)[1].tobytes()
         files[golden.tensors] = buffer.getvalue()
         files[golden.result] = msgspec.json.encode(result.to_coco(number))
-        goldens.append(golden)
+        goldens.append(Golden(frames=(golden,)))
     return write_files(folder, msgspec.structs.replace(manifest, goldens=tuple(goldens)), files)
 
 

@@ -16,6 +16,7 @@ from edgewise.runtime.contract.manifest import (
     ClassLabel,
     DType,
     Golden,
+    GoldenFrame,
     Graph,
     GraphFile,
     KeypointLayout,
@@ -23,7 +24,6 @@ from edgewise.runtime.contract.manifest import (
     Precision,
     Provenance,
     Target,
-    Task,
     TensorSpec,
 )
 from edgewise.runtime.contract.postprocessing import HeatmapKeypoints, PanopticSegments
@@ -114,7 +114,6 @@ def panoptic_network(*, swapped: bool = False, blind: bool = False) -> bytes:
 def pose_manifest() -> Manifest:
     return _manifest(
         name="hand-built pose",
-        task=Task.KEYPOINTS,
         classes=(ClassLabel(id=1, name="person"),),
         keypoints=KeypointLayout(names=("red", "blue"), limbs=((0, 1),)),
         graphs={"main": _graph(POSE_SIZE, (HEATMAPS,))},
@@ -126,7 +125,6 @@ def pose_manifest() -> Manifest:
 def panoptic_manifest() -> Manifest:
     return _manifest(
         name="hand-built panoptic",
-        task=Task.PANOPTIC,
         classes=PANOPTIC_LABELS,
         graphs={"main": _graph(PANOPTIC_SIZE, PANOPTIC_OUTPUTS)},
         preprocess=Stretch(size=PANOPTIC_SIZE),
@@ -184,11 +182,11 @@ def build(
         np.savez(buffer, **{name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]})
         stem = f"goldens/{number:03d}"
         places = () if boxes is None else tuple(tuple(box) for box in boxes.boxes.tolist())
-        golden = Golden(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json", boxes=places)
+        golden = GoldenFrame(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json", boxes=places)
         files[golden.image] = cv2.imencode(".png", frame)[1].tobytes()
         files[golden.tensors] = buffer.getvalue()
         files[golden.result] = msgspec.json.encode(postprocess(draft, views, outputs).to_coco(number))
-        goldens.append(golden)
+        goldens.append(Golden(frames=(golden,)))
     return write_files(folder, msgspec.structs.replace(draft, goldens=tuple(goldens)), files)
 
 

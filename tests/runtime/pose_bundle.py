@@ -14,6 +14,7 @@ from edgewise.runtime.contract.manifest import (
     ClassLabel,
     DType,
     Golden,
+    GoldenFrame,
     Graph,
     GraphFile,
     KeypointLayout,
@@ -21,7 +22,6 @@ from edgewise.runtime.contract.manifest import (
     Precision,
     Provenance,
     Target,
-    Task,
     TensorSpec,
 )
 from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
@@ -62,7 +62,6 @@ def pose_manifest(*, flip_test: bool = False) -> Manifest:
     return Manifest(
         writer="edgewise tests",
         name="pose",
-        task=Task.KEYPOINTS,
         classes=(ClassLabel(id=1, name="person"),),
         keypoints=LAYOUT,
         provenance=Provenance(definition="tests.pose"),
@@ -95,7 +94,7 @@ def build_pose_bundle(folder: Path, *, flip_test: bool = False) -> Path:
     outputs = [engine.run({"image": look.tensor}) for look in views.looks]
     buffer = io.BytesIO()
     np.savez(buffer, heatmaps=np.concatenate([output["heatmaps"] for output in outputs]))
-    golden = Golden(
+    golden = GoldenFrame(
         image="goldens/000.png",
         tensors="goldens/000.npz",
         result="goldens/000.json",
@@ -107,4 +106,4 @@ def build_pose_bundle(folder: Path, *, flip_test: bool = False) -> Path:
         golden.tensors: buffer.getvalue(),
         golden.result: msgspec.json.encode(postprocess(manifest, views, outputs).to_coco(0)),
     }
-    return write_files(folder, msgspec.structs.replace(manifest, goldens=(golden,)), files)
+    return write_files(folder, msgspec.structs.replace(manifest, goldens=(Golden(frames=(golden,)),)), files)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgewise.runtime.compare.matching import Detections, display_threshold, margin_of, match, pooled
 from edgewise.runtime.contract.manifest import Budget, ClassKind, ClassLabel, KeypointLayout, Precision
-from edgewise.runtime.contract.postprocessing import ImageOutput, PanopticFusion, PrototypeInstances
+from edgewise.runtime.contract.postprocessing import PanopticFusion, PrototypeInstances
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.kinds.panoptic.result import Panoptic
@@ -177,7 +177,6 @@ def test_frames_are_pooled_by_instance() -> None:
 def test_thresholds_and_margins() -> None:
     assert display_threshold(PrototypeInstances(display_threshold=0.4)) == pytest.approx(0.4)
     assert display_threshold(PanopticFusion(semantic_classes=(), display_threshold=0.6)) == pytest.approx(0.6)
-    assert display_threshold(ImageOutput()) == 0
 
     def margin(score_difference: float) -> float:
         return margin_of(

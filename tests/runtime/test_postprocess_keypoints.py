@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edgewise.runtime.contract.manifest import ClassLabel, Graph, KeypointLayout, Manifest, Provenance, Task
+from edgewise.runtime.contract.manifest import ClassLabel, Graph, KeypointLayout, Manifest, Provenance
 from edgewise.runtime.contract.postprocessing import HeatmapDecoding, HeatmapKeypoints
 from edgewise.runtime.contract.preprocessing import AffineCrop, Stretch
 from edgewise.runtime.decoding.decode import postprocess
@@ -213,7 +213,6 @@ def manifest(preprocess=None, **fields) -> Manifest:
     return Manifest(
         writer="edgewise tests",
         name="pose",
-        task=Task.KEYPOINTS,
         classes=(ClassLabel(id=1, name="person"),),
         keypoints=LAYOUT,
         provenance=Provenance(definition="tests"),

@@ -21,7 +21,6 @@ from edgewise.runtime.contract.manifest import (
     Precision,
     Provenance,
     Target,
-    Task,
     TensorSpec,
 )
 from edgewise.runtime.contract.postprocessing import PanopticSegments
@@ -243,7 +242,6 @@ def panoptic_folder(tmp_path: Path) -> Path:
     manifest = Manifest(
         writer="edgewise tests",
         name="lamps",
-        task=Task.PANOPTIC,
         classes=THING_AND_STUFF,
         provenance=Provenance(definition="tests.lamps"),
         graphs={"main": Graph(inputs=(image,), outputs=outputs, files=(file,))},

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.runtime.contract.manifest import ClassLabel
-from edgewise.runtime.contract.postprocessing import MaskRule, PastedInstances, PrototypeInstances
+from edgewise.runtime.contract.postprocessing import PastedInstances, PrototypeInstances
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.pixels.geometry import Geometry
 from edgewise.runtime.pixels.masks import IntArray, MaskCrops
@@ -38,7 +38,6 @@ def prototype_instances(
     Raises:
         ResultError: See `edgewise.runtime.decoding.decode.postprocess`.
     """
-    _require_rule(spec.mask_rule, MaskRule.BILINEAR_HALF_PIXEL)
     return _instances(
         spec,
         labels,
@@ -55,7 +54,6 @@ def pasted_instances(
 
     The mask is sampled in the box before the box is held inside the frame.
     """
-    _require_rule(spec.mask_rule, MaskRule.PASTE_ALIGNED)
     return _instances(
         spec,
         labels,
@@ -122,11 +120,3 @@ def _read(spec: PrototypeInstances | PastedInstances, outputs: Outputs, classes:
     known = (kinds[taken] >= 0) & (kinds[taken] < classes)
     require(known.all(), spec.classes, f"holds an index outside the manifest's {classes} classes")
     return _Slots(boxes, scores, kinds.astype(np.int64), masks)
-
-
-def _require_rule(rule: MaskRule, expected: MaskRule) -> None:
-    if rule is not expected:
-        raise ResultError(
-            f"these masks are resampled by the rule {expected.value!r}; the manifest asks for {rule.value!r}",
-            hint="correct the manifest that was passed to export",
-        )
