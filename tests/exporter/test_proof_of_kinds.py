@@ -18,13 +18,14 @@ from torch import nn
 from edgewise.calibration.samples import CalibrationSet
 from edgewise.exporter.parity import Against, Level, ParityReport, ParityRequest, Status, compare
 from edgewise.exporter.parity.html import render_html
-from edgewise.exporter.precision.calibration_images import CalibrationRequest, choose_images
+from edgewise.exporter.precision.agreement import Agreement, Sample, TaskMetric
+from edgewise.exporter.precision.calibration_images import CalibrationRequest, choose_images, pictures_of
 from edgewise.exporter.precision.quantise import calibrate_bundle
 from edgewise.exporter.way.export import export_bundle
 from edgewise.runtime.command.selftest import selftest
 from edgewise.runtime.contract.bundle import MANIFEST, Bundle
 from edgewise.runtime.contract.encoding import encode
-from edgewise.runtime.contract.manifest import FileEntry, Manifest, Precision
+from edgewise.runtime.contract.manifest import Budget, FileEntry, Manifest, Precision
 from edgewise.runtime.system.errors import DatasetError
 
 from .colour_models import (
@@ -187,9 +188,13 @@ def spoilt(kind: Kind, folder: Path, change: Callable[[np.ndarray], np.ndarray])
     return path
 
 
-def test_weights_that_find_something_else_break_all_levels(kind: Kind, tmp_path: Path) -> None:
+def next_map(weight: np.ndarray) -> np.ndarray:
     """Every map takes the place of the next: heads become feet, meadow becomes sky."""
-    path = spoilt(kind, tmp_path, lambda weight: np.ascontiguousarray(np.roll(weight, 1, axis=0)))
+    return np.ascontiguousarray(np.roll(weight, 1, axis=0))
+
+
+def test_weights_that_find_something_else_break_all_levels(kind: Kind, tmp_path: Path) -> None:
+    path = spoilt(kind, tmp_path, next_map)
     report = compare(replace(kind.request(path), overlays=0)).report
     comparison = report.comparison("fp32", Against.REFERENCE)
     assert comparison is not None
@@ -260,3 +265,28 @@ def test_int8_is_held_to_the_metric_of_its_task(kind: Kind, tmp_path: Path) -> N
     step = calibrate_bundle(Bundle.open(path), request).manifest.provenance.steps[-1]
     metric = {"keypoints": "PCK@0.1", "panoptic": "PQ"}[kind.task]
     assert f"and by {metric} on {IMAGES}" in step.detail
+
+
+def test_a_drop_of_the_metric_breaks_the_int8_budget(kind: Kind, tmp_path: Path) -> None:
+    """A graph that finds something else, where every level but the metric has room for it."""
+    task = TaskMetric.of_dataset(kind.task, kind.dataset)
+    right = onnx.load(kind.bundle.path / FP32_FILE)
+    wrong = onnx.load(spoilt(kind, tmp_path, next_map) / FP32_FILE)
+
+    def used(model: onnx.ModelProto, metric_drop: float) -> float:
+        roomy = Budget(
+            precision=Precision.INT8,
+            tensor_relative_error=1e6,
+            matched_fraction=0.0,
+            similarity=0.0,
+            score_difference=1.0,
+            metric_drop=metric_drop,
+        )
+        manifest = msgspec.structs.replace(kind.bundle.manifest, budgets=(roomy,))
+        graph = manifest.graphs["main"]
+        held_out = choose_images(CalibrationRequest(images=kind.calibration, count=8), manifest).held_out
+        samples = [Sample.of_picture(manifest, graph, picture) for picture in pictures_of(held_out)]
+        return Agreement(manifest, graph, right, samples, task).budget_used(model, Precision.INT8)
+
+    assert used(right, 0.01) == pytest.approx(0.0, abs=1e-6)
+    assert used(wrong, 1.0) <= 1.0 < used(wrong, 0.01)
