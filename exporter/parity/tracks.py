@@ -18,9 +18,9 @@ from edgewise.exporter.parity.task import ResultFile
 from edgewise.exporter.parity.tensors import TensorTally, difference, structure_problems, value_problems
 from edgewise.runtime.compare.checks import class_maps
 from edgewise.runtime.contract.manifest import Budget, Manifest
-from edgewise.runtime.decoding.decode import postprocess
+from edgewise.runtime.decoding.decode import decode_result
 from edgewise.runtime.engines.base import Tensor
-from edgewise.runtime.frames.looks import Views
+from edgewise.runtime.frames.looks import Looks
 from edgewise.runtime.results.result import Result
 from edgewise.runtime.system.errors import EdgewiseError
 
@@ -33,7 +33,7 @@ SCORE_PAIRS = 1500
 class Image:
     """One image of the dataset: the looks at it, and the graph's input for each."""
 
-    views: Views
+    looks: Looks
     inputs: Sequence[Mapping[str, Tensor]]
     id: int
 
@@ -101,13 +101,13 @@ class StageTrack:
         if looks is None:
             return None
         try:
-            result = postprocess(manifest, image.views, looks)
+            result = decode_result(manifest, image.looks, looks)
         except EdgewiseError as error:
             self.problems[f"cannot be decoded: {error.what}"] += 1
             return None
         self.images += 1
         self.shown += int((result.scores >= self.threshold).sum())
-        self.results.add(result.to_coco(image.id))
+        self.results.add(result.records(image.id))
         return Decoded([{**look, **class_maps(manifest, look)} for look in looks], result)
 
     def _run(self, image: Image) -> list[dict[str, Tensor]] | None:

@@ -20,8 +20,7 @@ from edgewise.models.measuring.datasets import open_dataset
 from edgewise.models.measuring.metrics import metric_of
 from edgewise.models.tasks.metric import Measured
 from edgewise.runtime.contract.manifest import Manifest, Provenance
-from edgewise.runtime.decoding.decode import postprocess
-from edgewise.runtime.frames.looks import views_of
+from edgewise.runtime.decoding.decode import decode_result, looks_of
 from edgewise.runtime.results.result import Result
 from edgewise.runtime.system.errors import DatasetError, EdgewiseError
 
@@ -51,7 +50,7 @@ def evaluate_module(
     )
     indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
     predictions = predict(network_of(loaded, manifest), manifest, dataset, _shown(list(indices), progress))
-    records = [record for image_id, result in predictions for record in result.to_coco(image_id)]
+    records = [record for image_id, result in predictions for record in result.records(image_id)]
     ids = [dataset.images[index].id for index in indices]
     return metric_of(loaded.entry.task).measure(dataset, records, image_ids=ids)
 
@@ -76,9 +75,9 @@ def predict(
 ) -> Iterator[tuple[int, Result]]:
     """Image id and result of any network that follows a manifest, on some images of a dataset."""
     for index in indices:
-        views = views_of(manifest, dataset.frame(index), dataset.boxes(index))
-        outputs = [network(look.tensor) for look in views.looks]
-        yield dataset.images[index].id, postprocess(manifest, views, outputs)
+        looks = looks_of(manifest, dataset.frame(index), dataset.boxes(index))
+        outputs = [network(look.tensor) for look in looks.looks]
+        yield dataset.images[index].id, decode_result(manifest, looks, outputs)
 
 
 def refuse_other_names(known: Vocabulary, dataset: Dataset) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from edgewise.models.data.dataset import Dataset
 
 Records = Sequence[dict[str, Any]]
-"""COCO result records, as `Result.to_coco` gives them, of all images together."""
+"""COCO result records, as `Result.records` gives them, of all images together."""
 
 
 @dataclass(frozen=True)

@@ -125,8 +125,7 @@ def referenced_files(manifest: Manifest) -> tuple[str, ...]:
         paths += [graph.canonical] if graph.canonical else []
         paths += [file.path for file in graph.files]
     if manifest.calibration is not None:
-        paths.append(manifest.calibration.table)
-        paths += [manifest.calibration.tensorrt_cache] if manifest.calibration.tensorrt_cache else []
+        paths += [*manifest.calibration.tables.values(), *manifest.calibration.tensorrt_caches.values()]
     for golden in manifest.goldens:
         for frame in golden.frames:
             paths += [frame.image, frame.tensors, frame.result]

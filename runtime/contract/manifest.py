@@ -156,6 +156,7 @@ class KeptNode(Part, frozen=True, kw_only=True):
     node: str
     precision: Precision
     reason: str
+    graph: str = "main"
 
 
 class RealisedPrecision(Part, frozen=True, kw_only=True):
@@ -183,8 +184,10 @@ class CalibrationMethod(enum.Enum):
 
 class Calibration(Part, frozen=True, kw_only=True):
     method: CalibrationMethod
-    table: str
-    tensorrt_cache: str | None = None
+    tables: dict[str, str]
+    """Path of the table of each graph."""
+    tensorrt_caches: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    """Path of the same as a calibrator of TensorRT 8.x and 10.x reads it."""
     sample_count: PositiveInt
     seed: int
     samples_sha256: Sha256

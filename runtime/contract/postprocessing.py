@@ -38,14 +38,24 @@ class Postprocess:
             yield "this kind of result needs a preprocessing of the whole frame"
 
     @property
+    def output_fields(self) -> tuple[str, ...]:
+        """The fields that name outputs."""
+        fields = msgspec.structs.fields(cast(Any, self))
+        return tuple(field.name for field in fields if OutputName in (field.type, *get_args(field.type)))
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """The graph outputs that decoding reads."""
-        named = [
-            getattr(self, field.name)
-            for field in msgspec.structs.fields(cast(Any, self))
-            if OutputName in (field.type, *get_args(field.type))
-        ]
+        named = (getattr(self, field) for field in self.output_fields)
         return tuple(name for name in named if name is not None)
+
+    @property
+    def shown_from(self) -> float:
+        """The score from which a user sees a thing: the display threshold, or the only threshold there is."""
+        for field in ("display_threshold", "score_threshold"):
+            if (value := getattr(self, field, None)) is not None:
+                return float(value)
+        return 0.0
 
 
 class ResultKind(Part, Postprocess, frozen=True, kw_only=True, tag_field="kind"):

@@ -26,7 +26,7 @@ from edgewise.runtime.contract.manifest import (
 from edgewise.runtime.contract.postprocessing import PrototypeInstances
 from edgewise.runtime.contract.preprocessing import AsIs
 from edgewise.runtime.engines.base import Tensor
-from edgewise.runtime.frames.looks import views_of
+from edgewise.runtime.decoding.decode import looks_of
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.pixels.masks import crop_dense
 
@@ -85,8 +85,8 @@ class ScriptedStage:
 
 
 def image(number: int) -> Image:
-    views = views_of(MANIFEST, np.zeros((SIZE, SIZE, 3), np.uint8))
-    return Image(views, [{"image": views.looks[0].tensor}], number)
+    looks = looks_of(MANIFEST, np.zeros((SIZE, SIZE, 3), np.uint8))
+    return Image(looks, [{"image": looks.looks[0].tensor}], number)
 
 
 def track(stage: ScriptedStage, folder: Path) -> StageTrack:

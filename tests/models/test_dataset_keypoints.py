@@ -120,7 +120,7 @@ def test_points_outside_the_crop_and_unlabelled_ones_are_not_learnt(tmp_path: Pa
     truth = dataset.truth(0)
     assert truth.point_scores.tolist() == [[1, 0, 1]]
     assert truth.points[0, 0].tolist() == [40.5, 30.5]
-    assert truth.to_coco(7)[0]["keypoints"][:2] == [40, 30]
+    assert truth.records(7)[0]["keypoints"][:2] == [40, 30]
 
 
 def test_the_layout_is_read_from_the_category(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_true_outputs_through_the_runtime_score_high(tmp_path: Path) -> None:
         return outputs
 
     predictions = predict(network, manifest, dataset, range(len(dataset)))
-    results = [record for image_id, result in predictions for record in result.to_coco(image_id)]
+    results = [record for image_id, result in predictions for record in result.records(image_id)]
     assert mask_ap(dataset.json, results).ap > 0.85
 
 

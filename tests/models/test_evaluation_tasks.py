@@ -41,7 +41,7 @@ def _manifest(name: str, vocabulary: Vocabulary) -> Manifest:
 
 def _measured(outputs: Iterator[Outputs], manifest: Manifest, dataset: Any, task: str) -> Measured:
     found = predict(lambda _: next(outputs), manifest, dataset, range(len(dataset)))
-    records = [record for image_id, result in found for record in result.to_coco(image_id)]
+    records = [record for image_id, result in found for record in result.records(image_id)]
     return metric_of(task).measure(dataset, records)
 
 

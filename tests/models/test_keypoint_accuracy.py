@@ -33,7 +33,7 @@ def _perfect(scenes: CocoKeypoints) -> list[Record]:
     return [
         record
         for index in range(len(scenes))
-        for record in scenes.truth(index).to_coco(scenes.images[index].id)
+        for record in scenes.truth(index).records(scenes.images[index].id)
     ]
 
 
@@ -88,7 +88,7 @@ def test_people_who_are_not_found_are_missed_and_others_do_no_harm(scenes: CocoK
 def test_a_result_belongs_to_one_person_only(scenes: CocoKeypoints) -> None:
     index = next(index for index in range(len(scenes)) if scenes.people(index))
     person = scenes.people(index)[0]
-    (record, *_) = scenes.truth(index).to_coco(1)
+    (record, *_) = scenes.truth(index).records(1)
     left, width, height = person.bbox[0], *person.bbox[2:]
     near = {**record, "bbox": [left + 0.2 * width, person.bbox[1], width, height]}
     distances = relative_distances((person, person), [_moved(near, 0.3), record], 17)

@@ -73,7 +73,7 @@ def test_the_reference_evaluator_gives_the_same_numbers(scenes: CocoPanoptic) ->
     for index in range(len(scenes)):
         truth = scenes.truth(index)
         found = _perturbed(truth, rng)
-        records += found.to_coco(scenes.images[index].id)
+        records += found.records(scenes.images[index].id)
         # Void is the reference's extra class 0, which these scenes' ground truth never holds.
         reference.update(_coloured(found)[None], _coloured(truth)[None])
     expected = reference.compute().reshape(-1, 3)
@@ -183,7 +183,7 @@ def test_the_truth_is_perfect_and_nothing_is_worthless(scenes: CocoPanoptic) -> 
     records = [
         record
         for index in range(len(scenes))
-        for record in scenes.truth(index).to_coco(scenes.images[index].id)
+        for record in scenes.truth(index).records(scenes.images[index].id)
     ]
     perfect = PanopticQuality().measure(scenes, records)
     assert perfect.value == 1.0
@@ -205,7 +205,7 @@ def test_classes_that_are_nowhere_are_left_out_of_the_mean() -> None:
 
 def test_results_that_are_no_partition_are_refused(scenes: CocoPanoptic) -> None:
     image = scenes.images[0].id
-    records = scenes.truth(0).to_coco(image)
+    records = scenes.truth(0).records(image)
     with pytest.raises(DatasetError, match="overlap"):
         PanopticQuality().measure(scenes, [*records, records[0]])
     other = {**records[0], "segmentation": {**records[0]["segmentation"], "size": [63, 64]}}
@@ -229,6 +229,6 @@ def test_the_ground_truth_must_be_panoptic(scenes: CocoPanoptic) -> None:
 def test_records_become_the_map_they_came_from(scenes: CocoPanoptic) -> None:
     for index in range(6):
         truth = scenes.truth(index)
-        found = label_map(truth.to_coco(1), truth.frame_size, scenes.json)
+        found = label_map(truth.records(1), truth.frame_size, scenes.json)
         np.testing.assert_array_equal(found, truth.segments)
     assert json.loads(scenes.json.read_text())["annotations"]

@@ -28,11 +28,11 @@ from edgewise.runtime.contract.manifest import (
 )
 from edgewise.runtime.contract.postprocessing import HeatmapKeypoints, PanopticSegments
 from edgewise.runtime.contract.preprocessing import AffineCrop, Stretch
-from edgewise.runtime.decoding.decode import postprocess
+from edgewise.runtime.decoding.decode import decode_result, looks_of
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edgewise.runtime.frames.looks import FrameBoxes, views_of
+from edgewise.runtime.frames.looks import FrameBoxes
 
-from .conftest import _constant, _serialise, budget, write_files
+from .conftest import ONE_THREAD, _constant, _serialise, budget, write_files
 
 POSE_SIZE = (64, 48)
 HEATMAPS = TensorSpec(name="heatmaps", dtype=DType.FLOAT32, shape=(1, 2, 16, 12))
@@ -172,12 +172,14 @@ def build(
 ) -> Path:
     """A bundle whose goldens come from `truth` and whose model is `shipped` (the same where None)."""
     graph = draft.graphs["main"]
-    engine = OnnxRuntimeEngine(truth, inputs=graph.inputs, outputs=graph.outputs, where="truth", threads=1)
+    engine = OnnxRuntimeEngine(
+        truth, inputs=graph.inputs, outputs=graph.outputs, where="truth", options=ONE_THREAD
+    )
     files = {"models/fp32.onnx": truth if shipped is None else shipped}
     goldens = []
     for number, (frame, boxes) in enumerate(samples):
-        views = views_of(draft, frame, boxes)
-        outputs = [engine.run({"image": look.tensor}) for look in views.looks]
+        looks = looks_of(draft, frame, boxes)
+        outputs = [engine.run({"image": look.tensor}) for look in looks.looks]
         buffer = io.BytesIO()
         np.savez(buffer, **{name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]})
         stem = f"goldens/{number:03d}"
@@ -185,7 +187,7 @@ def build(
         golden = GoldenFrame(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json", boxes=places)
         files[golden.image] = cv2.imencode(".png", frame)[1].tobytes()
         files[golden.tensors] = buffer.getvalue()
-        files[golden.result] = msgspec.json.encode(postprocess(draft, views, outputs).to_coco(number))
+        files[golden.result] = msgspec.json.encode(decode_result(draft, looks, outputs).records(number))
         goldens.append(Golden(frames=(golden,)))
     return write_files(folder, msgspec.structs.replace(draft, goldens=tuple(goldens)), files)
 

@@ -14,8 +14,8 @@ import pytest
 from edgewise.runtime.contract.manifest import ClassLabel, Graph, Manifest, Provenance
 from edgewise.runtime.contract.postprocessing import PastedInstances, PrototypeInstances
 from edgewise.runtime.contract.preprocessing import Letterbox, Stretch
-from edgewise.runtime.decoding.decode import postprocess
-from edgewise.runtime.frames.looks import View, Views
+from edgewise.runtime.decoding.decode import decode_result
+from edgewise.runtime.frames.looks import Look, Looks
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.pixels.paste import paste_box_masks
 from edgewise.runtime.system.errors import ResultError
@@ -42,8 +42,8 @@ def geometry(size=(200, 330), spec=None):
 
 
 def decode(manifest, outputs, geometry):
-    look = View(np.zeros((1, *geometry.network_size, 3), np.uint8), geometry)
-    return postprocess(manifest, Views(geometry.source_size, (look,)), [outputs])
+    look = Look(np.zeros((1, *geometry.network_size, 3), np.uint8), geometry)
+    return decode_result(manifest, Looks(geometry.source_size, (look,)), [outputs])
 
 
 def prototype_outputs(**changes):
@@ -135,7 +135,7 @@ def test_nothing_found():
     outputs = prototype_outputs(scores=np.zeros((1, SLOTS), np.float32))
     found = decode(manifest(PROTOTYPES), outputs, geometry())
     assert len(found) == 0
-    assert found.to_coco(1) == []
+    assert found.records(1) == []
     assert (found.draw(np.zeros((200, 330, 3), np.uint8)) == 0).all()
 
 

@@ -156,5 +156,5 @@ def _refuse_odd_records(records: Records, keypoints: int, dataset: Dataset) -> N
             raise DatasetError(
                 f"a result for image {record['image_id']} has not {keypoints} keypoints and a box",
                 where=str(dataset.json),
-                hint="measure keypoint results, as Keypoints.to_coco gives them",
+                hint="measure keypoint results, as Keypoints.records gives them",
             )

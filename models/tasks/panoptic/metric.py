@@ -209,7 +209,7 @@ def _unusable(record: dict[str, Any], problem: str, where: Path) -> DatasetError
     return DatasetError(
         f"the result for image {record['image_id']} {problem}",
         where=str(where),
-        hint="measure panoptic results: one RLE record a segment, as Panoptic.to_coco gives them",
+        hint="measure panoptic results: one RLE record a segment, as Panoptic.records gives them",
     )
 
 
