@@ -27,7 +27,7 @@ class Candidates(NamedTuple):
     classes: Tensor
     """int64 [K]."""
     groups: Tensor | None
-    """[K]: only candidates of one group suppress each other; None: all do."""
+    """[1, K]: only candidates of one group suppress each other; None: all do."""
 
 
 class ClearClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -177,7 +177,7 @@ class BoxStage(nn.Module):
         boxes = config.coding.clip(decoded, config.extent)
         keep, settled = greedy_nms(
             boxes[None],
-            None if groups is None else groups[None],
+            groups,
             (ranked > 0.0)[None],
             decoding.iou_threshold,
             decoding.rounds,
