@@ -11,9 +11,10 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgewise.exporter.bundle.goldens import Picture
 from edgewise.exporter.graph.numerics import GraphRunner, Tensors, network_inputs
@@ -27,15 +28,16 @@ from edgewise.runtime.compare.matching import (
     match,
     pooled,
 )
-from edgewise.runtime.contract.manifest import Budget, Graph, Manifest, Precision, Task
+from edgewise.runtime.contract.manifest import Budget, Graph, Manifest, Precision
 from edgewise.runtime.decoding.decode import postprocess
-from edgewise.runtime.frames.looks import Views, views_of
+from edgewise.runtime.frames.looks import FrameBoxes, Views, views_of
 
 if TYPE_CHECKING:
     import onnx
 
     from edgewise.models.data.dataset import Dataset
-    from edgewise.models.tasks.metric import Metric
+    from edgewise.models.tasks.task import Task
+    from edgewise.runtime.results.result import Result
 
 
 class Role(enum.Enum):
@@ -173,24 +175,24 @@ def share_of_limit(check: Check) -> float:
 class TaskMetric:
     """The metric of a task on an annotated dataset, through the runtime's own pre- and postprocessing."""
 
+    task: Task
     dataset: Dataset
-    metric: Metric
 
     @classmethod
-    def of_dataset(cls, task: Task, path: Path) -> TaskMetric:
+    def of_dataset(cls, name: str, path: Path) -> TaskMetric:
         """Open the annotations of a task: its file of a folder of scenes, or a COCO file.
 
         Raises:
-            DatasetError: The dataset is missing or empty, or the task has none.
+            DatasetError: The dataset is missing or empty, or there is no such task.
         """
-        from edgewise.models.measuring.datasets import open_dataset
-        from edgewise.models.measuring.metrics import metric_of
+        from edgewise.models.measuring.tasks import task_of
 
-        return cls(open_dataset(task, path), metric_of(task))
+        task = task_of(name)
+        return cls(task, task.dataset.open(path))
 
     @property
     def name(self) -> str:
-        return self.metric.name
+        return self.task.metric.name
 
     @property
     def images(self) -> list[Path]:
@@ -199,10 +201,14 @@ class TaskMetric:
 
     def measure(self, manifest: Manifest, runner: GraphRunner) -> float:
         """The metric of a graph's results on every picture."""
+        from edgewise.models.measuring.evaluation import evaluate
+
         graph = next(iter(manifest.graphs.values()))
-        records: list[dict[str, Any]] = []
-        for index, image in enumerate(self.dataset.images):
-            views = views_of(manifest, self.dataset.frame(index), self.dataset.boxes(index))
-            outputs = [runner.run(inputs) for inputs in network_inputs(graph, views)]
-            records += postprocess(manifest, views, outputs).to_coco(image_id=image.id)
-        return self.metric.measure(self.dataset, records).value
+
+        def predict(frame: NDArray[np.uint8], boxes: FrameBoxes | None) -> Result:
+            views = views_of(manifest, frame, boxes)
+            return postprocess(
+                manifest, views, [runner.run(inputs) for inputs in network_inputs(graph, views)]
+            )
+
+        return evaluate(predict, self.dataset, self.task, range(len(self.dataset))).value

@@ -84,7 +84,7 @@ def choose_images(request: CalibrationRequest, manifest: Manifest) -> ChosenImag
     """
     task = None
     if request.validation is not None:
-        task = TaskMetric.of_dataset(manifest.task, request.validation)
+        task = TaskMetric.of_dataset(manifest.task.value, request.validation)
     exclude = task.images if task is not None else []
     chosen = _take(request, manifest, request.count, exclude)
     further = max(4, min(HELD_OUT, request.count // 4))
