@@ -25,7 +25,7 @@ import numpy as np
 from edgewise.runtime.contract.manifest import ClassLabel, KeypointLayout
 from edgewise.runtime.contract.postprocessing import HeatmapDecoding, HeatmapKeypoints
 from edgewise.runtime.contract.preprocessing import AffineCrop
-from edgewise.runtime.frames.looks import FrameBoxes, View, Looks
+from edgewise.runtime.frames.looks import FrameBoxes, Looks, View
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.kinds.keypoints.decode import cells_to_source, decode_heatmaps, heatmap_keypoints
 from edgewise.runtime.pixels.geometry import Geometry

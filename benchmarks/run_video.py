@@ -22,8 +22,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edgewise.runtime.engines.options import OnnxRuntimeOptions
 from edgewise.runtime.command.sinks import CocoResults
+from edgewise.runtime.engines.options import OnnxRuntimeOptions
 from edgewise.runtime.frames.sources import open_source
 from edgewise.runtime.walk.session import Session
 

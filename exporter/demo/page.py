@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.models.measuring.datasets import open_dataset
+from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
 from edgewise.runtime.command.sinks import OVERLAY_FOLDER, OVERLAY_SUFFIX
 from edgewise.runtime.contract.manifest import Precision
 from edgewise.runtime.frames.sources import read_image
@@ -125,7 +125,7 @@ def _metric(report: ParityReport, stage: str) -> float:
 
 def _scenes(made: Demo) -> list[SceneRow]:
     """A spread of the evaluation scenes that have a person, so that every model has something to show."""
-    dataset = open_dataset("keypoints", made.scenes)
+    dataset = CocoKeypoints.open(made.scenes)
     peopled = [index for index in range(len(dataset)) if len(dataset.boxes(index) or ())]
     places = np.linspace(0, len(peopled) - 1, min(SCENES_SHOWN, len(peopled))).round().astype(int).tolist()
     return [_scene(made, dataset.path(peopled[place])) for place in places]

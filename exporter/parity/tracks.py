@@ -14,8 +14,8 @@ from edgewise.exporter.parity.decoded import DecodedTally, match_results, score_
 from edgewise.exporter.parity.opening import Opened
 from edgewise.exporter.parity.report import Against, Status
 from edgewise.exporter.parity.stages import StageInfo
-from edgewise.exporter.parity.task import ResultFile
 from edgewise.exporter.parity.tensors import TensorTally, difference, structure_problems, value_problems
+from edgewise.models.tasks.task import Measuring
 from edgewise.runtime.compare.checks import class_maps
 from edgewise.runtime.contract.manifest import Budget, Manifest
 from edgewise.runtime.decoding.decode import decode_result
@@ -35,6 +35,7 @@ class Image:
 
     looks: Looks
     inputs: Sequence[Mapping[str, Tensor]]
+    index: int
     id: int
 
 
@@ -51,7 +52,7 @@ class StageTrack:
     """One stage over all images; with the wrong tensors it is not run again, NaN costs its image only."""
 
     opened: Opened
-    results: ResultFile
+    measuring: Measuring
     threshold: float
     images: int = 0
     shown: int = 0
@@ -107,7 +108,7 @@ class StageTrack:
             return None
         self.images += 1
         self.shown += int((result.scores >= self.threshold).sum())
-        self.results.add(result.records(image.id))
+        self.measuring.add(image.index, result)
         return Decoded([{**look, **class_maps(manifest, look)} for look in looks], result)
 
     def _run(self, image: Image) -> list[dict[str, Tensor]] | None:

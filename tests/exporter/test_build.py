@@ -25,8 +25,8 @@ from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import DType, KeptNode, Precision, PrecisionRecord, Target, TensorSpec
 from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
 from edgewise.runtime.contract.preprocessing import Stretch
-from edgewise.runtime.engines.opening import open_engine
 from edgewise.runtime.engines.cache import EngineCache
+from edgewise.runtime.engines.opening import open_engine
 from edgewise.runtime.engines.tensorrt_api import import_tensorrt
 from edgewise.runtime.system.errors import BackendError, BuildError, EdgewiseError, MissingExtraError
 

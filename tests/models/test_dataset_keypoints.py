@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from edgewise.models.data.augment import NO_AUGMENTATION, Augmentation
-from edgewise.models.measuring.datasets import open_dataset
 from edgewise.models.scenes import KEYPOINTS, LABELS, render_scene, write_dataset
 from edgewise.models.tasks.keypoints.augment_crop import swapped
 from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
@@ -134,7 +133,7 @@ def test_the_layout_is_read_from_the_category(tmp_path: Path) -> None:
 
 
 def test_scenes_come_back_as_they_were_rendered(tmp_path: Path) -> None:
-    dataset = open_dataset("keypoints", write_dataset(tmp_path / "set", 8, 4, 128))
+    dataset = CocoKeypoints.open(write_dataset(tmp_path / "set", 8, 4, 128))
     assert isinstance(dataset, CocoKeypoints)
     assert dataset.vocabulary.classes == LABELS[:1]
     assert dataset.layout == KEYPOINTS
@@ -200,8 +199,3 @@ def test_a_model_of_whole_frames_cannot_be_trained_on_people(tmp_path: Path) -> 
     dataset = CocoKeypoints.open(_write(tmp_path, _minimal()))
     with pytest.raises(DatasetError, match="look at crops"):
         dataset.training_pair(np.random.default_rng(0), 0, Stretch(size=(64, 64)), Augmentation())
-
-
-def test_tasks_without_datasets_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no dataset format"):
-        open_dataset("faces", tmp_path)
