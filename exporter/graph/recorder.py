@@ -46,6 +46,11 @@ class Recorder:
         self._keep({**inputs, **{name: np.asarray(value) for name, value in state.items()}}, ran.outputs)
         return ran
 
+    def forget(self) -> None:
+        """Keep the next runs instead."""
+        self.inputs.clear()
+        self.outputs.clear()
+
     def _keep(self, inputs: Tensors, outputs: Tensors) -> None:
         if len(self.inputs) < self.most:
             self.inputs.append(dict(inputs))

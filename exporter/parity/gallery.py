@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -75,25 +75,26 @@ def draw_overlay(
     dataset: Dataset,
     index: int,
     note: str,
-    images: Sequence[Image],
+    images: Callable[[], Iterable[Image]],
     tracks: Sequence[StageTrack],
 ) -> Overlay:
     """Draw what stages find on an image of the dataset beside the ground truth.
 
     Args:
-        images: What a stage walks to come to the image, which is the last.
+        images: Gives what a stage walks to come to the image, which is the last.
     """
     frame, truth, kind = dataset.frame(index), dataset.truth(index), kind_of(manifest)
     shown_from = manifest.postprocess.shown_from
     tiles = [_tile("ground truth", _counted(kind.counts(truth, 0.0).total(), kind.nouns), truth.draw(frame))]
     for track in tracks:
-        found = track.result_of_last(images)
+        found = track.result_of_last(images())
         if found is None:
             tiles.append(Tile(track.info.title, "gave no result", ""))
             continue
         caption = _caption(found, kind.counts(found, shown_from).total(), kind.nouns)
         tiles.append(_tile(track.info.title, caption, found.draw(frame)))
-    return Overlay(images[-1].id, dataset.images[index].file_name, note, tuple(tiles))
+    described = dataset.images[index]
+    return Overlay(described.id, described.file_name, note, tuple(tiles))
 
 
 def _counted(count: int, nouns: Nouns) -> str:

@@ -77,8 +77,7 @@ class ProbedRunner(HostState):
 
     Exposing an inner tensor keeps ONNX Runtime from fusing across it. Where both sessions give the same
     outputs to the bit, which the first runs show and every eighth shows again, the second one alone is run
-    for the
-    others: it is the same arithmetic.
+    for the others: it is the same arithmetic.
 
     Args:
         engine: As the device opens the file.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -118,18 +118,18 @@ class StageTrack:
         compared = ({**look, **kind.compared(manifest.postprocess, manifest, look).maps} for look in looks)
         return Decoded([{prefix + name: value for name, value in look.items()} for look in compared], result)
 
-    def result_of_last(self, images: Sequence[Image]) -> Result | None:
+    def result_of_last(self, images: Iterable[Image]) -> Result | None:
         """Walk some images anew, for a picture of the last; None where it gives nothing to decode."""
         stage, walk = self.opened.stage, self._walk
         if stage is None or walk is None:
             return None
         walk.reset()
         try:
-            looks = [walk.infer(image.prepared).outputs for image in images][-1]
-            specs = stage.specs[images[-1].prepared.graph]
-            if any(structure_problems(specs, look) + value_problems(look) for look in looks):
+            last = deque((walk.infer(image.prepared) for image in images), maxlen=1)[0]
+            specs = stage.specs[last.graph]
+            if any(structure_problems(specs, look) + value_problems(look) for look in last.outputs):
                 return None
-            return decode_result(self.manifest, images[-1].prepared.looks, looks)
+            return decode_result(self.manifest, last.looks, last.outputs)
         except EdgewiseError:
             return None
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 
 import msgspec
 
@@ -99,47 +100,53 @@ class Run:
         for index in range(self.count):
             yield self._image(prepare, index)
 
-    def images_to(self, index: int) -> list[Image]:
+    def images_to(self, index: int) -> Iterator[Image]:
         """What a stage walks to come to an image: the image itself, with state all images before it too."""
         if self.manifest.state:
-            return list(islice(self.images(), index + 1))
-        return [self._image(Preparation(self.manifest), index)]
+            return islice(self.images(), index + 1)
+        return iter((self._image(Preparation(self.manifest), index),))
 
     def _image(self, prepare: Preparation, index: int) -> Image:
         described = self.dataset.images[index]
         frame = Frame(index, described.file_name, self.dataset.frame(index), 0.0, described.id)
         return Image(prepare(frame, self.dataset.boxes(index)), index, described.id)
 
-    def feeds(self, image_id: int | None) -> Feeds | None:
+    def feeds(self, image_id: int | None) -> list[Feeds]:
         """An image to walk through the layers, and what its graph was given for the first look at it.
 
-        The wanted image, or where it has none (no person to look at) the first that has; None where none has.
+        The wanted image, or where it has none (no person to look at) the first that has; nothing where none
+        has. Behind it follows each graph that ran on the way there and may have left a wrong state, as it was
+        fed last.
         """
         ids = self.image_ids
         wanted = [] if image_id is None else [ids.index(image_id)]
-        for index in (*wanted, *range(len(ids))):
-            images = self.images_to(index)
-            looks = images[-1].prepared.looks.looks
-            if looks:
-                graph = images[-1].prepared.graph
-                return Feeds(ids[index], graph, self._fed(images, graph))
-        return None
+        fed = (self._fed(self.images_to(index)) for index in (*wanted, *range(len(ids))))
+        return next(filter(None, fed), [])
 
-    def _fed(self, images: list[Image], graph: str) -> dict[str, Tensor]:
-        last = images[-1].prepared
+    def _fed(self, images: Iterable[Image]) -> list[Feeds]:
         if not self.manifest.state:
-            return {image_input(self.manifest, graph): last.looks.looks[0].tensor}
+            (image,) = images
+            graph, looks = image.prepared.graph, image.prepared.looks.looks
+            return [
+                Feeds(image.id, graph, {image_input(self.manifest, graph): look.tensor}) for look in looks[:1]
+            ]
         import onnx
 
         canonical = {
-            name: GraphRunner(onnx.load_model_from_string(self.bundle.read(each.canonical or "")))
+            name: Recorder(
+                GraphRunner(onnx.load_model_from_string(self.bundle.read(each.canonical or ""))), 1
+            )
             for name, each in self.manifest.graphs.items()
         }
-        recorder = Recorder(canonical[graph], len(images))
-        walk = Walk(self.manifest, {**canonical, graph: recorder})
+        walk = Walk(self.manifest, canonical)
+        fed: dict[str, Feeds] = {}
         for image in images:
+            graph = image.prepared.graph
+            canonical[graph].forget()
             walk.infer(image.prepared)
-        return dict(recorder.inputs[-1])
+            fed.pop(graph, None)
+            fed[graph] = Feeds(image.id, graph, dict(canonical[graph].inputs[0]))
+        return list(reversed(fed.values()))
 
 
 def report(run: Run, progress: Callable[[str, int, int], None], started: float) -> ParityReport:
@@ -195,7 +202,7 @@ def gallery(run: Run, found: ParityReport) -> tuple[Overlay, ...]:
     titles = {stage.name: stage.title for stage in found.stages}
     chosen = choose_images(found.comparisons, titles, run.image_ids, run.objects, run.request.overlays)
     return tuple(
-        draw_overlay(run.manifest, run.dataset, index, note, run.images_to(index), tracks)
+        draw_overlay(run.manifest, run.dataset, index, note, partial(run.images_to, index), tracks)
         for index, note in chosen.items()
     )
 
@@ -272,8 +279,21 @@ def _divergence(run: Run, comparison: Comparison, limit: float) -> Divergence:
     if not reference.info.files:
         stand_in = EXPORTED_STAGE if comparison.candidate != EXPORTED_STAGE else CANONICAL
         reference = run.stages[stand_in]
-    feeds = run.feeds(image)
-    if feeds is None:
+    walks = (
+        find_divergence(
+            run.bundle,
+            run.bundle.graph(feeds.graph),
+            OnnxFile(candidate.info.title, candidate.info.files[feeds.graph]),
+            OnnxFile(reference.info.title, reference.info.files[feeds.graph]),
+            feeds.tensors,
+            image=feeds.image,
+            limit=limit,
+            threads=run.request.stage_threads,
+        )
+        for feeds in run.feeds(image)
+    )
+    first = next(walks, None)
+    if first is None:
         return Divergence(
             against=reference.info.title,
             image=None,
@@ -281,16 +301,7 @@ def _divergence(run: Run, comparison: Comparison, limit: float) -> Divergence:
             layer=None,
             detail="no image has anything to look at",
         )
-    return find_divergence(
-        run.bundle,
-        run.bundle.graph(feeds.graph),
-        OnnxFile(candidate.info.title, candidate.info.files[feeds.graph]),
-        OnnxFile(reference.info.title, reference.info.files[feeds.graph]),
-        feeds.tensors,
-        image=feeds.image,
-        limit=limit,
-        threads=run.request.stage_threads,
-    )
+    return next((found for found in chain((first,), walks) if found.layer is not None), first)
 
 
 def _curves(run: Run, comparisons: tuple[Comparison, ...]) -> Iterator[LayerCurve]:
@@ -301,9 +312,10 @@ def _curves(run: Run, comparisons: tuple[Comparison, ...]) -> Iterator[LayerCurv
         lowered = stage is not None and stage.lowered and track.info.precision is not Precision.FP32
         if Against.BEFORE not in comparison.against or not lowered:
             continue
-        feeds = run.feeds(image_to_walk(comparison))
-        if feeds is None:
+        fed = run.feeds(image_to_walk(comparison))
+        if not fed:
             return
+        feeds = fed[0]
         try:
             yield layer_curve(
                 run.bundle,

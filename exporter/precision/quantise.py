@@ -1,8 +1,7 @@
 """From FP32 graphs and images to their FP16 and INT8 files: calibration, islands, codes, precision search.
 
 One calibration table a graph serves all: FP16 islands are chosen by its ranges, INT8 codes have its scales,
-    and
-TensorRT's calibrator reads its cache form. INT8 graphs are judged on images that were not calibrated on;
+and TensorRT's calibrator reads its cache form. INT8 graphs are judged on images that were not calibrated on;
 where one misses its budget, the most sensitive nodes stay wider, as few as it takes, and the manifest names
 them. Of several graphs each is judged with the others in FP32, and then all together.
 """

@@ -6,9 +6,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgewise.exporter.graph.edit import element_types
-from edgewise.exporter.graph.numerics import relative_error, run_graph
+from edgewise.exporter.graph.numerics import run_graph
 from edgewise.exporter.graph.passes import PassRunner, expose
 from edgewise.exporter.passes.fp16 import Fp16Limits, choose_fp16, fp16_pass, weight_rounding_error
+from edgewise.runtime.compare.tensors import difference
 from edgewise.runtime.contract.manifest import Precision
 from edgewise.runtime.system.errors import ExportError
 
@@ -82,7 +83,7 @@ def test_one_island_with_a_cast_at_each_border() -> None:
     assert types["sum"] == TensorProto.FLOAT16
     assert types["turned"] == types["y"] == TensorProto.FLOAT
     values, reference = (run_graph(each, SAMPLES)[0]["y"] for each in (half, model))
-    assert 0 < relative_error(values, reference) < 5e-3
+    assert 0 < difference(values, reference).relative < 5e-3
 
 
 def test_a_large_activation_keeps_its_node_wide_and_says_so() -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgewise.exporter.from_torch.onnx_export import export_onnx, run_module
+from edgewise.exporter.from_torch.onnx_export import export_onnx
 from edgewise.exporter.graph.numerics import first_difference, run_graph
 from edgewise.exporter.way.export import CanonicalGraph
+from edgewise.models.measuring.torch_runner import TorchRunner
 from edgewise.runtime.contract.manifest import DType, Graph, TensorSpec
 from edgewise.runtime.system.errors import ExportError
 
@@ -51,7 +52,7 @@ def test_torch_and_onnx_agree(
     spots: ModuleType, spots_canonical: CanonicalGraph, spot_samples: Samples
 ) -> None:
     graph = spots.draft_manifest().graphs["main"]
-    reference = run_module(spots.SpotFinder().eval(), graph, spot_samples[0])
+    reference = TorchRunner(spots.SpotFinder().eval(), graph).run(spot_samples[0])
     values = run_graph(spots_canonical.exported, spot_samples)[0]
     assert first_difference(values, reference, list(reference), 1e-5) is None
 

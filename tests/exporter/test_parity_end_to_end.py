@@ -6,7 +6,6 @@ but the comparison itself can notice.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -32,7 +31,7 @@ from edgewise.exporter.parity.html import render_html
 from edgewise.exporter.parity.report import decode_report, encode_report
 from edgewise.runtime.contract.bundle import MANIFEST, Bundle
 from edgewise.runtime.contract.encoding import encode
-from edgewise.runtime.contract.manifest import FileEntry, Manifest, Precision, Target
+from edgewise.runtime.contract.manifest import Manifest, Precision, Target
 from edgewise.runtime.pixels.masks import crop_dense
 from edgewise.runtime.pixels.rle import encode_rle
 from edgewise.runtime.system.errors import (
@@ -42,6 +41,8 @@ from edgewise.runtime.system.errors import (
     EdgewiseError,
     ParityError,
 )
+
+from .breaking import edit, exchange
 
 FP32_FILE = "models/fp32.onnx"
 INT8_FILE = "models/onnxruntime.int8.onnx"
@@ -93,22 +94,6 @@ def write_spots(folder: Path, *, empty: tuple[int, ...] = (1,)) -> Path:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_spots(tmp_path_factory.mktemp("data") / "spots")
-
-
-def exchange(bundle: Path, path: str, data: bytes) -> None:
-    """Replace a file of a bundle and let the manifest list the new hash."""
-    (bundle / path).write_bytes(data)
-    manifest = Bundle.open(bundle).manifest
-    entry = FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-    files = tuple(entry if old.path == path else old for old in manifest.files)
-    (bundle / MANIFEST).write_bytes(encode(msgspec.structs.replace(manifest, files=files)))
-
-
-def edit(bundle: Path, path: str, change: Callable[[onnx.ModelProto], None]) -> None:
-    """Change an ONNX file of a bundle in place."""
-    model = onnx.load(bundle / path)
-    change(model)
-    exchange(bundle, path, model.SerializeToString())
 
 
 def edit_manifest(bundle: Path, change: Callable[[Manifest], Manifest]) -> None:
@@ -621,7 +606,7 @@ def test_halved_calibration_ranges_fail(broken_tiny: Path, tiny_data: Path) -> N
 
     bundle = Bundle.open(broken_tiny)
     assert bundle.manifest.calibration is not None
-    table = decode_table(bundle.read(bundle.manifest.calibration.table))
+    table = decode_table(bundle.read(bundle.manifest.calibration.tables["main"]))
     fp32 = onnx.load_model_from_string(bundle.read("models/fp32.onnx"))
     (record,) = (each for each in bundle.manifest.precisions if each.precision is Precision.INT8)
     placed = place(fp32, keep={node.node: node.reason for node in record.kept}, target=Target.ONNXRUNTIME)

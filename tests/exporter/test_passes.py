@@ -11,13 +11,14 @@ from edgewise.exporter.graph.conditions import (
     only_standard_operators,
     opset_of,
 )
-from edgewise.exporter.graph.numerics import first_difference, relative_error, run_graph
+from edgewise.exporter.graph.numerics import first_difference, run_graph
 from edgewise.exporter.graph.passes import Pass, PassRunner, expose
 from edgewise.exporter.passes.demote_probes import demote_probes
 from edgewise.exporter.passes.lower_opset import lower_opset, obstacle
 from edgewise.exporter.passes.plain_reshape import plain_reshape
 from edgewise.exporter.targets.profiles import check_target
 from edgewise.exporter.way.export import CanonicalGraph
+from edgewise.runtime.compare.tensors import difference
 from edgewise.runtime.contract.manifest import Target
 from edgewise.runtime.system.errors import ExportError
 
@@ -345,13 +346,13 @@ def test_roi_align_is_native_on_tensorrt_only() -> None:
 
 def test_relative_error_fails_closed() -> None:
     one = np.ones(3, np.float32)
-    assert relative_error(one, one) == 0.0
-    assert relative_error(one * 1.5, one) == 0.5
-    assert relative_error(np.array([1, np.nan, 1]), one) == np.inf
-    assert relative_error(one[:2], one) == np.inf
-    assert relative_error(one, np.zeros(3)) == np.inf
-    assert relative_error(np.array([np.inf, 1]), np.array([-np.inf, 1])) == np.inf
-    assert relative_error(np.array([np.inf, 1]), np.array([np.inf, 1])) == 0.0
+    assert difference(one, one).relative == 0.0
+    assert difference(one * 1.5, one).relative == 0.5
+    assert difference(np.array([1, np.nan, 1]), one).relative == np.inf
+    assert difference(one[:2], one).relative == np.inf
+    assert difference(one, np.zeros(3)).relative == np.inf
+    assert difference(np.array([np.inf, 1]), np.array([-np.inf, 1])).relative == np.inf
+    assert difference(np.array([np.inf, 1]), np.array([np.inf, 1])).relative == 0.0
 
 
 def test_a_missing_tensor_is_a_difference() -> None:

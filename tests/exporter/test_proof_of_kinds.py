@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,16 +17,19 @@ from torch import nn
 from edgewise.calibration.samples import CalibrationSet
 from edgewise.exporter.parity import Against, Level, ParityReport, ParityRequest, Status, compare
 from edgewise.exporter.parity.html import render_html
-from edgewise.exporter.precision.agreement import Agreement, Sample, TaskMetric
+from edgewise.exporter.precision.agreement import Agreement, PreparedClip, TaskMetric
 from edgewise.exporter.precision.calibration_images import CalibrationRequest, choose_images, pictures_of
 from edgewise.exporter.precision.quantise import calibrate_bundle
 from edgewise.exporter.way.export import export_bundle
 from edgewise.runtime.command.selftest import selftest
-from edgewise.runtime.contract.bundle import MANIFEST, Bundle
-from edgewise.runtime.contract.encoding import encode
-from edgewise.runtime.contract.manifest import Budget, FileEntry, Manifest, Precision
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import Budget, Manifest, Precision
+from edgewise.runtime.engines.options import OnnxRuntimeOptions
+from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.system.errors import DatasetError
+from edgewise.runtime.walk.walk import Preparation
 
+from .breaking import edit
 from .colour_models import (
     PanopticByColour,
     PoseByColour,
@@ -109,7 +111,7 @@ def whole(kind: Kind, calibrated: Bundle) -> ParityReport:
 
 def test_every_precision_passes_its_self_test(calibrated: Bundle) -> None:
     for precision in Precision:
-        report = selftest(calibrated, precision=precision, threads=1)
+        report = selftest(calibrated, OnnxRuntimeOptions(threads=1), precision)
         assert report.passed, report.failures
 
 
@@ -173,18 +175,15 @@ def test_the_page_shows_the_kind(kind: Kind) -> None:
 
 
 def spoilt(kind: Kind, folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> Path:
-    """The bundle with other weights in the FP32 file's largest tensor, whose new hash the manifest lists."""
+    """The bundle with other weights in the FP32 file's largest tensor."""
     path = Path(shutil.copytree(kind.bundle.path, folder / "spoilt.bundle"))
-    model = onnx.load(path / FP32_FILE)
-    weights = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
-    largest = max(weights, key=lambda tensor: int(np.prod(tensor.dims)))
-    largest.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(largest)), largest.name))
-    data = model.SerializeToString()
-    (path / FP32_FILE).write_bytes(data)
-    manifest = Bundle.open(path).manifest
-    entry = FileEntry(path=FP32_FILE, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-    files = tuple(entry if old.path == FP32_FILE else old for old in manifest.files)
-    (path / MANIFEST).write_bytes(encode(msgspec.structs.replace(manifest, files=files)))
+
+    def change_largest(model: onnx.ModelProto) -> None:
+        weights = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+        largest = max(weights, key=lambda tensor: int(np.prod(tensor.dims)))
+        largest.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(largest)), largest.name))
+
+    edit(path, FP32_FILE, change_largest)
     return path
 
 
@@ -205,12 +204,12 @@ def test_weights_that_find_something_else_break_all_levels(kind: Kind, tmp_path:
     }
     assert comparison.divergence is not None
     assert comparison.divergence.layer is not None
-    assert not selftest(Bundle.open(path), threads=1).passed
+    assert not selftest(Bundle.open(path), OnnxRuntimeOptions(threads=1)).passed
 
 
 def test_datasets_of_another_vocabulary_are_refused(kind: Kind, tmp_path: Path) -> None:
     data = Path(shutil.copytree(kind.dataset, tmp_path / "scenes"))
-    file = data / f"{kind.task.value}.json"
+    file = data / f"{kind.task}.json"
     name, message = {
         "keypoints": ('"foot"', "has the keypoints head, hand; the bundle has head, foot"),
         "panoptic": ('"sky"', r"calls 11 'hand' \(stuff\)"),
@@ -233,7 +232,7 @@ def test_people_are_calibrated_on_their_annotated_boxes(pose: Kind) -> None:
     images = choose_images(request, pose.bundle.manifest)
     assert all(sample.box is not None for sample in images.calibration.samples)
     assert all(sample.box is not None for sample in images.held_out)
-    pictures = request.first_pictures(pose.bundle.manifest, 3)
+    pictures = pictures_of(images.calibration.samples[:3])
     assert [one.boxes.boxes[0].tolist() for one in pictures if one.boxes is not None] == [
         list(sample.box or ()) for sample in images.calibration.samples[:3]
     ]
@@ -283,10 +282,14 @@ def test_a_drop_of_the_metric_breaks_the_int8_budget(kind: Kind, tmp_path: Path)
             metric_drop=metric_drop,
         )
         manifest = msgspec.structs.replace(kind.bundle.manifest, budgets=(roomy,))
-        graph = manifest.graphs["main"]
         held_out = choose_images(CalibrationRequest(images=kind.calibration, count=8), manifest).held_out
-        samples = [Sample.of_picture(manifest, graph, picture) for picture in pictures_of(held_out)]
-        return Agreement(manifest, graph, right, samples, task).budget_used(model, Precision.INT8)
+        prepare = Preparation(manifest)
+        clips = [
+            PreparedClip([prepare(Frame(number, "", picture.frame, 0.0), picture.boxes)])
+            for number, picture in enumerate(pictures_of(held_out))
+        ]
+        agreement = Agreement(manifest, {"main": right}, clips, task)
+        return agreement.budget_used({"main": model}, Precision.INT8)
 
     assert used(right, 0.01) == pytest.approx(0.0, abs=1e-6)
     assert used(wrong, 1.0) <= 1.0 < used(wrong, 0.01)

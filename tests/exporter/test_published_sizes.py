@@ -26,16 +26,18 @@ from edgewise.calibration.samples import CalibrationSet
 from edgewise.exporter.bundle.model_files import name_model_files
 from edgewise.exporter.bundle.writer import write_bundle
 from edgewise.exporter.engines.build import BuildOptions, build_engine
-from edgewise.exporter.from_torch.onnx_export import comparable_names, run_module
+from edgewise.exporter.from_torch.onnx_export import comparable_names
 from edgewise.exporter.graph.conditions import opset_of
-from edgewise.exporter.graph.numerics import Tensors, network_inputs, relative_error, run_graph
+from edgewise.exporter.graph.numerics import Tensors, network_inputs, run_graph
 from edgewise.exporter.graph.passes import PassRunner
 from edgewise.exporter.passes.fp16 import choose_fp16, narrow_nodes
 from edgewise.exporter.precision.typed_graphs import explained
 from edgewise.exporter.targets.lowering import lower_for
 from edgewise.exporter.way.export import canonical_graph
 from edgewise.models.data.vocabulary import Vocabulary, VocabularySize
+from edgewise.models.measuring.torch_runner import TorchRunner
 from edgewise.models.scenes.scene import render_scene
+from edgewise.runtime.compare.tensors import difference
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import (
     CalibrationMethod,
@@ -127,10 +129,10 @@ def export_every_precision(name: str, images: Path, folder: Path) -> Exported:
     chosen = CalibrationSet.from_folder(images, count=2, seed=0)
     frame = cv2.imread(str(chosen.samples[0].path))
     samples = network_inputs(graph, looks_of(draft, frame))[:1]
-    reference = run_module(module, graph, samples[0])
+    reference = TorchRunner(module, graph).run(samples[0])
     made = canonical_graph(module, graph, samples, [reference])
     values = run_graph(made.canonical, samples)[0]
-    errors = {output: relative_error(value, reference[output]) for output, value in values.items()}
+    errors = {output: difference(value, reference[output]).relative for output, value in values.items()}
     others = {output: float(np.mean(value != reference[output])) for output, value in values.items()}
     require_clean(made.canonical)
     fp32 = made.fp32

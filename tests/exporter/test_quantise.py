@@ -17,16 +17,17 @@ from torch import nn
 from edgewise.calibration.table import decode_table
 from edgewise.exporter.bundle.budgets import FP16, FP32, INT8
 from edgewise.exporter.bundle.goldens import drawn_frame
-from edgewise.exporter.graph.numerics import relative_error, run_graph
+from edgewise.exporter.graph.numerics import run_graph
 from edgewise.exporter.graph.passes import expose
 from edgewise.exporter.precision import quantise
 from edgewise.exporter.precision import typed_graphs as precisions
-from edgewise.exporter.precision.agreement import Agreement, share_of_limit
+from edgewise.exporter.precision.agreement import Agreement, Models
 from edgewise.exporter.precision.calibration_images import CalibrationRequest, choose_images
 from edgewise.exporter.precision.quantise import calibrate_bundle
 from edgewise.exporter.way.export import ExportOptions, export_bundle
 from edgewise.runtime.command.selftest import selftest
-from edgewise.runtime.compare.checks import Check
+from edgewise.runtime.compare.checks import Check, Level
+from edgewise.runtime.compare.tensors import difference
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import Budget, CalibrationMethod, Precision, Target
 from edgewise.runtime.system.errors import CalibrationError, DatasetError
@@ -103,10 +104,9 @@ def test_the_manifest_tells_the_whole_way(calibrated: Bundle, pictures: Path) ->
     assert calibration is not None
     assert calibration.method is CalibrationMethod.ENTROPY
     assert calibration.sample_count == 8
-    table = decode_table(calibrated.read(calibration.table))
+    table = decode_table(calibrated.read(calibration.tables["main"]))
     assert table.samples_sha256 == calibration.samples_sha256
-    assert calibration.tensorrt_cache is not None
-    assert calibrated.read(calibration.tensorrt_cache).startswith(b"TRT-")
+    assert calibrated.read(calibration.tensorrt_caches["main"]).startswith(b"TRT-")
     golden = cv2.imdecode(np.frombuffer(calibrated.read(manifest.goldens[0].frames[0].image), np.uint8), 1)
     assert any(np.array_equal(golden, cv2.imread(str(path))) for path in pictures.iterdir())
 
@@ -141,8 +141,8 @@ def test_both_int8_forms_mean_the_same(calibrated: Bundle, pictures: Path) -> No
             (Target.TENSORRT, Precision.INT8),
         )
     ]
-    assert 0 < relative_error(heats[1], heats[0]) < 0.1
-    assert 0 < relative_error(heats[2], heats[0]) < 0.1
+    assert 0 < difference(heats[1], heats[0]).relative < 0.1
+    assert 0 < difference(heats[2], heats[0]).relative < 0.1
 
 
 def test_calibrating_again_exchanges_the_files(copied: Bundle, pictures: Path) -> None:
@@ -223,7 +223,8 @@ def test_a_count_that_breaks_another_form_is_passed_over(
     """U8 meets the budget with 0 and with 2 nodes kept, S8 from 1 on: neither form alone needs 2."""
     judged: list[tuple[bool, int]] = []
 
-    def by_hand(self: Agreement, model: onnx.ModelProto, precision: Precision) -> float:
+    def by_hand(self: Agreement, models: Models, precision: Precision) -> float:
+        model = models["main"]
         stored = [tensor for tensor in model.graph.initializer if len(tensor.dims) >= 2]
         codes = [one for one in stored if one.data_type in (TensorProto.INT8, TensorProto.UINT8)]
         unsigned = TensorProto.UINT8 in {tensor.data_type for tensor in model.graph.initializer}
@@ -290,13 +291,19 @@ def test_validation_images_are_refused_for_calibration(tmp_path: Path, spots: Mo
 # ---------------------------------------------------------------- judging
 
 
-def test_share_of_limit_fails_closed() -> None:
-    assert share_of_limit(Check("s", "q", 0.01, 0.02)) == pytest.approx(0.5)
-    assert share_of_limit(Check("s", "q", 0.97, 0.95, at_least=True)) == pytest.approx(0.6)
-    assert share_of_limit(Check("s", "q", float("nan"), 0.02)) == float("inf")
-    assert share_of_limit(Check("s", "q", float("nan"), 0.95, at_least=True)) == float("inf")
-    assert share_of_limit(Check("s", "q", 0.99, 1.0, at_least=True)) == float("inf")
-    assert share_of_limit(Check("s", "q", 1.0, 1.0, at_least=True)) == 0.0
+def test_the_share_of_a_limit_fails_closed() -> None:
+    def share(value: float | None, limit: float, *, at_least: bool = False) -> float:
+        check = Check(level=Level.RAW, figure="q", value=value, limit=limit, at_least=at_least)
+        return check.share_of_limit
+
+    assert share(0.01, 0.02) == pytest.approx(0.5)
+    assert share(0.97, 0.95, at_least=True) == pytest.approx(0.6)
+    assert share(float("nan"), 0.02) == float("inf")
+    assert share(float("nan"), 0.95, at_least=True) == float("inf")
+    assert share(None, 0.02) == float("inf")
+    assert share(None, 0.95, at_least=True) == float("inf")
+    assert share(0.99, 1.0, at_least=True) == float("inf")
+    assert share(1.0, 1.0, at_least=True) == 0.0
 
 
 def test_a_node_that_cannot_be_float16_either_says_both_reasons() -> None:

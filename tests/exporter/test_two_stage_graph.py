@@ -26,7 +26,7 @@ from edgewise.calibration.samples import CalibrationSet
 from edgewise.exporter.bundle.goldens import drawn_frame
 from edgewise.exporter.engines.check import check_realised
 from edgewise.exporter.engines.compile import CompileJob, compile_graph
-from edgewise.exporter.from_torch.onnx_export import comparable_names, run_module
+from edgewise.exporter.from_torch.onnx_export import comparable_names
 from edgewise.exporter.graph.conditions import opset_of
 from edgewise.exporter.graph.edit import element_types
 from edgewise.exporter.graph.numerics import first_difference, run_graph
@@ -41,6 +41,7 @@ from edgewise.models.layers.deform_conv import DeformConv
 from edgewise.models.layers.nms import greedy_nms, rank_order
 from edgewise.models.layers.roi_align import deploy_pyramid_roi_align, roi_levels
 from edgewise.models.layers.two_stage.proposal_stage import ProposalConfig, proposals
+from edgewise.models.measuring.torch_runner import TorchRunner
 from edgewise.runtime.contract.manifest import (
     CalibrationMethod,
     DType,
@@ -268,7 +269,7 @@ def kinds_of(model: onnx.ModelProto) -> Counter[str]:
 @pytest.mark.slow
 def test_things_happen(network: TwoStage, samples: list[dict[str, np.ndarray]]) -> None:
     """The other tests compare something: several classes, several sizes, instances that win."""
-    values = run_module(network, GRAPH, samples[0])
+    values = TorchRunner(network, GRAPH).run(samples[0])
     assert len(np.unique(values["classes"])) > 1
     assert len(np.unique(values["segments"])) > 3
     assert (values["segments"] >= STUFF).any()
