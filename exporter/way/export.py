@@ -32,6 +32,7 @@ from edgewise.exporter.targets.lowering import canonicalise, lower_for, lower_fp
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.check import check
 from edgewise.runtime.contract.manifest import (
+    Budget,
     Graph,
     Manifest,
     Precision,
@@ -69,6 +70,7 @@ class ExportOptions:
         targets: Who shall run the bundle.
         images: Pictures for the goldens; without any, the calibration set gives them, else they are drawn.
         calibration: Also make FP16 and INT8 files, from these images.
+        budgets: What each precision may differ by, in place of the draft's; the defaults where neither says.
         progress: Called with a line at the start of every step.
     """
 
@@ -77,6 +79,7 @@ class ExportOptions:
     targets: tuple[Target, ...] = tuple(Target)
     images: tuple[Path, ...] = ()
     calibration: CalibrationRequest | None = None
+    budgets: tuple[Budget, ...] = ()
     progress: Callable[[str], None] = field(default=_silent, compare=False)
 
 
@@ -118,6 +121,7 @@ def export_bundle(
     options = options or ExportOptions()
     destination = Path(destination)
     refuse_occupied(destination, replace=options.replace)
+    draft = msgspec.structs.replace(draft, budgets=options.budgets or draft.budgets or DEFAULT_BUDGETS)
     _check_draft(modules, draft)
     options.progress("reading images")
     pictures = golden_pictures(draft.preprocess, _pictures(draft, options))
@@ -153,7 +157,6 @@ def export_bundle(
         graphs={name: msgspec.structs.replace(graph, canonical=canonical_path, files=named.entries)},
         precisions=(PrecisionRecord(precision=Precision.FP32, asked="every node in float32"),),
         goldens=tuple(golden.golden for golden in goldens),
-        budgets=draft.budgets or DEFAULT_BUDGETS,
     )
     if options.calibration is not None:
         from edgewise.exporter.precision.quantise import quantise

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgewise.exporter.bundle.budgets import FP32
 from edgewise.exporter.bundle.goldens import GOLDEN_COUNT, Picture, drawn_frame, golden_pictures
 from edgewise.exporter.way.export import ExportOptions, export_bundle, export_checkpoint
 from edgewise.models import registry
@@ -84,11 +85,13 @@ def test_the_same_export_gives_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_device_only_leaves_the_source_out(spots: ModuleType, tmp_path: Path) -> None:
-    options = ExportOptions(device_only=True, targets=(Target.ONNXRUNTIME,))
+def test_device_only_leaves_the_source_out_and_budgets_are_stated(spots: ModuleType, tmp_path: Path) -> None:
+    budgets = (msgspec.structs.replace(FP32, metric_drop=0.5),)
+    options = ExportOptions(device_only=True, targets=(Target.ONNXRUNTIME,), budgets=budgets)
     bundle = export_bundle({"main": spots.SpotFinder()}, spots.draft_manifest(), tmp_path / "b", options)
     assert not [entry.path for entry in bundle.manifest.files if entry.path.startswith("source/")]
     assert [file.target for file in bundle.graph("main").files] == [Target.ONNXRUNTIME]
+    assert bundle.manifest.budgets == budgets
 
 
 @pytest.mark.slow
@@ -123,6 +126,7 @@ def test_wrong_inputs_leave_nothing(spots: ModuleType, tmp_path: Path) -> None:
     incoherent = msgspec.structs.replace(
         draft, postprocess=msgspec.structs.replace(draft.postprocess, masks="nowhere")
     )
+    twice = ExportOptions(budgets=(FP32, FP32))
     (tmp_path / "text.png").write_text("no picture")
     before = sorted(tmp_path.iterdir())
     destination = tmp_path / "b"
@@ -130,6 +134,8 @@ def test_wrong_inputs_leave_nothing(spots: ModuleType, tmp_path: Path) -> None:
         export_bundle({"main": broken}, draft, destination)
     with pytest.raises(ManifestError, match="'nowhere'"):
         export_bundle({"main": spots.SpotFinder()}, incoherent, destination)
+    with pytest.raises(ManifestError, match="two budgets"):
+        export_bundle({"main": spots.SpotFinder()}, draft, destination, twice)
     for name, message in (("text.png", "cannot be decoded"), ("none.png", "no such image")):
         with pytest.raises(SourceError, match=message):
             export_bundle(
