@@ -69,18 +69,27 @@ class ExportOptions:
         device_only: Leave out `source/`, which parity on a workstation reads and a device does not.
         targets: Who shall run the bundle.
         images: Pictures for the goldens; without any, the calibration set gives them, else they are drawn.
+        golden_count: Fewest frames of the self test, 2 or more; the last of a model of whole frames is plain.
         calibration: Also make FP16 and INT8 files, from these images.
         budgets: What each precision may differ by, in place of the draft's; the defaults where neither says.
         progress: Called with a line at the start of every step.
+
+    Raises:
+        ExportError: Too few goldens.
     """
 
     replace: bool = False
     device_only: bool = False
     targets: tuple[Target, ...] = tuple(Target)
     images: tuple[Path, ...] = ()
+    golden_count: int = GOLDEN_COUNT
     calibration: CalibrationRequest | None = None
     budgets: tuple[Budget, ...] = ()
     progress: Callable[[str], None] = field(default=_silent, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.golden_count < 2:
+            raise ExportError(f"a self test on {self.golden_count} frames", hint="give 2 or more")
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,7 @@ def export_bundle(
     draft = msgspec.structs.replace(draft, budgets=options.budgets or draft.budgets or DEFAULT_BUDGETS)
     _check_draft(modules, draft)
     options.progress("reading images")
-    pictures = golden_pictures(draft.preprocess, _pictures(draft, options))
+    pictures = golden_pictures(draft.preprocess, _pictures(draft, options), count=options.golden_count)
     (name, graph), module = next(iter(draft.graphs.items())), modules[next(iter(draft.graphs))].eval()
     refuse_broken_weights(module)
     looks = [network_inputs(graph, views_of(draft, one.frame, one.boxes)) for one in pictures]
@@ -250,7 +259,7 @@ def _pictures(draft: Manifest, options: ExportOptions) -> list[Picture]:
     if options.images:
         return [Picture(frame) for frame in read_frames(options.images)]
     if options.calibration is not None:
-        return options.calibration.first_pictures(draft, GOLDEN_COUNT - 1)
+        return options.calibration.first_pictures(draft, options.golden_count - 1)
     return []
 
 
