@@ -317,14 +317,17 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything.")] = Path(
         "demo-output"
     ),
+    model: Annotated[
+        list[str] | None, typer.Option(help="Which to show; may be repeated, all three if left out.")
+    ] = None,
     force: ForceOption = False,
 ) -> None:
     """The whole way once: scenes, export, calibration, engines, self test, overlays, parity report."""
     with _needs("demo"):
-        from edgewise.exporter.demo.demo import run_demo, summary
+        from edgewise.exporter.demo.demo import MODELS, run_demo, summary
 
         with _steps() as step:
-            made = run_demo(output, replace=force, progress=step, console=console)
+            made = run_demo(output, models=model or MODELS, replace=force, progress=step, console=console)
     console.print(summary(made))
 
 
