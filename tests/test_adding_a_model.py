@@ -53,7 +53,7 @@ def test_the_model_of_the_page_is_registered_and_forgotten_again(entry: registry
     registry.register(entry)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=200, reason="trains the page's model and takes it the whole way")
 def test_the_model_of_the_page_goes_the_whole_way(entry: registry.ModelEntry, tmp_path: Path) -> None:
     scenes = write_dataset(tmp_path / "scenes", 60, seed=5)
     others = write_dataset(tmp_path / "others", 6, seed=6)

@@ -173,6 +173,7 @@ def test_what_fits_of_another_model_begins_the_training(scenes: Path, tmp_path: 
         train(replace(refused, recipe=replace(recipe_for("hourglass-tiny"), steps=1, batch=1)))
 
 
+@pytest.mark.slow
 def test_the_checkpoint_says_what_it_is(scenes: Path, tmp_path: Path) -> None:
     recipe = replace(SHORT, steps=2)
     out = train(
