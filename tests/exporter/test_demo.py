@@ -15,7 +15,7 @@ from edgewise.runtime.contract.manifest import Precision
 from edgewise.runtime.system.errors import EdgewiseError, MissingExtraError
 
 
-@pytest.mark.slow(seconds=120, reason="export, calibration, three engines, a run and parity on 32 scenes")
+@pytest.mark.slow(seconds=200, reason="export, calibration, three engines, a run and parity on 32 scenes")
 def test_the_whole_way_once(tmp_path: Path) -> None:
     """With one model, the cheapest; the others go the same way."""
     pytest.importorskip("tensorrt_rtx_bindings", reason="the [rtx] extra is not installed")
