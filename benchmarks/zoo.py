@@ -34,19 +34,21 @@ from rich.status import Status
 from edgewise.exporter.bundle.budgets import FP32
 from edgewise.exporter.bundle.tool_versions import tool_versions
 from edgewise.exporter.engines.build import BuildOptions, EngineRecord, build_engine, with_realised
-from edgewise.exporter.from_torch.onnx_export import run_module
-from edgewise.exporter.graph.numerics import network_inputs, relative_error, run_graph
+from edgewise.exporter.graph.numerics import run_graph
 from edgewise.exporter.precision.calibration_images import CalibrationRequest
 from edgewise.exporter.way.export import ExportOptions, export_checkpoint
 from edgewise.models import registry
 from edgewise.models.checkpoints.checkpoint import CheckpointMeta, load_model, save_checkpoint
 from edgewise.models.checkpoints.evaluation import evaluate_module
 from edgewise.models.data.vocabulary import Vocabulary, VocabularySize
-from edgewise.models.measuring.datasets import open_dataset
+from edgewise.models.measuring.tasks import task_of
+from edgewise.models.measuring.torch_runner import TorchRunner
 from edgewise.models.scenes.dataset import write_dataset
-from edgewise.models.tasks.metric import Measured
+from edgewise.models.tasks.task import Measured
 from edgewise.runtime.command.selftest import golden_boxes, selftest
+from edgewise.runtime.compare.tensors import difference
 from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.check import image_input
 from edgewise.runtime.contract.manifest import (
     Budget,
     CalibrationMethod,
@@ -57,7 +59,7 @@ from edgewise.runtime.contract.manifest import (
     Precision,
     Target,
 )
-from edgewise.runtime.frames.looks import views_of
+from edgewise.runtime.decoding.decode import looks_of
 from edgewise.runtime.frames.sources import decode_image
 from edgewise.runtime.system.atomic import sha256_of, write_text
 
@@ -228,16 +230,17 @@ def against_torch(bundle: Bundle, checkpoint: Path) -> tuple[float, float]:
     """
     loaded = load_model(checkpoint)
     module, manifest = loaded.entry.deploy(loaded.module), bundle.manifest
-    graph, golden = bundle.graph("main"), manifest.goldens[0]
+    graph, golden = bundle.graph("main"), manifest.goldens[0].frames[0]
     assert graph.canonical is not None
     frame = decode_image(bundle.read(golden.image), where=golden.image)
-    sample = network_inputs(graph, views_of(manifest, frame, golden_boxes(golden)))[0]
-    wanted = run_module(module, graph, sample)
+    look = looks_of(manifest, frame, golden_boxes(golden)).looks[0]
+    sample = {image_input(manifest, "main"): look.tensor}
+    wanted = TorchRunner(module, graph).run(sample)
     found = run_graph(onnx.load_model_from_string(bundle.read(graph.canonical)), [sample])[0]
     floats, others = [0.0], [0.0]
     for spec in (*graph.outputs, *graph.probes):
         if spec.dtype is DType.FLOAT32:
-            floats.append(relative_error(found[spec.name], wanted[spec.name]))
+            floats.append(difference(found[spec.name], wanted[spec.name]).relative)
         else:
             others.append(float(np.mean(found[spec.name] != wanted[spec.name])))
     return max(floats), max(others)
@@ -246,7 +249,7 @@ def against_torch(bundle: Bundle, checkpoint: Path) -> tuple[float, float]:
 def measure(checkpoint: Path, folder: Path, count: int) -> Measured:
     """The task's metric of a shipped checkpoint on the first scenes of a series that it never saw."""
     loaded = load_model(checkpoint)
-    dataset = open_dataset(loaded.entry.task, write_dataset(folder, count, UNSEEN, SIDE))
+    dataset = task_of(loaded.entry.task).dataset.open(write_dataset(folder, count, UNSEEN, SIDE))
     return evaluate_module(loaded, dataset)
 
 

@@ -25,7 +25,7 @@ from edgewise.models.families.upsnet import layouts as upsnet_layouts
 from edgewise.models.families.yolact import config as yolact_configs
 from edgewise.models.families.yolact import family as yolact
 from edgewise.models.families.yolact import layouts as yolact_layouts
-from edgewise.runtime.contract.manifest import Manifest, Provenance, Task
+from edgewise.runtime.contract.manifest import Manifest, Provenance
 from edgewise.runtime.contract.preprocessing import Preprocess
 from edgewise.runtime.system.errors import ModelError
 
@@ -39,7 +39,7 @@ class Family:
     """
 
     name: str
-    task: Task
+    task: str
     config_type: type[msgspec.Struct]
     vocabulary_size: Callable[[Any], VocabularySize]
     fit: Callable[[Any, Vocabulary], Any]
@@ -82,7 +82,7 @@ class ModelEntry:
             raise ModelError(f"not a config of {self.name}: {error}") from None
 
     @property
-    def task(self) -> Task:
+    def task(self) -> str:
         """What kind of result the model gives."""
         return self.family.task
 
@@ -149,7 +149,7 @@ def _fields(config: msgspec.Struct) -> dict[str, Any]:
 
 YOLACT = Family(
     name="yolact",
-    task=Task.INSTANCES,
+    task="instances",
     config_type=yolact_configs.YolactConfig,
     vocabulary_size=yolact.vocabulary_size,
     fit=yolact.fit,
@@ -164,7 +164,7 @@ YOLACT = Family(
 
 UPSNET = Family(
     name="upsnet",
-    task=Task.PANOPTIC,
+    task="panoptic",
     config_type=upsnet_configs.UpsnetConfig,
     vocabulary_size=upsnet.vocabulary_size,
     fit=upsnet.fit,
@@ -179,7 +179,7 @@ UPSNET = Family(
 
 HOURGLASS = Family(
     name="hourglass",
-    task=Task.KEYPOINTS,
+    task="keypoints",
     config_type=hourglass_configs.HourglassConfig,
     vocabulary_size=hourglass.vocabulary_size,
     fit=hourglass.fit,

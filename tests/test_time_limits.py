@@ -54,7 +54,9 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     """An empty suite with these limits; without other plugins, whose imports would count."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makeconftest(CONFTEST.read_text(encoding="utf-8"))
-    pytester.makeini("[pytest]\nfast_seconds = 0.05\nslow_seconds = 0.2\nmarkers = slow: slow\n")
+    pytester.makeini(
+        "[pytest]\nfast_seconds = 0.05\nslow_seconds = 0.2\nyardstick_seconds = 0\nmarkers = slow: slow\n"
+    )
     return pytester
 
 

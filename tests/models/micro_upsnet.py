@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from edgewise.models.families.upsnet.config import TINY, SemanticConfig
-from edgewise.models.layers.proposals import ProposalConfig
 from edgewise.models.layers.resnet import ResNetConfig
+from edgewise.models.layers.two_stage.proposal_stage import ProposalConfig
 
 MICRO = msgspec.structs.replace(
     TINY,

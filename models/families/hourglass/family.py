@@ -15,7 +15,7 @@ from edgewise.models.families.hourglass.deploy import HourglassDeploy
 from edgewise.models.families.hourglass.losses import losses
 from edgewise.models.families.hourglass.network import StackedHourglass
 from edgewise.models.tasks.keypoints.targets import KeypointTargets
-from edgewise.runtime.contract.manifest import DType, Graph, Manifest, Provenance, Task, TensorSpec
+from edgewise.runtime.contract.manifest import DType, Graph, Manifest, Provenance, TensorSpec
 from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
 from edgewise.runtime.contract.preprocessing import AffineCrop
 from edgewise.runtime.system.errors import ModelError
@@ -89,7 +89,6 @@ def manifest(name: str, config: HourglassConfig, vocabulary: Vocabulary, provena
     return Manifest(
         writer=f"edgewise {version('edgewise')}",
         name=name,
-        task=Task.KEYPOINTS,
         classes=vocabulary.classes,
         keypoints=vocabulary.keypoints,
         provenance=provenance,

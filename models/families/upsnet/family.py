@@ -15,7 +15,7 @@ from edgewise.models.families.upsnet.deploy import UpsnetDeploy
 from edgewise.models.families.upsnet.losses import losses
 from edgewise.models.families.upsnet.network import Upsnet
 from edgewise.models.tasks.panoptic.targets import PanopticTargets
-from edgewise.runtime.contract.manifest import ClassKind, DType, Graph, Manifest, Provenance, Task, TensorSpec
+from edgewise.runtime.contract.manifest import ClassKind, DType, Graph, Manifest, Provenance, TensorSpec
 from edgewise.runtime.contract.postprocessing import PanopticSegments
 from edgewise.runtime.contract.preprocessing import Letterbox, PadSide
 from edgewise.runtime.system.errors import ModelError
@@ -88,7 +88,6 @@ def manifest(name: str, config: UpsnetConfig, vocabulary: Vocabulary, provenance
     return Manifest(
         writer=f"edgewise {version('edgewise')}",
         name=name,
-        task=Task.PANOPTIC,
         classes=vocabulary.classes,
         provenance=provenance,
         graphs={"main": Graph(inputs=(image,), outputs=_outputs(config), probes=_probes(config))},

@@ -15,7 +15,7 @@ from edgewise.models.families.yolact.config import Suppression, YolactConfig
 from edgewise.models.families.yolact.deploy import YolactDeploy
 from edgewise.models.families.yolact.losses import losses
 from edgewise.models.families.yolact.network import Yolact
-from edgewise.runtime.contract.manifest import DType, Graph, Manifest, Provenance, Task, TensorSpec
+from edgewise.runtime.contract.manifest import DType, Graph, Manifest, Provenance, TensorSpec
 from edgewise.runtime.contract.postprocessing import PrototypeInstances
 from edgewise.runtime.contract.preprocessing import Stretch
 from edgewise.runtime.system.errors import ModelError
@@ -80,7 +80,6 @@ def manifest(name: str, config: YolactConfig, vocabulary: Vocabulary, provenance
     return Manifest(
         writer=f"edgewise {version('edgewise')}",
         name=name,
-        task=Task.INSTANCES,
         classes=vocabulary.classes,
         provenance=provenance,
         graphs={"main": Graph(inputs=(image,), outputs=_outputs(config), probes=_probes(config))},
