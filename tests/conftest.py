@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOM = 1.5
-"""What limits are multiplied by besides: memory and caches that other work shares slow a test more than a loop."""
+"""What limits are multiplied by besides: shared memory and caches slow a test more than a loop."""
 SPENT = "processor seconds"
 """Name of the property that a report carries."""
 
@@ -32,9 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("fast_seconds", "processor time that a test may take", default="2")
     parser.addini("slow_seconds", "processor time that a test marked slow may take", default="20")
     parser.addini(
-        "yardstick_seconds",
-        "what the yardstick takes where limits hold as they are; 0: do not scale",
-        default="0.02",
+        "yardstick_seconds", "time of the yardstick on a quiet processor; 0: no room", default="0.02"
     )
 
 
