@@ -16,7 +16,7 @@ from edgewise.exporter.precision.calibration_images import CalibrationRequest
 from edgewise.exporter.way.export import ExportOptions, export_checkpoint
 from edgewise.models import registry
 from edgewise.models.data.augment import NO_AUGMENTATION
-from edgewise.models.families.recipes import TINY
+from edgewise.models.families.recipe import TINY
 from edgewise.models.scenes.dataset import write_dataset
 from edgewise.models.training.loop import TrainingRequest, train
 from edgewise.runtime import Session

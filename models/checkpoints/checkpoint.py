@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from edgewise.models import registry
 from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.family import ModelEntry
 from edgewise.models.families.layout import Layout, map_state
 from edgewise.runtime.system.atomic import sha256_of, write_bytes
 from edgewise.runtime.system.errors import CheckpointError, ModelError
@@ -45,7 +46,7 @@ class CheckpointMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     @classmethod
     def of(
         cls,
-        entry: registry.ModelEntry,
+        entry: ModelEntry,
         vocabulary: Vocabulary,
         *,
         training_command: str = "",
@@ -62,7 +63,7 @@ class CheckpointMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             metrics=metrics or {},
         )
 
-    def entry(self) -> registry.ModelEntry:
+    def entry(self) -> ModelEntry:
         """The registry's entry with this checkpoint's config."""
         return registry.find(self.model).from_config(self.config)
 
@@ -71,7 +72,7 @@ class CheckpointMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 class LoadedModel:
     """A training definition in eval mode, with everything its checkpoint says."""
 
-    entry: registry.ModelEntry
+    entry: ModelEntry
     module: nn.Module
     meta: CheckpointMeta
     sha256: str

@@ -23,10 +23,10 @@ from edgewise.models.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from edgewise.models.data.dataset import Dataset
-from edgewise.models.families.recipes import Optimiser, Recipe, recipe_for
+from edgewise.models.families.family import ModelEntry
+from edgewise.models.families.recipe import Optimiser, Recipe
 from edgewise.models.measuring.datasets import open_dataset
 from edgewise.models.measuring.metrics import metric_of
-from edgewise.models.registry import ModelEntry
 from edgewise.models.tasks.metric import Measured
 from edgewise.models.training.batches import Batch, BatchSource
 from edgewise.runtime.contract.preprocessing import (
@@ -109,7 +109,7 @@ def train(request: TrainingRequest) -> Path:
     """
     if request.threads is not None:
         torch.set_num_threads(request.threads)
-    recipe = request.recipe or recipe_for(request.entry.name)
+    recipe = request.recipe or request.entry.recipe
     state_path = _beside(request.out, ".state")
     if request.restart:
         state_path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from edgewise.models.families.upsnet.config import UpsnetConfig
 from edgewise.models.families.upsnet.heads import BoxHead, MaskHead, ProposalHead, SemanticHead
 from edgewise.models.layers.anchors import AnchorRule, cell_anchors, level_anchors
+from edgewise.models.layers.batch_norm import freeze_batch_norm
 from edgewise.models.layers.box_coding import BoxCoding
 from edgewise.models.layers.fpn import NearestFeaturePyramid
 from edgewise.models.layers.resnet import ResNet
@@ -101,10 +102,7 @@ class Upsnet(nn.Module):
     def train(self, mode: bool = True) -> Upsnet:
         super().train(mode)
         if mode and self.config.freeze_batch_norm:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-                    module.requires_grad_(False)
+            freeze_batch_norm(self)
         if mode and self.config.frozen_stages:
             backbone = self.backbone
             for module in (backbone.conv1, backbone.bn1, *backbone.layers[: self.config.frozen_stages]):
