@@ -16,7 +16,7 @@ from edgewise.models.data.vocabulary import Vocabulary, VocabularySize
 from edgewise.models.families.layout import Layout
 from edgewise.models.families.recipe import Recipe
 from edgewise.models.layers.image_input import ImageInput
-from edgewise.runtime.contract.manifest import Manifest, Provenance, Task
+from edgewise.runtime.contract.manifest import ClassKind, Manifest, Provenance, Task
 from edgewise.runtime.contract.preprocessing import Preprocess
 from edgewise.runtime.system.errors import ModelError
 
@@ -30,6 +30,44 @@ class ModelConfig(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Named:
+    """How many things, stuff classes and keypoints a model names.
+
+    Each is the config's field that counts them, or a number that the architecture fixes.
+
+    Attributes:
+        says: The rule in words, e.g. "YOLACT finds things"; it begins the refusal of another vocabulary.
+    """
+
+    says: str
+    things: str | int = 0
+    stuff: str | int = 0
+    keypoints: str | int = 0
+
+    def size(self, config: Any) -> VocabularySize:
+        """What the model of a config names."""
+        parts = (self.things, self.stuff, self.keypoints)
+        return VocabularySize(*(getattr(config, part) if isinstance(part, str) else part for part in parts))
+
+    def fit(self, config: Any, vocabulary: Vocabulary, task: Task) -> Any:
+        """The config that names as much as a vocabulary has.
+
+        Raises:
+            ModelError: The vocabulary has none of what the config counts, or another number of the rest.
+        """
+        size = vocabulary.size
+        counts = ((self.things, size.things), (self.stuff, size.stuff), (self.keypoints, size.keypoints))
+        if any(not count if isinstance(part, str) else count != part for part, count in counts):
+            raise ModelError(
+                f"{self.says}, the vocabulary has {size}",
+                hint=f"give a dataset of the task {task.value} ({task.value}.json of a scenes folder)",
+            )
+        return msgspec.structs.replace(
+            config, **{part: count for part, count in counts if isinstance(part, str)}
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """One architecture: its config type, its published layouts, and the functions that an entry calls.
@@ -38,8 +76,7 @@ class Family:
         name: Of the architecture.
         task: What kind of result it gives.
         micro: The smallest config with every part, for tests. Its type is the config type of the family.
-        vocabulary_size: How many things, stuff classes and keypoints a config names.
-        fit: The config that names a vocabulary; ModelError where the architecture cannot.
+        named: How much a config's model names.
         build: The training definition with fresh weights.
         loss: Weighted scalar terms of (config, module, normalised images, targets).
         deploy: The deploy module with a copy of a training definition's weights.
@@ -53,8 +90,7 @@ class Family:
     name: str
     task: Task
     micro: ModelConfig
-    vocabulary_size: Callable[[Any], VocabularySize]
-    fit: Callable[[Any, Vocabulary], Any]
+    named: Named
     build: Callable[[Any], nn.Module]
     loss: Callable[[Any, Any, Tensor, Sequence[Any]], dict[str, Tensor]]
     deploy: Callable[[Any, Any], nn.Module]
@@ -135,18 +171,20 @@ class ModelEntry:
     @property
     def vocabulary_size(self) -> VocabularySize:
         """How many things, stuff classes and keypoints the model names."""
-        return self.family.vocabulary_size(self.config)
+        return self.family.named.size(self.config)
 
     def fit(self, vocabulary: Vocabulary) -> ModelEntry:
         """The same entry with as many classes and keypoints as a vocabulary has.
 
         Raises:
-            ModelError: The architecture cannot name such a vocabulary.
+            ModelError: The architecture cannot name such a vocabulary, or it does not list things first.
         """
-        return replace(self, config=self.family.fit(self.config, vocabulary))
+        _refuse_mixed_order(vocabulary)
+        return replace(self, config=self.family.named.fit(self.config, vocabulary, self.task))
 
     def refuse_misfit(self, vocabulary: Vocabulary) -> None:
-        """Raise ModelError unless the model names exactly as much as the vocabulary has."""
+        """Raise ModelError unless the model names exactly as much as the vocabulary has, things first."""
+        _refuse_mixed_order(vocabulary)
         if vocabulary.size != self.vocabulary_size:
             raise ModelError(
                 f"a vocabulary of {vocabulary.size} for the {self.vocabulary_size} of {self.name}",
@@ -188,3 +226,10 @@ class ModelEntry:
         self.refuse_misfit(vocabulary)
         draft = self.family.manifest(self.name, self.config, vocabulary, provenance)
         return msgspec.structs.replace(draft, licence=self.licence) if self.licence else draft
+
+
+def _refuse_mixed_order(vocabulary: Vocabulary) -> None:
+    if any(label.kind is ClassKind.THING for label in vocabulary.classes[len(vocabulary.things) :]):
+        raise ModelError(
+            "a model wants the things before the stuff in a vocabulary", hint="sort its classes by kind"
+        )

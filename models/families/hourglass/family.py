@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 
-import msgspec
 from torch import Tensor, nn
 
-from edgewise.models.data.vocabulary import Vocabulary, VocabularySize
-from edgewise.models.families.family import Family, ModelEntry, PublishedFigure
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.family import Family, ModelEntry, Named, PublishedFigure
 from edgewise.models.families.hourglass import recipes
 from edgewise.models.families.hourglass.config import MICRO, TINY, HourglassConfig, princeton, published
 from edgewise.models.families.hourglass.deploy import HourglassDeploy
@@ -21,27 +20,6 @@ from edgewise.models.tasks.keypoints.targets import KeypointTargets
 from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance, Task
 from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
 from edgewise.runtime.contract.preprocessing import AffineCrop
-from edgewise.runtime.system.errors import ModelError
-
-
-def vocabulary_size(config: HourglassConfig) -> VocabularySize:
-    """One class, the figure whose keypoints are found, and those."""
-    return VocabularySize(things=1, keypoints=config.keypoint_count)
-
-
-def fit(config: HourglassConfig, vocabulary: Vocabulary) -> HourglassConfig:
-    """The config for as many keypoints as the vocabulary has.
-
-    Raises:
-        ModelError: The vocabulary has no keypoints, or other classes than the one figure.
-    """
-    size = vocabulary.size
-    if size.keypoints == 0 or size.things != 1 or size.stuff != 0:
-        raise ModelError(
-            f"Stacked Hourglass finds the keypoints of one class, the vocabulary has {size}",
-            hint="give a dataset of keypoints (keypoints.json of a scenes folder)",
-        )
-    return msgspec.structs.replace(config, keypoint_count=size.keypoints)
 
 
 def loss(
@@ -86,8 +64,7 @@ FAMILY = Family(
     name="hourglass",
     task=Task.KEYPOINTS,
     micro=MICRO,
-    vocabulary_size=vocabulary_size,
-    fit=fit,
+    named=Named("Stacked Hourglass finds the keypoints of one class", things=1, keypoints="keypoint_count"),
     build=StackedHourglass,
     loss=loss,
     deploy=HourglassDeploy,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-import msgspec
 from torch import Tensor
 
-from edgewise.models.data.vocabulary import Vocabulary, VocabularySize
-from edgewise.models.families.family import Family, ModelEntry, PublishedFigure
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.family import Family, ModelEntry, Named, PublishedFigure
 from edgewise.models.families.tensors import (
     class_tensor,
     float_tensor,
@@ -22,41 +21,13 @@ from edgewise.models.families.upsnet.deploy import UpsnetDeploy
 from edgewise.models.families.upsnet.layouts import LAYOUTS
 from edgewise.models.families.upsnet.losses import losses
 from edgewise.models.families.upsnet.network import Features, Upsnet
-from edgewise.runtime.contract.manifest import ClassKind, Graph, Manifest, Provenance, Task, TensorSpec
+from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance, Task, TensorSpec
 from edgewise.runtime.contract.postprocessing import PanopticSegments
 from edgewise.runtime.contract.preprocessing import Letterbox, PadSide
-from edgewise.runtime.system.errors import ModelError
-
-
-def vocabulary_size(config: UpsnetConfig) -> VocabularySize:
-    """The things and the stuff that the model names."""
-    return VocabularySize(things=config.thing_count, stuff=config.stuff_count)
-
-
-def fit(config: UpsnetConfig, vocabulary: Vocabulary) -> UpsnetConfig:
-    """The config for as many things and stuff classes as the vocabulary has.
-
-    Raises:
-        ModelError: The vocabulary lacks things or stuff, or does not list things first.
-    """
-    if not vocabulary.things or not vocabulary.stuff:
-        raise ModelError(
-            f"UPSNet names things and stuff, the vocabulary has {vocabulary.size}",
-            hint="give a panoptic dataset (panoptic.json of a scenes folder)",
-        )
-    _refuse_mixed_order(vocabulary)
-    return msgspec.structs.replace(
-        config, thing_count=len(vocabulary.things), stuff_count=len(vocabulary.stuff)
-    )
 
 
 def manifest(name: str, config: UpsnetConfig, vocabulary: Vocabulary, provenance: Provenance) -> Manifest:
-    """The draft of a bundle's manifest: everything but files, precisions, calibration, goldens and budgets.
-
-    Raises:
-        ModelError: The vocabulary does not list things first.
-    """
-    _refuse_mixed_order(vocabulary)
+    """The draft of a bundle's manifest; export adds files, precisions, calibration, goldens and budgets."""
     image = frame_tensor(config.input_size)
     return Manifest(
         writer=f"edgewise {version('edgewise')}",
@@ -87,14 +58,6 @@ def raw_heads(features: Features) -> dict[str, Tensor]:
         **{f"deltas_{level}": value for level, value in enumerate(features.deltas)},
         "fcn_score": features.scores,
     }
-
-
-def _refuse_mixed_order(vocabulary: Vocabulary) -> None:
-    kinds = [label.kind for label in vocabulary.classes]
-    if ClassKind.THING in kinds[len(vocabulary.things) :]:
-        raise ModelError(
-            "UPSNet wants the things before the stuff in a vocabulary", hint="sort its classes by kind"
-        )
 
 
 def _outputs(config: UpsnetConfig) -> tuple[TensorSpec, ...]:
@@ -140,8 +103,7 @@ FAMILY = Family(
     name="upsnet",
     task=Task.PANOPTIC,
     micro=MICRO,
-    vocabulary_size=vocabulary_size,
-    fit=fit,
+    named=Named("UPSNet names things and stuff", things="thing_count", stuff="stuff_count"),
     build=Upsnet,
     loss=losses,
     deploy=UpsnetDeploy,

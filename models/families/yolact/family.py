@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 
-import msgspec
 from torch import Tensor
 
 from edgewise.models.data.instance_targets import InstanceTargets
-from edgewise.models.data.vocabulary import Vocabulary, VocabularySize
-from edgewise.models.families.family import Family, ModelEntry, PublishedFigure
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.family import Family, ModelEntry, Named, PublishedFigure
 from edgewise.models.families.tensors import class_tensor, float_tensor, frame_tensor, settled_tensor
 from edgewise.models.families.yolact import recipes
 from edgewise.models.families.yolact.config import (
@@ -29,26 +28,6 @@ from edgewise.models.families.yolact.network import Predictions, Yolact
 from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance, Task, TensorSpec
 from edgewise.runtime.contract.postprocessing import PrototypeInstances
 from edgewise.runtime.contract.preprocessing import Stretch
-from edgewise.runtime.system.errors import ModelError
-
-
-def vocabulary_size(config: YolactConfig) -> VocabularySize:
-    """The things that the model names; the background is not one."""
-    return VocabularySize(things=config.class_count)
-
-
-def fit(config: YolactConfig, vocabulary: Vocabulary) -> YolactConfig:
-    """The config for as many things as the vocabulary has.
-
-    Raises:
-        ModelError: The vocabulary has no things, or stuff.
-    """
-    if not vocabulary.things or vocabulary.stuff:
-        raise ModelError(
-            f"YOLACT finds things, the vocabulary has {vocabulary.size}",
-            hint="give a dataset of instances (instances.json of a scenes folder)",
-        )
-    return msgspec.structs.replace(config, class_count=len(vocabulary.things))
 
 
 def loss(
@@ -118,8 +97,7 @@ FAMILY = Family(
     name="yolact",
     task=Task.INSTANCES,
     micro=MICRO,
-    vocabulary_size=vocabulary_size,
-    fit=fit,
+    named=Named("YOLACT finds things", things="class_count"),
     build=Yolact,
     loss=loss,
     deploy=YolactDeploy,
