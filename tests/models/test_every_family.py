@@ -162,11 +162,13 @@ def test_the_deploy_module_gives_what_the_manifest_declares(case: Case) -> None:
 
 def test_the_deploy_module_computes_what_the_definition_computes(case: Case) -> None:
     assert case.entry.family.raw_heads is not None
-    module = lively(case.build()).eval()
+    module = lively(case.build()).train()
     before = {key: value.clone() for key, value in module.state_dict().items()}
     with torch.inference_mode():
-        outputs = case.entry.deploy(module)(case.batch.frames[:1])
-        wanted = case.entry.family.raw_heads(module(case.images[:1]))
+        outputs = case.entry.deploy(module).eval()(case.batch.frames[:1])
+        assert module.training
+        assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+        wanted = case.entry.family.raw_heads(module.eval()(case.images[:1]))
     found = {
         spec.name: value
         for spec, value in zip((*case.graph.outputs, *case.graph.probes), outputs, strict=True)
@@ -174,7 +176,6 @@ def test_the_deploy_module_computes_what_the_definition_computes(case: Case) -> 
     assert wanted.keys() >= {spec.name for spec in case.graph.probes}
     for name, value in wanted.items():
         assert float((found[name] - value).abs().max()) <= 1e-4 * float(value.abs().max()), name
-    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
 
 
 @pytest.mark.slow
