@@ -25,7 +25,7 @@ import numpy as np
 from edgewise.runtime.contract.manifest import ClassLabel, KeypointLayout
 from edgewise.runtime.contract.postprocessing import HeatmapDecoding, HeatmapKeypoints
 from edgewise.runtime.contract.preprocessing import AffineCrop
-from edgewise.runtime.frames.looks import FrameBoxes, View, Views
+from edgewise.runtime.frames.looks import FrameBoxes, Looks, View
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.kinds.keypoints.decode import cells_to_source, decode_heatmaps, heatmap_keypoints
 from edgewise.runtime.pixels.geometry import Geometry
@@ -49,14 +49,14 @@ def gaussians(rng: np.random.Generator) -> np.ndarray:
     return maps.astype(np.float32)
 
 
-def crops(rng: np.random.Generator) -> Views:
+def crops(rng: np.random.Generator) -> Looks:
     """The looks around random boxes of the frame, as the runtime makes them."""
     corners = rng.uniform(0, [FRAME[1] - 300, FRAME[0] - 500], (PEOPLE, 2))
     sides = rng.uniform([60, 120], [300, 500], (PEOPLE, 2))
     spec, frame = AffineCrop(size=NETWORK), np.zeros((*FRAME, 3), np.uint8)
     boxes = FrameBoxes(np.concatenate([corners, corners + sides], axis=1), np.ones(PEOPLE, np.float32))
     looks = [View(*preprocess(spec, frame, box=(x1, y1, x2, y2))) for x1, y1, x2, y2 in boxes.boxes.tolist()]
-    return Views(FRAME, tuple(looks), boxes)
+    return Looks(FRAME, tuple(looks), boxes)
 
 
 def loop_over_joints(heatmaps: np.ndarray, geometries: list[Geometry]) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 
 from edgewise.runtime.command.sinks import CocoResults
+from edgewise.runtime.engines.options import OnnxRuntimeOptions
 from edgewise.runtime.frames.sources import open_source
 from edgewise.runtime.walk.session import Session
 
@@ -112,7 +113,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "synthetic.mp4"
         write_video(video, options.frames)
-        with Session.open(options.bundle, precision=options.precision, threads=options.threads) as session:
+        with Session.open(
+            options.bundle, precision=options.precision, backend=OnnxRuntimeOptions(threads=options.threads)
+        ) as session:
             name = next(iter(session.engines.values())).name
             for _ in range(options.rounds):
                 alone.append(inference_rate(session, video, options.frames))

@@ -50,17 +50,19 @@ def calibrate(
     *,
     method: CalibrationMethod = CalibrationMethod.ENTROPY,
     percentile: float = DEFAULT_PERCENTILE,
+    feeds: Feeds | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> CalibrationTable:
     """Run a graph over a calibration set and choose the range of every tensor.
 
     Args:
-        model: The float32 graph, with one uint8 input [1, h, w, 3] and fixed shapes.
+        model: The float32 graph of fixed shapes, with one uint8 input [1, h, w, 3] unless `feeds` are given.
         samples: The images.
         preprocess: The manifest's preprocessing.
         method: How the ranges of tensors that may become codes are chosen.
         percentile: For that method.
+        feeds: What the graph is given for the images, where it takes more than one, such as state.
         threads: Of ONNX Runtime and of the counting; all cores where it is None.
         progress: Called after every sample.
 
@@ -69,21 +71,23 @@ def calibrate(
             infinite; the message names the tensor and the sample.
     """
     plan = _plan(load_model(model), None if method is not CalibrationMethod.MINMAX else ())
-    if len(plan.inputs) != 1:
-        raise CalibrationError(
-            f"the graph has {len(plan.inputs)} inputs: {', '.join(plan.inputs)}",
-            hint="give the arrays of every sample to `observe` and make the table from its ranges",
-        )
-    name = plan.inputs[0]
+    if feeds is None:
+        if len(plan.inputs) != 1:
+            raise CalibrationError(
+                f"the graph has {len(plan.inputs)} inputs: {', '.join(plan.inputs)}",
+                hint="give the arrays of every sample as `feeds`",
+            )
+        name = plan.inputs[0]
+        feeds = ((sample, {name: tensor}) for sample, tensor in samples.tensors(preprocess))
     total = len(samples.samples)
 
-    def feeds() -> Feeds:
-        for number, (sample, tensor) in enumerate(samples.tensors(preprocess)):
+    def counted(feeds: Feeds) -> Feeds:
+        for number, feed in enumerate(feeds):
             if progress is not None and number:
-                progress(number, total)
-            yield sample, {name: tensor}
+                progress(min(number, total), total)
+            yield feed
 
-    seen = _observe(plan, feeds(), threads)
+    seen = _observe(plan, counted(feeds), threads)
     if progress is not None:
         progress(total, total)
     return CalibrationTable(

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.preprocessing import AffineCrop, Preprocess
+from edgewise.runtime.contract.preprocessing import Preprocess
 from edgewise.runtime.frames.preprocessing import Box, preprocess
 from edgewise.runtime.frames.sources import IMAGE_SUFFIXES, decode_image
 from edgewise.runtime.system.errors import CalibrationError, EdgewiseError
@@ -157,7 +157,7 @@ def preprocess_sha256(spec: Preprocess) -> str:
 
 def _look(spec: Preprocess, sample: Sample, frame: NDArray[np.uint8]) -> Box | None:
     """Where the network looks: a model of crops without a box takes the whole frame."""
-    if not isinstance(spec, AffineCrop):
+    if not spec.needs_boxes:
         return None
     return sample.box or (0.0, 0.0, float(frame.shape[1]), float(frame.shape[0]))
 

@@ -25,7 +25,6 @@ from edgewise.runtime.contract.manifest import (
     Graph,
     Manifest,
     Provenance,
-    Task,
     TensorSpec,
 )
 from edgewise.runtime.contract.postprocessing import PrototypeInstances
@@ -108,7 +107,6 @@ def draft_manifest() -> Manifest:
     return Manifest(
         writer="export_your_module.py",
         name="colour-spots",
-        task=Task.INSTANCES,
         classes=tuple(ClassLabel(id=number + 1, name=name) for number, name in enumerate(COLOURS)),
         licence="Apache-2.0",
         provenance=Provenance(definition="export_your_module.SpotFinder"),

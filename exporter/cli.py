@@ -6,6 +6,7 @@ install.
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from edgewise.runtime.command.cli import app as device_app
@@ -169,7 +171,7 @@ def build(
             )
             record = build_engine(opened, target, precision, options)
             with_realised(opened, record)
-    layers = ", ".join(f"{number} {kind}" for kind, number in record.realised.layers.items())
+    layers = ", ".join(f"{number} {name}" for name, number in record.realised.layers.items())
     _say(f"{record.realised.tool} for {record.realised.device}: {record.size / 1e6:.1f} MB, layers: {layers}")
 
 
@@ -272,6 +274,33 @@ def train(
         )
         path = run_training(request)
     _say(f"wrote {path}")
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors of `edgewise train`.")
+    ],
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET", help="Folder of scenes, or a COCO json of the model's task.")
+    ],
+    limit: Annotated[int | None, typer.Option(min=1, help="Measure on the first so many images.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Image folder, if not beside the json.")] = None,
+) -> None:
+    """Measure a training definition by its task's metric: mask AP, PQ or PCK@0.1."""
+    with _needs("evaluate"):
+        from edgewise.models.checkpoints.checkpoint import load_model
+        from edgewise.models.checkpoints.evaluation import evaluate_module
+        from edgewise.models.measuring.tasks import task_of
+
+        loaded = load_model(checkpoint)
+        annotated = task_of(loaded.entry.task).dataset.open(dataset, images)
+        measured = evaluate_module(loaded, annotated, limit=limit, progress=True)
+    table = Table("", f"on {measured.images} images")
+    table.add_row(measured.name, f"{measured.value:.4f}", end_section=True)
+    for name, value in measured.parts.items():
+        table.add_row(name, "-" if math.isnan(value) else f"{value:.4f}")
+    console.print(table)
 
 
 @app.command()

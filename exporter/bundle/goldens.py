@@ -1,8 +1,8 @@
-"""Golden samples: frames with what the training definition gave for them, rerun on the device by `selftest`.
+"""Goldens: clips with what the training definition gave for them, rerun on the device by `selftest`.
 
-A golden is a PNG of the source frame with the boxes that a model of crops looks at, an .npz of the graph's
-outputs and probes as torch computed them (the looks at the frame stacked), and the decoded result as JSON in
-source coordinates.
+Each frame of a clip is a PNG of the source frame with the boxes that a model of crops looks at, an .npz of
+the outputs and probes of the graph that ran as torch computed them (the looks at the frame stacked), and the
+decoded result as JSON in source coordinates.
 """
 
 from __future__ import annotations
@@ -17,14 +17,19 @@ import cv2
 import numpy as np
 
 from edgewise.exporter.graph.numerics import Tensors
-from edgewise.runtime.contract.manifest import Golden, Graph, Manifest
-from edgewise.runtime.contract.preprocessing import AffineCrop, AsIs, Preprocess
-from edgewise.runtime.decoding.decode import postprocess
-from edgewise.runtime.frames.looks import FrameBoxes, views_of
+from edgewise.runtime.contract.manifest import Golden, GoldenFrame, Manifest
+from edgewise.runtime.contract.preprocessing import AsIs, Preprocess
+from edgewise.runtime.contract.schedules import KeyEveryN, KeyOnSceneChange
+from edgewise.runtime.frames.looks import FrameBoxes
+from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.system.errors import ExportError, SourceError
+from edgewise.runtime.walk.walk import Prepared, Walk
 
 GOLDEN_COUNT = 4
-"""Fewest frames of a bundle: three pictures and a plain grey one, where a trained detector finds nothing."""
+"""Fewest clips of a bundle: three pictures and a plain grey one, where a trained detector finds nothing."""
+LONGEST_CLIP = 4
+PAN = 0.02
+"""Share of the width by which a clip's next frame has moved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +38,10 @@ class Picture:
 
     frame: np.ndarray
     boxes: FrameBoxes | None = None
+
+
+Clip = tuple[Picture, ...]
+"""Consecutive frames; the first of them starts without state."""
 
 
 @dataclass(frozen=True)
@@ -44,35 +53,89 @@ class GoldenFiles:
 
 
 def make_goldens(
-    manifest: Manifest,
-    graph: Graph,
-    pictures: Sequence[Picture],
-    reference: Sequence[Sequence[Tensors]],
-) -> list[GoldenFiles]:
-    """Keep everything that the training definition says about some pictures.
+    manifest: Manifest, walk: Walk, clips: Sequence[Clip]
+) -> tuple[list[GoldenFiles], list[list[Prepared]]]:
+    """Keep everything that the training definition says about some clips.
 
     Args:
-        reference: Outputs and probes of every look at each picture, from `onnx_export.run_module`.
+        walk: With runners that give the training definition's outputs and probes.
+        clips: Each starts without state.
+
+    Returns:
+        The goldens, and the preprocessed frames of each clip.
 
     Raises:
+        ExportError: A graph of the schedule that no clip runs, or an output that does not fit the manifest.
         ResultError: Outputs that the manifest's postprocessing cannot decode.
     """
-    made = []
-    for number, (picture, looks) in enumerate(zip(pictures, reference, strict=True)):
-        views = views_of(manifest, picture.frame, picture.boxes)
-        outputs = [{spec.name: look[spec.name] for spec in graph.outputs} for look in looks]
-        result = postprocess(manifest, views, outputs)
-        stem = f"goldens/{number:03d}"
-        boxes = () if views.boxes is None else tuple(tuple(box) for box in views.boxes.boxes.tolist())
-        golden = Golden(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json", boxes=boxes)
-        stacked = {name: np.concatenate([look[name] for look in looks]) for name in looks[0]}
-        files = {
-            golden.image: encode_png(picture.frame),
-            golden.tensors: encode_npz(stacked),
-            golden.result: json.dumps(result.to_coco(image_id=number), indent=1).encode() + b"\n",
-        }
-        made.append(GoldenFiles(golden, files))
-    return made
+    made: list[GoldenFiles] = []
+    prepared: list[list[Prepared]] = []
+    number = 0
+    for clip in clips:
+        walk.reset()
+        frames: list[GoldenFrame] = []
+        files: dict[str, bytes] = {}
+        prepared.append([])
+        for picture in clip:
+            stem = f"goldens/{number:03d}"
+            ready = walk.prepare(Frame(number, stem, picture.frame, 0.0), picture.boxes)
+            frame, content = _golden_frame(walk, ready, stem, number)
+            frames.append(frame)
+            files.update(content)
+            prepared[-1].append(ready)
+            number += 1
+        made.append(GoldenFiles(Golden(frames=tuple(frames)), files))
+    ran = {ready.graph for clip in prepared for ready in clip}
+    if unproven := [graph for graph in manifest.schedule.graphs if graph not in ran]:
+        raise ExportError(
+            f"no golden clip runs the graph {unproven[0]!r}, so nothing would prove it",
+            where=manifest.name,
+            hint="give clips (ExportOptions.clips) whose frames make the schedule run every graph",
+        )
+    return made, prepared
+
+
+def _golden_frame(
+    walk: Walk, ready: Prepared, stem: str, number: int
+) -> tuple[GoldenFrame, dict[str, bytes]]:
+    inferred = walk.infer(ready)
+    records = walk.finish(inferred).records(image_id=number)
+    where = ready.looks.boxes
+    boxes = () if where is None else tuple(tuple(box) for box in where.boxes.tolist())
+    frame = GoldenFrame(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json", boxes=boxes)
+    looks = inferred.outputs
+    stacked = {name: np.concatenate([look[name] for look in looks]) for name in looks[0]}
+    return frame, {
+        frame.image: encode_png(ready.frame.image),
+        frame.tensors: encode_npz(stacked),
+        frame.result: json.dumps(records, indent=1).encode() + b"\n",
+    }
+
+
+def clips_of(manifest: Manifest, pictures: Sequence[Picture]) -> list[Clip]:
+    """Pictures as the clips that a bundle is proven on and calibrated with.
+
+    A model whose frames are independent takes each picture for itself. For others a picture becomes a short
+    pan over it, long enough that the schedule runs every graph and comes back to the first.
+    """
+    schedule = manifest.schedule
+    if not manifest.state and len(schedule.graphs) == 1:
+        return [(picture,) for picture in pictures]
+    if isinstance(schedule, KeyOnSceneChange):
+        # An unchanged second frame is no change of the scene, whatever the threshold.
+        steps = [0, 0, 1]
+    else:
+        steps = list(range(min(schedule.n + 1, LONGEST_CLIP) if isinstance(schedule, KeyEveryN) else 3))
+    return [tuple(_panned(picture, step) for step in steps) for picture in pictures]
+
+
+def _panned(picture: Picture, step: int) -> Picture:
+    """The picture moved to the left by some steps, mirrored at its border."""
+    shift = step * max(1, round(PAN * picture.frame.shape[1]))
+    if not shift:
+        return picture
+    padded = cv2.copyMakeBorder(picture.frame, 0, 0, 0, shift, cv2.BORDER_REFLECT_101)
+    return Picture(np.ascontiguousarray(padded[:, shift:]))
 
 
 def read_frames(paths: Sequence[Path]) -> list[np.ndarray]:
@@ -100,7 +163,7 @@ def golden_pictures(spec: Preprocess, pictures: Sequence[Picture] = (), *, seed:
     For a model of whole frames: the pictures, drawn ones where they are too few, and a plain grey one. For a
     model of crops no plain one, which has nothing to look at, and a drawn box in every picture without boxes.
     """
-    crops = isinstance(spec, AffineCrop)
+    crops = spec.needs_boxes
     made = [Picture(one.frame, one.boxes if crops else None) for one in pictures]
     generator = np.random.default_rng(seed)
     while len(made) < GOLDEN_COUNT - 1:

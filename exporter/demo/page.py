@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.models.measuring.datasets import open_dataset
+from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
 from edgewise.runtime.command.sinks import OVERLAY_FOLDER, OVERLAY_SUFFIX
-from edgewise.runtime.contract.manifest import Precision, Task
+from edgewise.runtime.contract.manifest import Precision
 from edgewise.runtime.frames.sources import read_image
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _column(made: Demo, model: ModelDemo) -> Column:
     checks = [check for comparison in report.comparisons for check in comparison.checks]
     return Column(
         name=manifest.name,
-        task=manifest.task.value,
+        task=manifest.task,
         metric=report.metric,
         torch=_metric(report, report.reference),
         widths=tuple(_width(model, precision, reference.name) for precision in Precision),
@@ -125,7 +125,7 @@ def _metric(report: ParityReport, stage: str) -> float:
 
 def _scenes(made: Demo) -> list[SceneRow]:
     """A spread of the evaluation scenes that have a person, so that every model has something to show."""
-    dataset = open_dataset(Task.KEYPOINTS, made.scenes)
+    dataset = CocoKeypoints.open(made.scenes)
     peopled = [index for index in range(len(dataset)) if len(dataset.boxes(index) or ())]
     places = np.linspace(0, len(peopled) - 1, min(SCENES_SHOWN, len(peopled))).round().astype(int).tolist()
     return [_scene(made, dataset.path(peopled[place])) for place in places]

@@ -147,9 +147,9 @@ def _plan(trt: Any, bundle: Bundle, target: Target, precision: Precision, option
     device = _device(target, options)
     source = bundle.graph_entry(options.graph, target, recipe.source)
     model = bundle.read(source.path)
-    kept = _kept(bundle, precision)
+    kept = _kept(bundle, options.graph, precision)
     pins = _pins(recipe, named, model, kept)
-    calibration = _calibration_cache(bundle) if recipe.calibration_cache else None
+    calibration = _calibration_cache(bundle, options.graph) if recipe.calibration_cache else None
     job = CompileJob(
         model=model,
         where=str(bundle.path / source.path),
@@ -241,10 +241,10 @@ def _device(target: Target, options: BuildOptions) -> Device:
     return Device((gpu.compute_capability,), gpu.name if target is Target.TENSORRT else "")
 
 
-def _kept(bundle: Bundle, precision: Precision) -> tuple[KeptNode, ...]:
+def _kept(bundle: Bundle, graph: str, precision: Precision) -> tuple[KeptNode, ...]:
     for entry in bundle.manifest.precisions:
         if entry.precision is precision:
-            return entry.kept
+            return tuple(node for node in entry.kept if node.graph == graph)
     return ()
 
 
@@ -256,15 +256,15 @@ def _pins(recipe: Recipe, named: bytes, source: bytes, kept: tuple[KeptNode, ...
     return pins_from_types(read_model(named))
 
 
-def _calibration_cache(bundle: Bundle) -> bytes:
+def _calibration_cache(bundle: Bundle, graph: str) -> bytes:
     calibration = bundle.manifest.calibration
-    if calibration is None or calibration.tensorrt_cache is None:
+    if calibration is None or graph not in calibration.tensorrt_caches:
         raise BuildError(
             "the bundle has no calibration cache",
             where=str(bundle.path),
             hint="run `edgewise calibrate`, or build from the INT8 graph",
         )
-    return bundle.read(calibration.tensorrt_cache)
+    return bundle.read(calibration.tensorrt_caches[graph])
 
 
 def _named_options(precision: Precision, options: BuildOptions) -> dict[str, str]:

@@ -43,7 +43,7 @@ def export_onnx(
         graph: Names, types and shapes of inputs, outputs and probes.
         samples: At least one input per graph input name, of the declared type and shape; the graph is
             compared with torch on each.
-        reference: What `run_module` gave for each sample; computed where it is None.
+        reference: What `TorchRunner` gave for each sample; computed where it is None.
 
     Returns:
         A checked model whose outputs are `graph.outputs` and then `graph.probes`.
@@ -54,10 +54,13 @@ def export_onnx(
     """
     if not samples:
         raise ExportError("an export needs at least one sample input", hint="pass a sample image")
+    from edgewise.models.measuring.torch_runner import TorchRunner
+
     module.eval()
     refuse_broken_weights(module)
     if reference is None:
-        reference = [run_module(module, graph, sample) for sample in samples]
+        runner = TorchRunner(module, graph)
+        reference = [runner.run(sample) for sample in samples]
     model = _trace(module, graph, samples[0])
     _name_nodes(model)
     strip_private_text(model)
@@ -80,60 +83,10 @@ def refuse_broken_weights(module: nn.Module) -> None:
             )
 
 
-def run_module(module: nn.Module, graph: Graph, sample: Tensors) -> dict[str, np.ndarray]:
-    """What the training definition gives for one sample, by the manifest's names.
-
-    Raises:
-        ExportError: The count, type, shape or finiteness of an output does not fit the manifest.
-    """
-    import torch
-
-    with torch.inference_mode():
-        values = module(*_arguments(graph, sample))
-    if isinstance(values, torch.Tensor):
-        values = (values,)
-    specs = (*graph.outputs, *graph.probes)
-    if len(values) != len(specs):
-        raise ExportError(
-            f"the module returns {len(values)} tensors, the manifest declares {len(specs)}",
-            where=", ".join(spec.name for spec in specs),
-            hint="return the outputs and then the probes, in the manifest's order",
-        )
-    found: dict[str, np.ndarray] = {}
-    for spec, value in zip(specs, values, strict=True):
-        array = value.detach().cpu().numpy()
-        _check_tensor(spec, array)
-        found[spec.name] = array
-    return found
-
-
 def _arguments(graph: Graph, sample: Tensors) -> tuple[torch.Tensor, ...]:
     import torch
 
-    arguments = []
-    for spec in graph.inputs:
-        if spec.name not in sample:
-            raise ExportError(
-                f"the sample gives no tensor {spec.name!r}", hint="give one array per graph input"
-            )
-        array = sample[spec.name]
-        _check_tensor(spec, array)
-        arguments.append(torch.from_numpy(np.ascontiguousarray(array)))
-    return tuple(arguments)
-
-
-def _check_tensor(spec: TensorSpec, array: np.ndarray) -> None:
-    if array.dtype.name != spec.dtype.value or array.shape != spec.shape:
-        raise ExportError(
-            f"the tensor is {array.dtype.name} {list(array.shape)}, "
-            f"the manifest declares {spec.dtype.value} {list(spec.shape)}",
-            where=spec.name,
-            hint="change the manifest's tensor, or cast and reshape inside the deploy module",
-        )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ExportError(
-            "the tensor holds NaN or infinity", where=spec.name, hint="check the weights and the decoding"
-        )
+    return tuple(torch.from_numpy(np.ascontiguousarray(sample[spec.name])) for spec in graph.inputs)
 
 
 def _trace(module: nn.Module, graph: Graph, sample: Tensors) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Run an ONNX graph on this machine and compare what two graphs say about the same inputs."""
+"""Run an ONNX graph on this machine, and find where what two graphs say about the same inputs parts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgewise.runtime.contract.manifest import Graph
-from edgewise.runtime.frames.looks import Views
+from edgewise.runtime.compare.tensors import difference
+from edgewise.runtime.engines.base import HostState
 from edgewise.runtime.system.errors import ExportError
 
 if TYPE_CHECKING:
@@ -17,20 +17,6 @@ if TYPE_CHECKING:
 
 Tensors = Mapping[str, np.ndarray]
 """Tensor name -> array."""
-
-
-def network_inputs(graph: Graph, views: Views) -> list[dict[str, np.ndarray]]:
-    """The graph's input by name, for every look at a frame.
-
-    Raises:
-        ExportError: The graph has other inputs than one image.
-    """
-    if len(graph.inputs) != 1:
-        raise ExportError(
-            f"the graph has {len(graph.inputs)} inputs; looks at frames feed graphs with one image input",
-            where=", ".join(inputs.name for inputs in graph.inputs),
-        )
-    return [{graph.inputs[0].name: look.tensor} for look in views.looks]
 
 
 @dataclass(frozen=True)
@@ -48,30 +34,6 @@ class Difference:
     detail: str
 
 
-def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
-    """max|value - reference| / max|reference| in float64; infinite for a NaN or another shape.
-
-    Equal infinities count as equal. An all-zero reference gives 0 for an all-zero value, else infinity.
-    """
-    if value.shape != reference.shape:
-        return float("inf")
-    if value.size == 0:
-        return 0.0
-    a, b = value.astype(np.float64), reference.astype(np.float64)
-    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
-        return float("inf")
-    finite = np.isfinite(b)
-    if not np.array_equal(a[~finite], b[~finite]):
-        return float("inf")
-    if not finite.any():
-        return 0.0
-    largest = float(np.abs(a[finite] - b[finite]).max())
-    scale = float(np.abs(b[finite]).max())
-    if largest == 0.0:
-        return 0.0
-    return largest / scale if scale > 0.0 else float("inf")
-
-
 def first_difference(
     values: Tensors, reference: Tensors, names: Iterable[str], limit: float
 ) -> Difference | None:
@@ -86,14 +48,14 @@ def first_difference(
         value, wanted = values[name], reference[name]
         if value.shape != wanted.shape:
             return Difference(name, float("inf"), f"shape {value.shape} instead of {wanted.shape}")
-        error = relative_error(value, wanted)
+        error = difference(value, wanted).relative
         if not error <= limit:
             return Difference(name, error, f"relative error {error:.3g} exceeds {limit:.3g}")
     return None
 
 
-class GraphRunner:
-    """One ONNX graph in ONNX Runtime on the CPU; runs are reproducible on one machine.
+class GraphRunner(HostState):
+    """One ONNX graph in memory as a runner, on ONNX Runtime's CPU; runs are reproducible on one machine.
 
     Raises:
         ExportError: ONNX Runtime refuses the graph.
@@ -115,6 +77,7 @@ class GraphRunner:
                 where=str(error).strip().splitlines()[0],
                 hint="an operator or its types have no CPU kernel; change the module or the pass",
             ) from error
+        self.name = f"onnxruntime {onnxruntime.__version__}"
         self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
 
     def run(self, inputs: Tensors) -> dict[str, np.ndarray]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from edgewise.calibration.samples import CalibrationSet
 from edgewise.models.data.dataset import Dataset
 from edgewise.runtime.contract.manifest import Calibration, Manifest
-from edgewise.runtime.contract.preprocessing import AffineCrop
 from edgewise.runtime.system.errors import CalibrationError, DatasetError
 
 
@@ -20,7 +19,7 @@ def refuse_calibration_images(manifest: Manifest, dataset: Dataset) -> None:
     calibration = manifest.calibration
     if calibration is None:
         return
-    boxes = isinstance(manifest.preprocess, AffineCrop)
+    boxes = manifest.preprocess.needs_boxes
     if any(digest == calibration.samples_sha256 for digest in _digests(calibration, dataset, boxes)):
         raise DatasetError(
             f"the {calibration.sample_count} calibration images were chosen from this dataset",

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from edgewise.exporter.parity.calibration_overlap import refuse_calibration_images
 from edgewise.exporter.parity.gallery import Overlay
-from edgewise.exporter.parity.opening import Opened, graph_of, open_stages
+from edgewise.exporter.parity.opening import graph_of, open_stages
 from edgewise.exporter.parity.report import Against, ParityReport, Status
 from edgewise.exporter.parity.request import ParityRequest
 from edgewise.exporter.parity.stages import EngineStage
-from edgewise.exporter.parity.task import ResultFile, check_vocabulary, words_of
+from edgewise.exporter.parity.task import check_vocabulary, words_of
 from edgewise.exporter.parity.tracks import Decoded, Image, PairTrack, StageTrack
 from edgewise.exporter.parity.verdict import Run, gallery, report
 from edgewise.models.data.dataset import Dataset
-from edgewise.models.measuring.datasets import open_dataset
-from edgewise.models.measuring.metrics import metric_of
+from edgewise.models.measuring.tasks import task_of
 from edgewise.runtime.compare.matching import display_threshold
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import Precision
@@ -58,22 +55,20 @@ def compare(request: ParityRequest, progress: Progress = _silent) -> Compared:
     bundle = Bundle.open(request.bundle)
     manifest = bundle.manifest
     words, graph = words_of(manifest), graph_of(bundle)[1]
-    dataset = open_dataset(manifest.task, request.dataset, request.images)
+    task = task_of(manifest.task)
+    dataset = task.dataset.open(request.dataset, request.images)
     check_vocabulary(manifest, dataset)
     refuse_calibration_images(manifest, dataset)
     count = _image_count(request, dataset)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgewise-parity-")))
         progress("opening stages", 0, count)
         opened = open_stages(bundle, request, stack)
         threshold = display_threshold(manifest.postprocess)
         stages = {
-            entry.info.name: StageTrack(entry, _result_file(folder, entry, stack), threshold)
-            for entry in opened
+            entry.info.name: StageTrack(entry, task.metric.begin(dataset), threshold) for entry in opened
         }
         pairs = _pairs(bundle, stages, threshold)
-        metric = metric_of(manifest.task)
-        run = Run(bundle, graph, words, dataset, metric, count, request, stages, pairs)
+        run = Run(bundle, graph, words, dataset, task.metric, count, request, stages, pairs)
         _compare_images(run, progress)
         found = report(run, progress, started)
         progress("drawing overlays", count, count)
@@ -84,12 +79,6 @@ def _image_count(request: ParityRequest, dataset: Dataset) -> int:
     if request.limit is not None and request.limit < 1:
         raise DatasetError(f"the limit is {request.limit}", hint="give a number from 1 up, or leave it out")
     return len(dataset) if request.limit is None else min(request.limit, len(dataset))
-
-
-def _result_file(folder: Path, entry: Opened, stack: ExitStack) -> ResultFile:
-    results = ResultFile(folder / f"{entry.info.name}.jsonl")
-    stack.callback(results.close)
-    return results
 
 
 def _pairs(bundle: Bundle, stages: dict[str, StageTrack], threshold: float) -> list[PairTrack]:

@@ -17,7 +17,7 @@ from edgewise.exporter.parity.tensors import structure_problems, value_problems
 from edgewise.exporter.parity.tracks import Image
 from edgewise.models.data.dataset import Dataset
 from edgewise.runtime.contract.manifest import Manifest
-from edgewise.runtime.decoding.decode import postprocess
+from edgewise.runtime.decoding.decode import decode_result
 from edgewise.runtime.results.result import Result
 from edgewise.runtime.system.errors import EdgewiseError
 
@@ -101,7 +101,7 @@ def _result(manifest: Manifest, stage: Stage, image: Image) -> Result | None:
         looks = [stage.run(inputs) for inputs in image.inputs]
         if any(structure_problems(stage.tensors, look) + value_problems(look) for look in looks):
             return None
-        return postprocess(manifest, image.views, looks)
+        return decode_result(manifest, image.looks, looks)
     except EdgewiseError:
         return None
 

@@ -25,10 +25,10 @@ from edgewise.exporter.way.export import CHECKPOINT, EXPORTED
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import Graph, GraphFile, Precision, Target
 from edgewise.runtime.contract.schedules import EveryFrame
-from edgewise.runtime.engines import open_engine
 from edgewise.runtime.engines.cache import EngineCache
 from edgewise.runtime.engines.cuda import find_gpu
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edgewise.runtime.engines.opening import open_engine
 from edgewise.runtime.engines.tensorrt_api import import_tensorrt
 from edgewise.runtime.system.errors import BackendError, CheckpointError, MissingExtraError, ParityError
 

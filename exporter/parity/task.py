@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
-
-import msgspec
 
 from edgewise.exporter.parity.report import finite
 from edgewise.models.data.dataset import Dataset
-from edgewise.models.tasks.metric import Metric
-from edgewise.runtime.contract.manifest import Manifest, Task
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.tasks.task import Measured
+from edgewise.runtime.contract.manifest import Manifest
 from edgewise.runtime.system.errors import DatasetError, ParityError
 
 
@@ -26,9 +22,9 @@ class TaskWords:
 
 
 _WORDS = {
-    Task.INSTANCES: TaskWords("instance", "instances", "mask IoU"),
-    Task.PANOPTIC: TaskWords("segment", "segments", "segment IoU"),
-    Task.KEYPOINTS: TaskWords("person", "people", "OKS"),
+    "instances": TaskWords("instance", "instances", "mask IoU"),
+    "panoptic": TaskWords("segment", "segments", "segment IoU"),
+    "keypoints": TaskWords("person", "people", "OKS"),
 }
 
 
@@ -36,7 +32,7 @@ def words_of(manifest: Manifest) -> TaskWords:
     """Raise ParityError where results of this task cannot be compared."""
     if manifest.task not in _WORDS:
         raise ParityError(
-            f"parity cannot decode and measure results of the task {manifest.task.value!r}",
+            f"parity cannot decode and measure results of the task {manifest.task!r}",
             where=manifest.name,
             hint="`edgewise selftest` compares the bundle's golden samples",
         )
@@ -70,39 +66,14 @@ def _refuse(problem: str, dataset: Dataset) -> None:
     )
 
 
-class ResultFile:
-    """COCO results of one stage, written to disk image by image: memory does not grow with the images."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stream: IO[bytes] = path.open("wb")
-
-    def add(self, records: Iterable[dict[str, Any]]) -> None:
-        for record in records:
-            self._stream.write(msgspec.json.encode(record) + b"\n")
-
-    def read(self) -> list[dict[str, Any]]:
-        """All records; the stage that is being measured is the only one in memory."""
-        self._stream.close()
-        with self._path.open("rb") as stream:
-            return [msgspec.json.decode(line) for line in stream]
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-def task_metrics(
-    metric: Metric, dataset: Dataset, image_ids: list[int], results: ResultFile
-) -> dict[str, float | None]:
+def task_metrics(measured: Measured, vocabulary: Vocabulary) -> dict[str, float | None]:
     """The metric and its parts, 0..1, those of single classes and keypoints left out.
 
-    None where there is no ground truth of that kind.
+    None where there is no ground truth of that sort.
     """
-    found = metric.measure(dataset, results.read(), image_ids=image_ids)
-    vocabulary = dataset.vocabulary
     single = {label.name for label in vocabulary.classes}
     single.update(vocabulary.keypoints.names if vocabulary.keypoints is not None else ())
     return {
-        found.name: finite(found.value),
-        **{name: finite(value) for name, value in found.parts.items() if name not in single},
+        measured.name: finite(measured.value),
+        **{name: finite(value) for name, value in measured.parts.items() if name not in single},
     }

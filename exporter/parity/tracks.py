@@ -14,13 +14,13 @@ from edgewise.exporter.parity.decoded import DecodedTally, match_results, score_
 from edgewise.exporter.parity.opening import Opened
 from edgewise.exporter.parity.report import Against, Status
 from edgewise.exporter.parity.stages import StageInfo
-from edgewise.exporter.parity.task import ResultFile
 from edgewise.exporter.parity.tensors import TensorTally, difference, structure_problems, value_problems
+from edgewise.models.tasks.task import Measuring
 from edgewise.runtime.compare.checks import class_maps
 from edgewise.runtime.contract.manifest import Budget, Manifest
-from edgewise.runtime.decoding.decode import postprocess
+from edgewise.runtime.decoding.decode import decode_result
 from edgewise.runtime.engines.base import Tensor
-from edgewise.runtime.frames.looks import Views
+from edgewise.runtime.frames.looks import Looks
 from edgewise.runtime.results.result import Result
 from edgewise.runtime.system.errors import EdgewiseError
 
@@ -33,8 +33,9 @@ SCORE_PAIRS = 1500
 class Image:
     """One image of the dataset: the looks at it, and the graph's input for each."""
 
-    views: Views
+    looks: Looks
     inputs: Sequence[Mapping[str, Tensor]]
+    index: int
     id: int
 
 
@@ -51,7 +52,7 @@ class StageTrack:
     """One stage over all images; with the wrong tensors it is not run again, NaN costs its image only."""
 
     opened: Opened
-    results: ResultFile
+    measuring: Measuring
     threshold: float
     images: int = 0
     shown: int = 0
@@ -101,13 +102,13 @@ class StageTrack:
         if looks is None:
             return None
         try:
-            result = postprocess(manifest, image.views, looks)
+            result = decode_result(manifest, image.looks, looks)
         except EdgewiseError as error:
             self.problems[f"cannot be decoded: {error.what}"] += 1
             return None
         self.images += 1
         self.shown += int((result.scores >= self.threshold).sum())
-        self.results.add(result.to_coco(image.id))
+        self.measuring.add(image.index, result)
         return Decoded([{**look, **class_maps(manifest, look)} for look in looks], result)
 
     def _run(self, image: Image) -> list[dict[str, Tensor]] | None:

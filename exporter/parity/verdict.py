@@ -36,11 +36,11 @@ from edgewise.exporter.parity.stages import CANONICAL, EXPORTED_STAGE, LoweredSt
 from edgewise.exporter.parity.task import TaskWords, task_metrics
 from edgewise.exporter.parity.tracks import Image, PairTrack, StageTrack
 from edgewise.models.data.dataset import Dataset
-from edgewise.models.tasks.metric import Metric
+from edgewise.models.tasks.task import Metric
 from edgewise.runtime.contract.bundle import MANIFEST, Bundle
 from edgewise.runtime.contract.manifest import Graph, Precision
+from edgewise.runtime.decoding.decode import looks_of
 from edgewise.runtime.engines.base import Tensor
-from edgewise.runtime.frames.looks import views_of
 from edgewise.runtime.system.atomic import sha256_of
 from edgewise.runtime.system.errors import BackendError, ParityError
 
@@ -75,8 +75,8 @@ class Run:
     def image(self, index: int) -> Image:
         """An image of the dataset as the stages take it."""
         manifest = self.bundle.manifest
-        views = views_of(manifest, self.dataset.frame(index), self.dataset.boxes(index))
-        return Image(views, network_inputs(self.graph, views), self.dataset.images[index].id)
+        looks = looks_of(manifest, self.dataset.frame(index), self.dataset.boxes(index))
+        return Image(looks, network_inputs(self.graph, looks), index, self.dataset.images[index].id)
 
     def look(self, image_id: int | None) -> tuple[int, dict[str, Tensor]] | None:
         """An image to walk through the layers and the graph's input for its first look.
@@ -154,7 +154,7 @@ def _metrics(run: Run, progress: Callable[[str, int, int], None]) -> Metrics:
     for number, (name, track) in enumerate(run.stages.items()):
         progress(f"measuring {run.metric.name}", number, len(run.stages))
         if track.images == run.count and track.status is Status.PASSED:
-            metrics[name] = task_metrics(run.metric, run.dataset, run.image_ids, track.results)
+            metrics[name] = task_metrics(track.measuring.value(), run.dataset.vocabulary)
     return metrics
 
 

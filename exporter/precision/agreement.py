@@ -1,4 +1,4 @@
-"""How much of a precision's budget a graph uses up, on frames that it was not calibrated on.
+"""How much of a precision's budget graphs use up, on frames that they were not calibrated on.
 
 The figures and limits are those that the self test and `edgewise parity` judge by: probes, decoded results,
 and with an annotated dataset the task's metric. FP32 is the reference. 1 means that one limit is just
@@ -8,38 +8,33 @@ reached.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from edgewise.exporter.bundle.goldens import Picture
-from edgewise.exporter.graph.numerics import GraphRunner, Tensors, network_inputs
+from edgewise.exporter.graph.numerics import GraphRunner, Tensors
 from edgewise.exporter.graph.passes import expose
-from edgewise.runtime.compare.checks import Check, budget_checks, tensor_checks, tensor_level
-from edgewise.runtime.compare.matching import (
-    Detections,
-    Matching,
-    display_threshold,
-    margin_of,
-    match,
-    pooled,
-)
-from edgewise.runtime.contract.manifest import Budget, Graph, Manifest, Precision, Task
-from edgewise.runtime.decoding.decode import postprocess
-from edgewise.runtime.frames.looks import Views, views_of
+from edgewise.runtime.compare.checks import Check, Level, decoded_checks, output_checks, tensor_checks
+from edgewise.runtime.compare.matching import MatchTally, margin_of, match
+from edgewise.runtime.contract.manifest import Budget, Graph, Manifest, Precision
+from edgewise.runtime.decoding.decode import decode_result
+from edgewise.runtime.decoding.kinds import kind_of
+from edgewise.runtime.results.result import Result
+from edgewise.runtime.walk.walk import Prepared, Walk
 
 if TYPE_CHECKING:
     import onnx
 
     from edgewise.models.data.dataset import Dataset
-    from edgewise.models.tasks.metric import Metric
+    from edgewise.models.tasks.task import Task
+
+Models = Mapping[str, "onnx.ModelProto"]
+"""Graph name -> model."""
 
 
 class Role(enum.Enum):
-    """What a sample is judged as. Results are pooled over each role, and each must keep the budget."""
+    """What a clip is judged as. Results are pooled over each role, and each must keep the budget."""
 
     HELD_OUT = "held-out images"
     """As parity does: probes, decoded results."""
@@ -48,161 +43,158 @@ class Role(enum.Enum):
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
-    """The looks at one frame, and the graph's input for each."""
+class PreparedClip:
+    """The preprocessed frames of a clip that starts without state."""
 
-    views: Views
-    inputs: Sequence[Tensors]
+    frames: Sequence[Prepared]
     role: Role = Role.HELD_OUT
-
-    @classmethod
-    def of_picture(
-        cls, manifest: Manifest, graph: Graph, picture: Picture, role: Role = Role.HELD_OUT
-    ) -> Sample:
-        views = views_of(manifest, picture.frame, picture.boxes)
-        return cls(views, network_inputs(graph, views), role)
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What a graph gave for a sample: of every look the tensors that its role compares, and the result."""
+    """What the FP32 graphs gave for a frame: of every look the tensors, and the result."""
 
     looks: Sequence[Tensors]
-    detections: Detections
+    result: Result
 
 
 class Agreement:
-    """Judges graphs of one bundle against its FP32 graph.
+    """Judges graphs of one bundle against its FP32 graphs.
 
     Args:
-        manifest: Postprocessing and budgets.
-        graph: Names of outputs and probes.
-        fp32: The reference; outputs only.
-        samples: Frames outside of the calibration set; at least one.
+        manifest: Kind of result, schedule and budgets.
+        fp32: The reference, of every graph that the schedule runs; outputs only.
+        clips: Frames outside of the calibration set; at least one.
         task: Measures the task's metric of INT8 too; None leaves that level to `edgewise parity`.
     """
 
     def __init__(
         self,
         manifest: Manifest,
-        graph: Graph,
-        fp32: onnx.ModelProto,
-        samples: Sequence[Sample],
+        fp32: Models,
+        clips: Sequence[PreparedClip],
         task: TaskMetric | None = None,
     ) -> None:
         self._manifest = manifest
-        self._graph = graph
-        self._samples = samples
-        self._compared = graph.probes or graph.outputs
+        self._kind = kind_of(manifest)
+        self._fp32 = fp32
+        self._clips = clips
         self._task = task
-        runner = GraphRunner(self._exposed(fp32))
-        self._reference = [self._run(runner, sample) for sample in samples]
-        self._metric = task.measure(manifest, runner) if task is not None else 0.0
+        walk = self._walk(fp32)
+        self._reference = [[self._run(walk, frame) for frame in _fresh(walk, clip)] for clip in clips]
+        self._metric = task.measure(walk) if task is not None else 0.0
 
-    def checks(self, model: onnx.ModelProto, precision: Precision) -> list[Check]:
+    def checks(self, models: Models, precision: Precision) -> list[Check]:
         """Every figure beside its limit in the budget of a precision.
 
+        Args:
+            models: The graphs to judge; those that are left out run in FP32.
+
         Raises:
-            ExportError: ONNX Runtime refuses the graph, or it makes no tensor of a probe's name.
-            ResultError: Its outputs cannot be decoded.
+            ExportError: ONNX Runtime refuses a graph, or it makes no tensor of a probe's name.
+            ResultError: Outputs that cannot be decoded.
         """
-        runner = GraphRunner(self._exposed(model))
-        threshold = display_threshold(self._manifest.postprocess)
+        walk = self._walk({**self._fp32, **models})
         budget = self._manifest.budget(precision)
-        margin = margin_of(budget)
+        shown, margin = self._manifest.postprocess.shown_from, margin_of(budget)
         checks: list[Check] = []
-        matchings: dict[Role, list[Matching]] = {}
-        for number, (sample, wanted) in enumerate(zip(self._samples, self._reference, strict=True)):
-            found = self._run(runner, sample)
-            name = f"{sample.role.value}, number {number}"
-            for look, (own, other) in enumerate(zip(wanted.looks, found.looks, strict=True), start=1):
-                where = name if len(wanted.looks) == 1 else f"{name}, look {look}"
-                checks += self._tensor_level(where, sample.role, own, other, budget)
-            agreed = match(wanted.detections, found.detections, threshold=threshold, margin=margin)
-            matchings.setdefault(sample.role, []).append(agreed)
-        for role, members in matchings.items():
-            checks += budget_checks(role.value, pooled(members), budget)
+        tallies: dict[Role, MatchTally] = {}
+        number = 0
+        for clip, references in zip(self._clips, self._reference, strict=True):
+            for frame, wanted in zip(_fresh(walk, clip), references, strict=True):
+                found = self._run(walk, frame)
+                name = f"{clip.role.value}, number {number}"
+                graph = self._manifest.graphs[frame.graph]
+                for look, (own, other) in enumerate(zip(wanted.looks, found.looks, strict=True), start=1):
+                    where = name if len(wanted.looks) == 1 else f"{name}, look {look}"
+                    checks += self._tensor_level(where, clip.role, graph, own, other, budget)
+                agreed = match(self._kind, wanted.result, found.result, threshold=shown, margin=margin)
+                tallies.setdefault(clip.role, MatchTally()).add(agreed)
+                number += 1
+        for role, tally in tallies.items():
+            checks += decoded_checks(role.value, tally, budget)
         task = self._task_of(precision)
         if task is not None:
-            drop = self._metric - task.measure(self._manifest, runner)
-            checks.append(Check(task.name, "drop", drop, budget.metric_drop))
+            drop = self._metric - task.measure(walk)
+            checks.append(
+                Check(
+                    level=Level.METRIC, figure="drop", value=drop, limit=budget.metric_drop, subject=task.name
+                )
+            )
         return checks
 
-    def budget_used(self, model: onnx.ModelProto, precision: Precision) -> float:
+    def budget_used(self, models: Models, precision: Precision) -> float:
         """The share of its limit that the worst figure uses; more than 1 breaks the budget."""
-        return max(share_of_limit(check) for check in self.checks(model, precision))
+        return max(check.share_of_limit for check in self.checks(models, precision))
 
     def subject(self, precision: Precision) -> str:
         """What a precision is judged on, in words."""
         task = self._task_of(precision)
         metric = f" and by {task.name} on {len(task.dataset)}" if task is not None else ""
-        return f"{len(self._samples)} images{metric}"
+        return f"{sum(len(clip.frames) for clip in self._clips)} images{metric}"
 
     def _task_of(self, precision: Precision) -> TaskMetric | None:
         return self._task if precision is Precision.INT8 else None
 
-    def _exposed(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        return expose(model, [spec.name for spec in self._graph.probes])
+    def _walk(self, models: Models) -> Walk:
+        graphs = self._manifest.graphs
+        exposed = {
+            name: expose(model, [spec.name for spec in graphs[name].probes]) for name, model in models.items()
+        }
+        return Walk(self._manifest, {name: GraphRunner(model) for name, model in exposed.items()})
 
-    def _run(self, runner: GraphRunner, sample: Sample) -> Reference:
-        looks = [runner.run(inputs) for inputs in sample.inputs]
-        result = postprocess(self._manifest, sample.views, looks)
-        specs = self._graph.outputs if sample.role is Role.GOLDEN else self._compared
-        compared = [{spec.name: look[spec.name] for spec in specs} for look in looks]
-        return Reference(compared, Detections.of_result(result))
+    def _run(self, walk: Walk, frame: Prepared) -> Reference:
+        inferred = walk.infer(frame)
+        # A NaN is a figure that breaks its limit here, not the end of a search.
+        result = decode_result(self._manifest, inferred.looks, inferred.outputs)
+        return Reference(inferred.outputs, result)
 
     def _tensor_level(
-        self, name: str, role: Role, wanted: Tensors, found: Tensors, budget: Budget
+        self, name: str, role: Role, graph: Graph, wanted: Tensors, found: Tensors, budget: Budget
     ) -> list[Check]:
-        if role is Role.GOLDEN or not self._graph.probes:
-            return tensor_level(name, self._manifest, self._graph, wanted, found, budget)
-        return tensor_checks(name, self._compared, wanted, found, budget)
+        if role is Role.HELD_OUT and graph.probes:
+            return tensor_checks(name, graph.probes, wanted, found, budget)
+        outputs = {spec.name: found[spec.name] for spec in graph.outputs}
+        return output_checks(name, self._manifest, graph, wanted, outputs, budget)
 
 
-def share_of_limit(check: Check) -> float:
-    """Distance from perfect agreement over the distance that is allowed; NaN counts as infinite."""
-    value, limit = (1.0 - check.value, 1.0 - check.limit) if check.at_least else (check.value, check.limit)
-    if np.isnan(value):
-        return float("inf")
-    if value <= 0.0:
-        return 0.0
-    return value / limit if limit > 0.0 else float("inf")
+def _fresh(walk: Walk, clip: PreparedClip) -> Sequence[Prepared]:
+    """The frames of a clip, of which the next walk is to be the first."""
+    walk.reset()
+    return clip.frames
 
 
 @dataclass(frozen=True, eq=False)
 class TaskMetric:
     """The metric of a task on an annotated dataset, through the runtime's own pre- and postprocessing."""
 
+    task: Task
     dataset: Dataset
-    metric: Metric
 
     @classmethod
-    def of_dataset(cls, task: Task, path: Path) -> TaskMetric:
+    def of_dataset(cls, name: str, path: Path) -> TaskMetric:
         """Open the annotations of a task: its file of a folder of scenes, or a COCO file.
 
         Raises:
-            DatasetError: The dataset is missing or empty, or the task has none.
+            DatasetError: The dataset is missing or empty, or there is no such task.
         """
-        from edgewise.models.measuring.datasets import open_dataset
-        from edgewise.models.measuring.metrics import metric_of
+        from edgewise.models.measuring.tasks import task_of
 
-        return cls(open_dataset(task, path), metric_of(task))
+        task = task_of(name)
+        return cls(task, task.dataset.open(path))
 
     @property
     def name(self) -> str:
-        return self.metric.name
+        return self.task.metric.name
 
     @property
     def images(self) -> list[Path]:
         """The files of the dataset's pictures."""
         return [self.dataset.path(index) for index in range(len(self.dataset))]
 
-    def measure(self, manifest: Manifest, runner: GraphRunner) -> float:
-        """The metric of a graph's results on every picture."""
-        graph = next(iter(manifest.graphs.values()))
-        records: list[dict[str, Any]] = []
-        for index, image in enumerate(self.dataset.images):
-            views = views_of(manifest, self.dataset.frame(index), self.dataset.boxes(index))
-            outputs = [runner.run(inputs) for inputs in network_inputs(graph, views)]
-            records += postprocess(manifest, views, outputs).to_coco(image_id=image.id)
-        return self.metric.measure(self.dataset, records).value
+    def measure(self, walk: Walk) -> float:
+        """The metric of a walk's results on every picture."""
+        from edgewise.models.measuring.evaluation import evaluate
+
+        walk.reset()
+        return evaluate(walk, self.dataset, self.task, range(len(self.dataset))).value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ from edgewise.calibration.samples import CalibrationSet, Sample
 from edgewise.exporter.bundle.goldens import Picture, read_frames
 from edgewise.exporter.precision.agreement import TaskMetric
 from edgewise.runtime.contract.manifest import CalibrationMethod, Manifest, Precision
-from edgewise.runtime.contract.preprocessing import AffineCrop
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.system.errors import CalibrationError
 
@@ -52,10 +51,6 @@ class CalibrationRequest:
                 hint="every bundle holds fp32 already",
             )
 
-    def first_pictures(self, manifest: Manifest, count: int) -> list[Picture]:
-        """The first pictures of the calibration set, for a bundle's goldens."""
-        return pictures_of(choose_images(self, manifest).calibration.samples[:count])
-
 
 @dataclass(frozen=True)
 class ChosenImages:
@@ -86,16 +81,17 @@ def choose_images(request: CalibrationRequest, manifest: Manifest) -> ChosenImag
     if request.validation is not None:
         task = TaskMetric.of_dataset(manifest.task, request.validation)
     exclude = task.images if task is not None else []
-    chosen = _take(request, manifest, request.count, exclude)
     further = max(4, min(HELD_OUT, request.count // 4))
     try:
         together = _take(request, manifest, request.count + further, exclude)
     except CalibrationError as error:
+        _take(request, manifest, request.count, exclude)  # what is wrong with these comes first
         raise CalibrationError(
             f"{further} images beside the {request.count} are needed to judge INT8: {error.what}",
             where=error.where,
             hint=f"add images, or calibrate on fewer than {request.count}",
         ) from None
+    chosen = replace(together, samples=together.samples[: request.count])
     return ChosenImages(chosen, together.samples[request.count :], task)
 
 
@@ -119,7 +115,7 @@ def _only_box(box: tuple[float, float, float, float]) -> FrameBoxes:
 def _take(request: CalibrationRequest, manifest: Manifest, count: int, exclude: list[Path]) -> CalibrationSet:
     folder, annotations = request.images, request.images
     if folder.is_dir():
-        annotations = folder / f"{manifest.task.value}.json"
+        annotations = folder / f"{manifest.task}.json"
     if not annotations.is_file():
         return CalibrationSet.from_folder(folder, count=count, seed=request.seed, exclude=exclude)
     beside = annotations.parent / "images"
@@ -129,5 +125,5 @@ def _take(request: CalibrationRequest, manifest: Manifest, count: int, exclude: 
         count=count,
         seed=request.seed,
         exclude=exclude,
-        boxes=isinstance(manifest.preprocess, AffineCrop),
+        boxes=manifest.preprocess.needs_boxes,
     )

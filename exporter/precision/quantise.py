@@ -1,9 +1,10 @@
-"""From an FP32 graph and images to its FP16 and INT8 files: calibration, islands, codes, precision search.
+"""From FP32 graphs and images to their FP16 and INT8 files: calibration, islands, codes, precision search.
 
-One calibration table serves all: FP16 islands are chosen by its ranges, INT8 codes have its scales, and
-TensorRT's calibrator reads its cache form. The INT8 graph is judged on images that were not calibrated on;
-where it misses its budget, the most sensitive nodes stay wider, as few as it takes, and the manifest names
-them.
+One calibration table a graph serves all: FP16 islands are chosen by its ranges, INT8 codes have its scales,
+    and
+TensorRT's calibrator reads its cache form. INT8 graphs are judged on images that were not calibrated on;
+where one misses its budget, the most sensitive nodes stay wider, as few as it takes, and the manifest names
+them. Of several graphs each is judged with the others in FP32, and then all together.
 """
 
 from __future__ import annotations
@@ -20,17 +21,31 @@ from edgewise.calibration.placement import candidate_tensors
 from edgewise.calibration.samples import CalibrationSet
 from edgewise.calibration.table import CalibrationTable, encode_table
 from edgewise.calibration.tensorrt_cache import write_tensorrt_cache
-from edgewise.exporter.bundle.goldens import Picture
+from edgewise.exporter.bundle.goldens import Clip, Picture, clips_of
 from edgewise.exporter.bundle.model_files import name_model_files
 from edgewise.exporter.bundle.writer import place, update_bundle
 from edgewise.exporter.from_torch.onnx_export import comparable_names
+from edgewise.exporter.graph.numerics import GraphRunner, Tensors
 from edgewise.exporter.graph.passes import PassRunner
-from edgewise.exporter.precision.agreement import Agreement, Role, Sample
-from edgewise.exporter.precision.calibration_images import CalibrationRequest, choose_images, pictures_of
-from edgewise.exporter.precision.typed_graphs import TypedGraph, Workbench, make_fp16, make_int8
+from edgewise.exporter.graph.recorder import Recorder
+from edgewise.exporter.precision.agreement import Agreement, Models, PreparedClip, Role
+from edgewise.exporter.precision.calibration_images import (
+    CalibrationRequest,
+    ChosenImages,
+    choose_images,
+    pictures_of,
+)
+from edgewise.exporter.precision.typed_graphs import (
+    TypedGraph,
+    Workbench,
+    make_fp16,
+    make_int8,
+    require_budget,
+)
 from edgewise.exporter.targets.lowering import lower_fp32
 from edgewise.runtime.command.selftest import golden_boxes
 from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.check import image_input
 from edgewise.runtime.contract.manifest import (
     Calibration,
     Graph,
@@ -41,16 +56,17 @@ from edgewise.runtime.contract.manifest import (
     ProvenanceStep,
     Target,
 )
-from edgewise.runtime.frames.sources import decode_image
+from edgewise.runtime.frames.sources import Frame, decode_image
 from edgewise.runtime.system.errors import CalibrationError
+from edgewise.runtime.walk.walk import Prepared, Walk
 
 if TYPE_CHECKING:
     import onnx
 
-TABLE = "calibration/table.json"
-TENSORRT_CACHE = "calibration/tensorrt.cache"
 RANKING_SAMPLES = 4
 """Calibration images by which nodes are ranked when INT8 misses its budget."""
+COMPARED_SAMPLES = 2
+"""Inputs of a graph on which its passes' numbers are compared."""
 
 _STEPS = ("calibrate", "fp16", "int8")
 """The provenance steps that a new calibration replaces."""
@@ -81,18 +97,31 @@ def calibrate_bundle(
     import onnx
 
     manifest = bundle.manifest
-    graph = next(iter(manifest.graphs.values()))
-    if len(manifest.graphs) != 1 or graph.canonical is None:
-        raise CalibrationError(
-            "only a bundle of one graph with a canonical model can be calibrated", where=str(bundle.path)
-        )
-    canonical = onnx.load_model_from_string(bundle.read(graph.canonical))
-    targets = tuple(dict.fromkeys(file.target for file in graph.files))
+    progress("choosing calibration images")
+    images = choose_images(request, manifest)
     goldens = [
-        Picture(decode_image(bundle.read(golden.image), where=golden.image), golden_boxes(golden))
+        tuple(
+            Picture(decode_image(bundle.read(frame.image), where=frame.image), golden_boxes(frame))
+            for frame in golden.frames
+        )
         for golden in manifest.goldens
     ]
-    quantised = quantise(canonical, manifest, request, goldens, targets, progress)
+    canonical: dict[str, onnx.ModelProto] = {}
+    for name, graph in manifest.graphs.items():
+        if graph.canonical is None:
+            raise CalibrationError(
+                f"the manifest names no canonical model of graph {name!r}", where=str(bundle.path)
+            )
+        canonical[name] = onnx.load_model_from_string(bundle.read(graph.canonical))
+    targets = tuple(dict.fromkeys(file.target for graph in manifest.graphs.values() for file in graph.files))
+    walk = _walk(manifest, canonical)
+    prepared = [_prepare(walk, clip) for clip in goldens]
+    samples = _inputs(manifest, canonical, [PreparedClip(frames) for frames in prepared])
+    fp32 = {
+        name: lower_fp32(canonical[name], graph, PassRunner(samples[name][:1], comparable_names(graph)))
+        for name, graph in manifest.graphs.items()
+    }
+    quantised = quantise(fp32, manifest, request, images, prepared, targets, progress)
     names = {path: place(bundle, path, data) for path, data in quantised.files.items()}
     files = {names[path]: data for path, data in quantised.files.items()}
     progress("writing the bundle")
@@ -100,98 +129,185 @@ def calibrate_bundle(
 
 
 def quantise(
-    canonical: onnx.ModelProto,
+    fp32: Models,
     manifest: Manifest,
     request: CalibrationRequest,
-    goldens: Sequence[Picture],
+    images: ChosenImages,
+    goldens: Sequence[Sequence[Prepared]],
     targets: tuple[Target, ...],
     progress: Callable[[str], None] = _silent,
 ) -> Quantised:
-    """Make the FP16 and INT8 files of a bundle of one graph.
+    """Make the FP16 and INT8 files of a bundle.
 
     Args:
-        canonical: Outputs and probes, float32.
+        fp32: Every graph, with outputs only.
         manifest: With its FP32 record, budgets and, for `calibrate_bundle`, whatever an earlier calibration
             left.
-        goldens: The pictures of the bundle's goldens; FP16 and INT8 must pass the self test on them.
+        images: Which images do what.
+        goldens: The preprocessed frames of the bundle's goldens; FP16 and INT8 must pass the self test on
+            them.
         targets: For which targets to lower.
 
     Raises:
         CalibrationError: The images are refused, or a budget is missed.
         ExportError: A pass breaks a condition or the numbers, or a target refuses a node.
     """
-    name, graph = next(iter(manifest.graphs.items()))
-    progress("choosing calibration images")
-    images = choose_images(request, manifest)
-    samples = [Sample.of_picture(manifest, graph, one) for one in pictures_of(images.held_out)]
-    samples += [Sample.of_picture(manifest, graph, one, Role.GOLDEN) for one in goldens]
-    fp32 = lower_fp32(canonical, graph, PassRunner(samples[0].inputs[:1], comparable_names(graph)))
-    agreement = Agreement(manifest, graph, fp32, samples, images.task)
-    bench = Workbench(manifest, name, graph, fp32, targets, samples, agreement, progress)
-    progress(f"calibrating on {request.count} images ({request.method.value})")
-    table = calibrate(fp32, images.calibration, manifest.preprocess, method=request.method)
-    feeds = islice(_feeds(images.calibration, manifest, graph), RANKING_SAMPLES)
-    typed = []
-    if Precision.FP16 in request.precisions:
-        typed.append(make_fp16(bench, table))
-    if Precision.INT8 in request.precisions:
-        typed.append(make_int8(bench, table, feeds))
-    return _compose(bench, table, typed)
-
-
-def _feeds(images: CalibrationSet, manifest: Manifest, graph: Graph) -> Feeds:
-    for name, tensor in images.tensors(manifest.preprocess):
-        yield name, {graph.inputs[0].name: tensor}
-
-
-def _compose(bench: Workbench, table: CalibrationTable, typed: Sequence[TypedGraph]) -> Quantised:
-    manifest, graph = bench.manifest, bench.graph
-    lowered = {
-        (target, each.record.precision): model.SerializeToString(deterministic=True)
-        for each in typed
-        for target, model in each.lowered.items()
-    }
-    named = name_model_files(bench.name, lowered)
-    steps = [step for step in manifest.provenance.steps if step.step not in _STEPS]
-    steps.append(
-        ProvenanceStep(
-            step="calibrate",
-            tool="edgewise",
-            detail=f"{table.method.value} over {table.sample_count} images, {len(table.tensors)} tensors",
+    walk = _walk(manifest, fp32)
+    clips = [PreparedClip(_prepare(walk, clip)) for clip in clips_of(manifest, pictures_of(images.held_out))]
+    compared = _inputs(manifest, fp32, clips)
+    clips += [PreparedClip(frames, Role.GOLDEN) for frames in goldens]
+    agreement = Agreement(manifest, fp32, clips, images.task)
+    tables: dict[str, CalibrationTable] = {}
+    typed: dict[str, list[TypedGraph]] = {}
+    for name in manifest.schedule.graphs:
+        bench = Workbench(manifest, name, fp32[name], targets, compared[name], agreement, progress)
+        of_graph = f" for graph {name}" if len(manifest.graphs) > 1 else ""
+        progress(f"calibrating on {request.count} images ({request.method.value}){of_graph}")
+        feeds = _feeds(images.calibration, manifest, fp32, name)
+        tables[name] = calibrate(
+            fp32[name], images.calibration, manifest.preprocess, method=request.method, feeds=feeds
         )
-    )
-    files = {
-        **named.files,
-        TABLE: encode_table(table),
-        TENSORRT_CACHE: write_tensorrt_cache(table, candidate_tensors(bench.fp32)),
-    }
+        ranked_on = islice(_feeds(images.calibration, manifest, fp32, name), RANKING_SAMPLES)
+        typed[name] = []
+        if Precision.FP16 in request.precisions:
+            typed[name].append(make_fp16(bench, tables[name]))
+        if Precision.INT8 in request.precisions:
+            typed[name].append(make_int8(bench, tables[name], ranked_on))
+    if len(typed) > 1:
+        _require_together(agreement, typed, targets)
+    return _compose(manifest, fp32, tables, typed)
+
+
+def _walk(manifest: Manifest, fp32: Models) -> Walk:
+    return Walk(manifest, {name: GraphRunner(model) for name, model in fp32.items()})
+
+
+def _prepare(walk: Walk, clip: Clip) -> list[Prepared]:
+    walk.reset()
+    return [
+        walk.prepare(Frame(number, f"frame {number}", picture.frame, 0.0), picture.boxes)
+        for number, picture in enumerate(clip)
+    ]
+
+
+def _inputs(manifest: Manifest, fp32: Models, clips: Sequence[PreparedClip]) -> dict[str, list[Tensors]]:
+    """The first inputs of every graph on a walk over some clips, state among them."""
+    recorders = {name: Recorder(GraphRunner(model), COMPARED_SAMPLES) for name, model in fp32.items()}
+    walk = Walk(manifest, recorders)
+    for clip in clips:
+        if all(len(recorder.inputs) == COMPARED_SAMPLES for recorder in recorders.values()):
+            break
+        walk.reset()
+        for frame in clip.frames:
+            walk.infer(frame)
+    return {name: recorder.inputs for name, recorder in recorders.items()}
+
+
+def _feeds(images: CalibrationSet, manifest: Manifest, fp32: Models, name: str) -> Feeds:
+    """What a graph is given for every calibration image: its network input, and on a walk the state too."""
+    if not manifest.state and len(manifest.schedule.graphs) == 1:
+        image = image_input(manifest, name)
+        for sample, tensor in images.tensors(manifest.preprocess):
+            yield sample, {image: tensor}
+        return
+    runners = {graph: GraphRunner(model) for graph, model in fp32.items()}
+    for sample in images.samples:
+        (clip,) = clips_of(manifest, pictures_of([sample]))
+        recorder = Recorder(runners[name], len(clip))
+        walk = Walk(manifest, {**runners, name: recorder})
+        for frame in _prepare(walk, clip):
+            walk.infer(frame)
+        for inputs in recorder.inputs:
+            yield sample.name, inputs
+
+
+def _require_together(
+    agreement: Agreement, typed: Mapping[str, Sequence[TypedGraph]], targets: tuple[Target, ...]
+) -> None:
+    """Graphs that keep their budgets one by one must keep them together."""
+    for precision in dict.fromkeys(each.record.precision for every in typed.values() for each in every):
+        for target in targets:
+            models = {
+                name: each.lowered[target]
+                for name, every in typed.items()
+                for each in every
+                if each.record.precision is precision
+            }
+            require_budget(agreement, models, precision)
+
+
+def _compose(
+    manifest: Manifest,
+    fp32: Models,
+    tables: Mapping[str, CalibrationTable],
+    typed: Mapping[str, Sequence[TypedGraph]],
+) -> Quantised:
+    files: dict[str, bytes] = {}
+    graphs: dict[str, Graph] = {}
+    steps = [step for step in manifest.provenance.steps if step.step not in _STEPS]
+    paths = {name: f"calibration/{_prefix(name)}table.json" for name in tables}
+    caches = {name: f"calibration/{_prefix(name)}tensorrt.cache" for name in tables}
+    for name, table in tables.items():
+        lowered = {
+            (target, each.record.precision): model.SerializeToString(deterministic=True)
+            for each in typed[name]
+            for target, model in each.lowered.items()
+        }
+        named = name_model_files(name, lowered)
+        graph = manifest.graphs[name]
+        graphs[name] = msgspec.structs.replace(
+            graph, files=(*(file for file in graph.files if _is_fp32(file)), *named.entries)
+        )
+        files.update(named.files)
+        files[paths[name]] = encode_table(table)
+        files[caches[name]] = write_tensorrt_cache(table, candidate_tensors(fp32[name]))
+        steps.append(
+            ProvenanceStep(
+                step="calibrate",
+                tool="edgewise",
+                detail=f"{table.method.value} over {table.sample_count} images, {len(table.tensors)} tensors",
+            )
+        )
+        steps += [step for each in typed[name] for step in each.steps]
+    any_table = next(iter(tables.values()))
     return Quantised(
         msgspec.structs.replace(
             manifest,
-            provenance=msgspec.structs.replace(
-                manifest.provenance, steps=(*steps, *(step for each in typed for step in each.steps))
-            ),
-            graphs={
-                bench.name: msgspec.structs.replace(
-                    graph, files=(*(file for file in graph.files if _is_fp32(file)), *named.entries)
-                )
-            },
+            provenance=msgspec.structs.replace(manifest.provenance, steps=tuple(steps)),
+            graphs=graphs,
             precisions=(
                 *(record for record in manifest.precisions if _is_fp32(record)),
-                *(each.record for each in typed),
+                *_records(typed),
             ),
             calibration=Calibration(
-                method=table.method,
-                table=TABLE,
-                tensorrt_cache=TENSORRT_CACHE,
-                sample_count=table.sample_count,
-                seed=table.seed,
-                samples_sha256=table.samples_sha256,
-                preprocess_sha256=table.preprocess_sha256,
+                method=any_table.method,
+                tables=paths,
+                tensorrt_caches=caches,
+                sample_count=any_table.sample_count,
+                seed=any_table.seed,
+                samples_sha256=any_table.samples_sha256,
+                preprocess_sha256=any_table.preprocess_sha256,
             ),
         ),
         files,
     )
+
+
+def _prefix(graph: str) -> str:
+    return "" if graph == "main" else f"{graph}."
+
+
+def _records(typed: Mapping[str, Sequence[TypedGraph]]) -> list[PrecisionRecord]:
+    """One record a precision, with the kept nodes of every graph."""
+    records: dict[Precision, PrecisionRecord] = {}
+    for name, every in typed.items():
+        for each in every:
+            kept = tuple(msgspec.structs.replace(node, graph=name) for node in each.record.kept)
+            before = records.get(each.record.precision)
+            records[each.record.precision] = msgspec.structs.replace(
+                each.record, kept=(*(before.kept if before is not None else ()), *kept)
+            )
+    return list(records.values())
 
 
 def _is_fp32(part: GraphFile | PrecisionRecord) -> bool:
@@ -212,10 +328,11 @@ def _renamed(manifest: Manifest, names: Mapping[str, str]) -> Manifest:
     }
     calibration = manifest.calibration
     if calibration is not None:
-        cache = calibration.tensorrt_cache
         calibration = msgspec.structs.replace(
             calibration,
-            table=names.get(calibration.table, calibration.table),
-            tensorrt_cache=names.get(cache, cache) if cache is not None else None,
+            tables={name: names.get(path, path) for name, path in calibration.tables.items()},
+            tensorrt_caches={
+                name: names.get(path, path) for name, path in calibration.tensorrt_caches.items()
+            },
         )
     return msgspec.structs.replace(manifest, graphs=graphs, calibration=calibration)

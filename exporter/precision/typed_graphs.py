@@ -18,12 +18,13 @@ from edgewise.calibration.lower_u8 import lower_u8
 from edgewise.calibration.placement import place
 from edgewise.calibration.qdq import quantise_s8
 from edgewise.calibration.search import search_precision
-from edgewise.calibration.sensitivity import rank_by_error
+from edgewise.calibration.sensitivity import Sensitivity, rank_by_error
 from edgewise.calibration.table import CalibrationTable
 from edgewise.exporter.from_torch.onnx_export import comparable_names
+from edgewise.exporter.graph.numerics import Tensors
 from edgewise.exporter.graph.passes import PassRunner
 from edgewise.exporter.passes.fp16 import Fp16Choice, Ranges, choose_fp16, fp16_pass, narrow_nodes
-from edgewise.exporter.precision.agreement import Agreement, Sample, share_of_limit
+from edgewise.exporter.precision.agreement import Agreement, Models
 from edgewise.exporter.targets.lowering import lower_for
 from edgewise.runtime.contract.manifest import (
     Graph,
@@ -53,21 +54,31 @@ class TypedGraph:
     steps: tuple[ProvenanceStep, ...]
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Workbench:
-    """What the steps of one quantisation share."""
+    """What the steps of one graph's quantisation share.
+
+    Attributes:
+        name: Of the graph in the manifest.
+        fp32: The graph, outputs only.
+        samples: Inputs for the passes' comparisons; at least one.
+        agreement: Judges the graph in the walk of all graphs, the others in FP32.
+    """
 
     manifest: Manifest
     name: str
-    graph: Graph
     fp32: onnx.ModelProto
     targets: tuple[Target, ...]
-    samples: Sequence[Sample]
+    samples: Sequence[Tensors]
     agreement: Agreement
     progress: Callable[[str], None] = field(default=_silent)
 
+    @property
+    def graph(self) -> Graph:
+        return self.manifest.graphs[self.name]
+
     def runner(self) -> PassRunner:
-        return PassRunner([sample.inputs[0] for sample in self.samples[:2]], comparable_names(self.graph))
+        return PassRunner(self.samples, comparable_names(self.graph))
 
     def lowered(self, form: Callable[[Target], onnx.ModelProto]) -> dict[Target, onnx.ModelProto]:
         """The typed graph of every target, lowered for it."""
@@ -91,7 +102,7 @@ def make_fp16(bench: Workbench, table: CalibrationTable) -> TypedGraph:
     choice = choose_fp16(bench.fp32, _ranges(table), probes=bench.probes)
     tolerance = bench.manifest.budget(Precision.FP16).tensor_relative_error
     result = bench.runner().run(fp16_pass(choice, tolerance=tolerance), bench.fp32)
-    used = _require_budget(bench.agreement, [result.model], Precision.FP16)
+    used = require_budget(bench.agreement, {bench.name: result.model}, Precision.FP16)
     record = PrecisionRecord(
         precision=Precision.FP16,
         asked="float16 in nodes with weights and between them; float32 decoding, inputs and outputs",
@@ -108,22 +119,22 @@ def _ranges(table: CalibrationTable) -> Ranges:
     return {name: (found.minimum, found.maximum) for name, found in table.tensors.items()}
 
 
-def _require_budget(agreement: Agreement, models: Sequence[onnx.ModelProto], precision: Precision) -> float:
-    """The share of the budget that the worst of `models` uses.
+def require_budget(agreement: Agreement, models: Models, precision: Precision) -> float:
+    """The share of its budget that graphs use.
 
     Raises:
         CalibrationError: It is more than all of it.
     """
-    checks = [check for model in models for check in agreement.checks(model, precision)]
-    worst = max(checks, key=share_of_limit)
+    checks = agreement.checks(models, precision)
+    worst = max(checks, key=lambda check: check.share_of_limit)
     if any(not check.passed for check in checks):
+        value = "nothing" if worst.value is None else f"{worst.value:.4g}"
         raise CalibrationError(
-            f"{precision.value} misses its budget: {worst.quantity} is {worst.value:.4g}, "
-            f"the limit is {worst.limit:.4g}",
+            f"{precision.value} misses its budget: {worst.figure} is {value}, the limit is {worst.limit:.4g}",
             where=f"{worst.subject}, {worst.sample}",
             hint="state another budget in the manifest, or calibrate on images like those in use",
         )
-    return share_of_limit(worst)
+    return worst.share_of_limit
 
 
 # ---------------------------------------------------------------- INT8
@@ -151,58 +162,45 @@ class Codes:
 def make_int8(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> TypedGraph:
     """Codes wherever the INT8 budget allows them; the precision search says which nodes stay wider.
 
+    One search serves all forms that the targets read: a number of kept nodes that one form needs can break
+    another, so the worst of them is the loss.
+
     Args:
         feeds: A few calibration samples, by which nodes are ranked where the budget is missed.
+
+    Raises:
+        CalibrationError: The search finds no number of kept nodes that brings every form into the budget.
     """
     bench.progress("writing int8 codes")
-    codes, searched = _codes(bench, table, {}), 0
-    used = max(bench.agreement.budget_used(form, Precision.INT8) for form in codes.forms(bench.targets))
-    if used > 1.0:
-        keep = _search(bench, table, feeds)
-        codes, searched = _codes(bench, table, keep), len(keep)
-        used = _require_budget(bench.agreement, codes.forms(bench.targets), Precision.INT8)
+
+    def rank() -> Sequence[Sensitivity]:
+        bench.progress("searching the nodes that must stay wider than int8")
+        return rank_by_error(bench.fp32, table, place(bench.fp32), feeds)
+
+    found = search_precision(
+        rank,
+        lambda keep: _codes(bench, table, keep),
+        lambda codes: max(
+            bench.agreement.budget_used({bench.name: form}, Precision.INT8)
+            for form in codes.forms(bench.targets)
+        ),
+        1.0,
+        progress=lambda trial: bench.progress(
+            f"int8 with {trial.kept} more nodes kept wider uses {trial.loss:.2f} of its budget"
+        ),
+    )
     record = PrecisionRecord(
         precision=Precision.INT8,
         asked="int8 in nodes with weights; kept ones in float16 (float32 on onnxruntime), others float32",
-        kept=codes.kept,
+        kept=found.codes.kept,
     )
-    lowered = bench.lowered(codes.form)
+    lowered = bench.lowered(found.codes.form)
     detail = (
-        f"{len(codes.kept)} weighted nodes kept wider, {searched} of them by the precision search; "
-        f"{bench.judged(used, Precision.INT8)}"
+        f"{len(found.codes.kept)} weighted nodes kept wider, {len(found.keep)} of them by the precision "
+        f"search; {bench.judged(found.loss, Precision.INT8)}"
     )
     step = ProvenanceStep(step="int8", tool="edgewise", detail=detail)
     return TypedGraph(lowered, record, (step,))
-
-
-def _search(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> dict[str, str]:
-    """The fewest most sensitive nodes, with reasons, whose keeping brings every form into the budget.
-
-    Raises:
-        CalibrationError: No number of them does.
-    """
-    bench.progress("searching the nodes that must stay wider than int8")
-    ranking = rank_by_error(bench.fp32, table, place(bench.fp32), feeds)
-    names = (
-        {Target.ONNXRUNTIME, Target.TENSORRT} if Target.ONNXRUNTIME in bench.targets else {Target.TENSORRT}
-    )
-    count = 0
-    for target in sorted(names, key=lambda target: target.value):
-        found = search_precision(
-            ranking,
-            lambda keep, target=target: _codes(bench, table, keep).form(target),
-            lambda model: bench.agreement.budget_used(model, Precision.INT8),
-            1.0,
-            progress=lambda trial: bench.progress(
-                f"int8 with {trial.kept} more nodes kept wider uses {trial.loss:.2f} of its budget"
-            ),
-        )
-        count = max(count, len(found.keep))
-    return {
-        found.node: f"INT8 misses its budget without it: number {number} of {len(ranking)} by the rounding "
-        f"error of its result, {found.decibels:.1f} dB"
-        for number, found in enumerate(ranking[:count], start=1)
-    }
 
 
 def _codes(bench: Workbench, table: CalibrationTable, keep: Mapping[str, str]) -> Codes:

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgewise.exporter.bundle.budgets import DEFAULT_BUDGETS
-from edgewise.exporter.bundle.goldens import GOLDEN_COUNT, Picture, golden_pictures, make_goldens, read_frames
+from edgewise.exporter.bundle.goldens import (
+    GOLDEN_COUNT,
+    Clip,
+    Picture,
+    clips_of,
+    golden_pictures,
+    make_goldens,
+    read_frames,
+)
 from edgewise.exporter.bundle.model_files import name_model_files
 from edgewise.exporter.bundle.tool_versions import tool_versions, writer
 from edgewise.exporter.bundle.writer import Content, refuse_occupied, write_bundle
@@ -23,11 +31,11 @@ from edgewise.exporter.from_torch.onnx_export import (
     comparable_names,
     export_onnx,
     refuse_broken_weights,
-    run_module,
 )
 from edgewise.exporter.from_torch.simplify import simplify
-from edgewise.exporter.graph.numerics import Tensors, network_inputs
+from edgewise.exporter.graph.numerics import Tensors
 from edgewise.exporter.graph.passes import PassRunner
+from edgewise.exporter.graph.recorder import Recorder
 from edgewise.exporter.targets.lowering import canonicalise, lower_for, lower_fp32
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.check import check
@@ -40,16 +48,15 @@ from edgewise.runtime.contract.manifest import (
     ProvenanceStep,
     Target,
 )
-from edgewise.runtime.frames.looks import views_of
 from edgewise.runtime.system.errors import ExportError
+from edgewise.runtime.walk.walk import Walk
 
 if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-    from edgewise.exporter.precision.calibration_images import CalibrationRequest
+    from edgewise.exporter.precision.calibration_images import CalibrationRequest, ChosenImages
 
-EXPORTED = "source/exported.onnx"
 CHECKPOINT = "source/checkpoint.safetensors"
 CHECKED_FRAMES = 2
 """Frames on which every arrow's numbers are compared."""
@@ -68,6 +75,7 @@ class ExportOptions:
         device_only: Leave out `source/`, which parity on a workstation reads and a device does not.
         targets: Who shall run the bundle.
         images: Pictures for the goldens; without any, the calibration set gives them, else they are drawn.
+        clips: The goldens themselves, for a model whose frames depend on each other and on what they show.
         calibration: Also make FP16 and INT8 files, from these images.
         progress: Called with a line at the start of every step.
     """
@@ -76,6 +84,7 @@ class ExportOptions:
     device_only: bool = False
     targets: tuple[Target, ...] = tuple(Target)
     images: tuple[Path, ...] = ()
+    clips: tuple[Clip, ...] = ()
     calibration: CalibrationRequest | None = None
     progress: Callable[[str], None] = field(default=_silent, compare=False)
 
@@ -115,55 +124,70 @@ def export_bundle(
         CalibrationError: Calibration images that are refused.
         EdgewiseError: The destination exists already.
     """
+    from edgewise.models.measuring.torch_runner import TorchRunner
+
     options = options or ExportOptions()
     destination = Path(destination)
     refuse_occupied(destination, replace=options.replace)
     _check_draft(modules, draft)
     options.progress("reading images")
-    pictures = golden_pictures(draft.preprocess, _pictures(draft, options))
-    (name, graph), module = next(iter(draft.graphs.items())), modules[next(iter(draft.graphs))].eval()
-    refuse_broken_weights(module)
-    looks = [network_inputs(graph, views_of(draft, one.frame, one.boxes)) for one in pictures]
+    images = _calibration_images(draft, options)
+    clips = options.clips or clips_of(draft, golden_pictures(draft.preprocess, _pictures(images, options)))
+    for module in modules.values():
+        refuse_broken_weights(module)
     options.progress("running the training definition")
-    reference = [[run_module(module, graph, look) for look in each] for each in looks]
-    goldens = make_goldens(draft, graph, pictures, reference)
-    samples, expected = ([each[0] for each in every[:CHECKED_FRAMES]] for every in (looks, reference))
-    made = canonical_graph(module, graph, samples, expected, options.progress)
-    runner = PassRunner(samples, comparable_names(graph))
-    lowered = {
-        (target, Precision.FP32): _bytes(lower_for(made.fp32, target, runner)) for target in options.targets
+    recorders = {
+        name: Recorder(TorchRunner(modules[name], graph), CHECKED_FRAMES)
+        for name, graph in draft.graphs.items()
     }
-    named = name_model_files(name, lowered)
-    canonical_path = "models/canonical.onnx" if name == "main" else f"models/{name}.canonical.onnx"
-    files: dict[str, Content] = {canonical_path: _bytes(made.canonical), **named.files}
-    for golden in goldens:
-        files.update(golden.files)
-    if not options.device_only:
-        files[EXPORTED] = _bytes(made.exported)
-        if checkpoint is not None:
-            files[CHECKPOINT] = checkpoint
+    goldens, prepared = make_goldens(draft, Walk(draft, recorders), clips)
+    files: dict[str, Content] = {path: data for golden in goldens for path, data in golden.files.items()}
+    graphs: dict[str, Graph] = {}
+    fp32: dict[str, onnx.ModelProto] = {}
+    steps: list[ProvenanceStep] = []
+    for name, graph in draft.graphs.items():
+        samples, expected = recorders[name].inputs, recorders[name].outputs
+        made = canonical_graph(modules[name], graph, samples, expected, options.progress)
+        runner = PassRunner(samples, comparable_names(graph))
+        lowered = {
+            (target, Precision.FP32): _bytes(lower_for(made.fp32, target, runner))
+            for target in options.targets
+        }
+        named = name_model_files(name, lowered)
+        path = "models/canonical.onnx" if name == "main" else f"models/{name}.canonical.onnx"
+        files |= {path: _bytes(made.canonical), **named.files}
+        if not options.device_only:
+            files[exported_path(name)] = _bytes(made.exported)
+        graphs[name] = msgspec.structs.replace(graph, canonical=path, files=named.entries)
+        fp32[name] = made.fp32
+        steps += [*made.steps, *runner.steps]
+    if checkpoint is not None and not options.device_only:
+        files[CHECKPOINT] = checkpoint
     manifest = msgspec.structs.replace(
         draft,
         writer=writer(),
         provenance=msgspec.structs.replace(
-            draft.provenance,
-            tools=tool_versions(),
-            steps=(*draft.provenance.steps, *made.steps, *runner.steps),
+            draft.provenance, tools=tool_versions(), steps=(*draft.provenance.steps, *steps)
         ),
-        graphs={name: msgspec.structs.replace(graph, canonical=canonical_path, files=named.entries)},
+        graphs=graphs,
         precisions=(PrecisionRecord(precision=Precision.FP32, asked="every node in float32"),),
         goldens=tuple(golden.golden for golden in goldens),
         budgets=draft.budgets or DEFAULT_BUDGETS,
     )
-    if options.calibration is not None:
+    if options.calibration is not None and images is not None:
         from edgewise.exporter.precision.quantise import quantise
 
         quantised = quantise(
-            made.canonical, manifest, options.calibration, pictures, options.targets, options.progress
+            fp32, manifest, options.calibration, images, prepared, options.targets, options.progress
         )
         manifest, files = quantised.manifest, {**files, **quantised.files}
     options.progress("writing the bundle")
     return write_bundle(destination, manifest, files, replace=options.replace)
+
+
+def exported_path(graph: str) -> str:
+    """Where a bundle keeps a graph as torch exported it."""
+    return "source/exported.onnx" if graph == "main" else f"source/{graph}.exported.onnx"
 
 
 def export_checkpoint(
@@ -235,19 +259,23 @@ def _check_draft(modules: Mapping[str, nn.Module], draft: Manifest) -> None:
             f"modules are given for {sorted(modules)}, the manifest declares {sorted(draft.graphs)}",
             hint="give one deploy module per graph",
         )
-    if len(modules) != 1 or draft.state:
-        raise ExportError(
-            "only bundles of one graph without state can be exported",
-            where=draft.name,
-            hint="export each graph as a bundle of its own",
-        )
 
 
-def _pictures(draft: Manifest, options: ExportOptions) -> list[Picture]:
+def _calibration_images(draft: Manifest, options: ExportOptions) -> ChosenImages | None:
+    if options.calibration is None:
+        return None
+    from edgewise.exporter.precision.calibration_images import choose_images
+
+    return choose_images(options.calibration, draft)
+
+
+def _pictures(images: ChosenImages | None, options: ExportOptions) -> list[Picture]:
     if options.images:
         return [Picture(frame) for frame in read_frames(options.images)]
-    if options.calibration is not None:
-        return options.calibration.first_pictures(draft, GOLDEN_COUNT - 1)
+    if images is not None:
+        from edgewise.exporter.precision.calibration_images import pictures_of
+
+        return pictures_of(images.calibration.samples[: GOLDEN_COUNT - 1])
     return []
 
 

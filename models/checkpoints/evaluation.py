@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
-import math
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgewise.models.checkpoints.checkpoint import LoadedModel, load_model
+from edgewise.models.checkpoints.checkpoint import LoadedModel
 from edgewise.models.data.dataset import Dataset
+from edgewise.models.data.example import Image
 from edgewise.models.data.vocabulary import Vocabulary
-from edgewise.models.measuring.datasets import open_dataset
-from edgewise.models.measuring.metrics import metric_of
-from edgewise.models.tasks.metric import Measured
+from edgewise.models.measuring.evaluation import Predict, evaluate
+from edgewise.models.measuring.tasks import task_of
+from edgewise.models.tasks.task import Measured
 from edgewise.runtime.contract.manifest import Manifest, Provenance
-from edgewise.runtime.decoding.decode import postprocess
-from edgewise.runtime.frames.looks import views_of
+from edgewise.runtime.decoding.decode import decode_result, looks_of
+from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.results.result import Result
-from edgewise.runtime.system.errors import DatasetError, EdgewiseError
+from edgewise.runtime.system.errors import DatasetError
 
 Network = Callable[[NDArray[np.uint8]], Mapping[str, NDArray[Any]]]
 """uint8 [1, h, w, 3] -> the graph's outputs by name."""
@@ -50,10 +47,8 @@ def evaluate_module(
         loaded.meta.vocabulary, Provenance(definition=f"registry:{loaded.entry.name}")
     )
     indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
-    predictions = predict(network_of(loaded, manifest), manifest, dataset, _shown(list(indices), progress))
-    records = [record for image_id, result in predictions for record in result.to_coco(image_id)]
-    ids = [dataset.images[index].id for index in indices]
-    return metric_of(loaded.entry.task).measure(dataset, records, image_ids=ids)
+    predict = predictor(network_of(loaded, manifest), manifest)
+    return evaluate(predict, dataset, task_of(loaded.entry.task), indices, progress=progress)
 
 
 def network_of(loaded: LoadedModel, manifest: Manifest) -> Network:
@@ -71,14 +66,14 @@ def network_of(loaded: LoadedModel, manifest: Manifest) -> Network:
     return network
 
 
-def predict(
-    network: Network, manifest: Manifest, dataset: Dataset, indices: Iterable[int]
-) -> Iterator[tuple[int, Result]]:
-    """Image id and result of any network that follows a manifest, on some images of a dataset."""
-    for index in indices:
-        views = views_of(manifest, dataset.frame(index), dataset.boxes(index))
-        outputs = [network(look.tensor) for look in views.looks]
-        yield dataset.images[index].id, postprocess(manifest, views, outputs)
+def predictor(network: Network, manifest: Manifest) -> Predict:
+    """What any network that follows a manifest finds in a frame, through the device's own functions."""
+
+    def predict(frame: Image, boxes: FrameBoxes | None) -> Result:
+        looks = looks_of(manifest, frame, boxes)
+        return decode_result(manifest, looks, [network(look.tensor) for look in looks.looks])
+
+    return predict
 
 
 def refuse_other_names(known: Vocabulary, dataset: Dataset) -> None:
@@ -98,45 +93,3 @@ def refuse_other_names(known: Vocabulary, dataset: Dataset) -> None:
 def _names(vocabulary: Vocabulary) -> tuple[object, ...]:
     points = () if vocabulary.keypoints is None else vocabulary.keypoints.names
     return {(label.id, label.name, label.kind) for label in vocabulary.classes}, points
-
-
-def _shown(indices: list[int], shown: bool) -> Iterable[int]:
-    if not shown:
-        return indices
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(indices, description="evaluating", console=Console(file=sys.stderr))
-
-
-def _print(measured: Measured) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("", f"on {measured.images} images")
-    table.add_row(measured.name, f"{measured.value:.4f}", end_section=True)
-    for name, value in measured.parts.items():
-        table.add_row(name, "-" if math.isnan(value) else f"{value:.4f}")
-    Console().print(table)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m edgewise.models.checkpoints.evaluation CHECKPOINT DATASET`: print the metric of its task."""
-    parser = argparse.ArgumentParser(
-        prog="python -m edgewise.models.checkpoints.evaluation", description=main.__doc__
-    )
-    parser.add_argument("checkpoint", type=Path, help="a .safetensors of `edgewise train`")
-    parser.add_argument("dataset", type=Path, help="COCO json of the task, or a folder with one and images/")
-    parser.add_argument("--limit", type=int, help="measure on the first so many images")
-    chosen = parser.parse_args(arguments)
-    try:
-        loaded = load_model(chosen.checkpoint)
-        dataset = open_dataset(loaded.entry.task, chosen.dataset)
-        measured = evaluate_module(loaded, dataset, limit=chosen.limit, progress=True)
-    except EdgewiseError as error:
-        sys.exit(str(error))
-    _print(measured)
-
-
-if __name__ == "__main__":
-    main()

@@ -16,7 +16,7 @@ from edgewise.models.data.vocabulary import Vocabulary, VocabularySize
 from edgewise.models.families.layout import Layout
 from edgewise.models.families.recipe import Recipe
 from edgewise.models.layers.image_input import ImageInput
-from edgewise.runtime.contract.manifest import ClassKind, Manifest, Provenance, Task
+from edgewise.runtime.contract.manifest import ClassKind, Manifest, Provenance
 from edgewise.runtime.contract.preprocessing import Preprocess
 from edgewise.runtime.system.errors import ModelError
 
@@ -50,7 +50,7 @@ class Named:
         parts = (self.things, self.stuff, self.keypoints)
         return VocabularySize(*(getattr(config, part) if isinstance(part, str) else part for part in parts))
 
-    def fit(self, config: Any, vocabulary: Vocabulary, task: Task) -> Any:
+    def fit(self, config: Any, vocabulary: Vocabulary, task: str) -> Any:
         """The config that names as much as a vocabulary has.
 
         Raises:
@@ -61,7 +61,7 @@ class Named:
         if any(not count if isinstance(part, str) else count != part for part, count in counts):
             raise ModelError(
                 f"{self.says}, the vocabulary has {size}",
-                hint=f"give a dataset of the task {task.value} ({task.value}.json of a scenes folder)",
+                hint=f"give a dataset of the task {task} ({task}.json of a scenes folder)",
             )
         return msgspec.structs.replace(
             config, **{part: count for part, count in counts if isinstance(part, str)}
@@ -88,7 +88,7 @@ class Family:
     """
 
     name: str
-    task: Task
+    task: str
     micro: ModelConfig
     named: Named
     build: Callable[[Any], nn.Module]
@@ -164,7 +164,7 @@ class ModelEntry:
             raise ModelError(f"not a config of {self.name}: {error}") from None
 
     @property
-    def task(self) -> Task:
+    def task(self) -> str:
         """What kind of result the model gives."""
         return self.family.task
 

@@ -1,2 +1,2 @@
 """Layers that several models share: backbones, feature pyramids, box arithmetic, suppression, deformable
-convolution, and the parts of two-stage detectors: anchors, proposals, sampling, RoIAlign."""
+convolution, anchors, RoIAlign; on top of them the stages of two-stage detectors (`two_stage`)."""

@@ -71,16 +71,18 @@ def level_anchors(cells: Tensor, grid: tuple[int, int], stride: int) -> Tensor:
 def pyramid_anchors(
     grids: Sequence[tuple[int, int]],
     strides: Sequence[int],
-    sizes: Sequence[float],
+    sizes: Sequence[Sequence[float]],
     ratios: Sequence[float] = (0.5, 1.0, 2.0),
     rule: AnchorRule = AnchorRule.DETECTRON,
 ) -> tuple[Tensor, ...]:
-    """The anchors of every level of a pyramid, one size a level.
+    """The anchors of every level of a pyramid.
+
+    Within a cell: size by size, the ratios of each together.
 
     Args:
         grids: (rows, columns) of each level.
         strides: Network pixels per cell of each level.
-        sizes: Square root of the anchors' area of each level, network pixels.
+        sizes: Square roots of the anchors' areas of each level, network pixels.
         ratios: height / width.
         rule: Rounding and centre.
 
@@ -88,6 +90,8 @@ def pyramid_anchors(
         One float32 [rows * columns * A, 4] a level.
     """
     return tuple(
-        level_anchors(cell_anchors(size, stride, ratios, rule), grid, stride)
-        for grid, stride, size in zip(grids, strides, sizes, strict=True)
+        level_anchors(
+            torch.cat([cell_anchors(size, stride, ratios, rule) for size in of_level]), grid, stride
+        )
+        for grid, stride, of_level in zip(grids, strides, sizes, strict=True)
     )

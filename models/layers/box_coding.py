@@ -15,9 +15,6 @@ import msgspec
 import torch
 from torch import Tensor
 
-SIZE_LIMIT = math.log(1000.0 / 16.0)
-"""Largest dw or dh before the exponential: an anchor grows at most 62.5-fold."""
-
 
 class BoxCoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How deltas and boxes turn into each other.
@@ -26,10 +23,12 @@ class BoxCoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         weights: Factors of dx, dy, dw, dh: (1, 1, 1, 1) for proposals, (10, 10, 5, 5) for detections.
         plus_one: Corners are inclusive (Detectron, UPSNet): a box is x2 - x1 + 1 wide, its centre is
             x1 + width / 2, and it is clipped to 0..size - 1. False: continuous corners, clipped to 0..size.
+        size_limit: Largest dw or dh before the exponential: an anchor grows at most 62.5-fold.
     """
 
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     plus_one: bool = False
+    size_limit: float = math.log(1000.0 / 16.0)
 
     @property
     def _one(self) -> float:
@@ -56,7 +55,7 @@ class BoxCoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     def _decode_axis(self, shift: Tensor, growth: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         size = high - low + self._one
         centre = low + size * 0.5 + shift * size
-        half = torch.exp(growth.clamp(max=SIZE_LIMIT)) * size * 0.5
+        half = torch.exp(growth.clamp(max=self.size_limit)) * size * 0.5
         return centre - half, centre + half - self._one
 
     def clip(self, boxes: Tensor, extent: tuple[float, float] | Tensor) -> Tensor:

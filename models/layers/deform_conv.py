@@ -110,7 +110,7 @@ class DeformConv(nn.Module):
     starts as a plain convolution) and `conv.{weight[,bias]}`. Modulated: the channels behind the offsets go
     through a sigmoid and scale the taps.
 
-    `deploy` chooses the exportable operator, which has no gradient; `deploy_deform_convs` sets it in a tree.
+    `deploy` is `forward` by the exportable operator, which has no gradient.
     """
 
     def __init__(
@@ -130,27 +130,37 @@ class DeformConv(nn.Module):
         self.conv_offset = nn.Conv2d(inputs, channels, kernel, stride, padding, dilation)
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=bias)
         self.modulated = modulated
-        self.deploy = False
         nn.init.zeros_(self.conv_offset.weight)
         nn.init.zeros_(self.conv_offset.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float [N, inputs, H, W] -> float [N, outputs, Ho, Wo]; N = 1 where `deploy`."""
-        offset, mask = self.conv_offset(x), None
-        if self.modulated:
-            taps = offset.shape[1] // 3
-            offset, mask = offset[:, : 2 * taps], torch.sigmoid(offset[:, 2 * taps :])
-        conv = self.conv
-        stride, padding, dilation = int(conv.stride[0]), int(conv.padding[0]), int(conv.dilation[0])
-        if self.deploy:
-            return deform_conv_op(x, conv.weight, offset, conv.bias, mask, stride, padding, dilation)
+        """float [N, inputs, H, W] -> float [N, outputs, Ho, Wo]."""
+        offset, mask = self._taps(x)
+        stride, padding, dilation = self._geometry()
         return deform_conv(
-            x, conv.weight, offset, conv.bias, mask, stride=stride, padding=padding, dilation=dilation
+            x,
+            self.conv.weight,
+            offset,
+            self.conv.bias,
+            mask,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
         )
 
+    def deploy(self, x: Tensor) -> Tensor:
+        """float32 [1, inputs, H, W] -> float32 [1, outputs, Ho, Wo]."""
+        offset, mask = self._taps(x)
+        return deform_conv_op(x, self.conv.weight, offset, self.conv.bias, mask, *self._geometry())
 
-def deploy_deform_convs(module: nn.Module) -> None:
-    """Switch every `DeformConv` below `module` to the exportable operator."""
-    for child in module.modules():
-        if isinstance(child, DeformConv):
-            child.deploy = True
+    def _taps(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Offsets and, modulated, factors of the taps."""
+        offset = self.conv_offset(x)
+        if not self.modulated:
+            return offset, None
+        taps = offset.shape[1] // 3
+        return offset[:, : 2 * taps], torch.sigmoid(offset[:, 2 * taps :])
+
+    def _geometry(self) -> tuple[int, int, int]:
+        """Stride, padding, dilation."""
+        return int(self.conv.stride[0]), int(self.conv.padding[0]), int(self.conv.dilation[0])

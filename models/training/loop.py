@@ -23,9 +23,8 @@ from edgewise.models.checkpoints.checkpoint import (
 from edgewise.models.data.dataset import Dataset
 from edgewise.models.families.family import ModelEntry
 from edgewise.models.families.recipe import Recipe
-from edgewise.models.measuring.datasets import open_dataset
-from edgewise.models.measuring.metrics import metric_of
-from edgewise.models.tasks.metric import Measured
+from edgewise.models.measuring.tasks import task_of
+from edgewise.models.tasks.task import Measured
 from edgewise.models.training.batches import BatchSource
 from edgewise.models.training.learners import Learner, Losses, Supervised
 from edgewise.runtime.contract.preprocessing import (
@@ -104,7 +103,7 @@ def train(request: TrainingRequest) -> Path:
         state_path.unlink(missing_ok=True)
     if not state_path.exists():
         refuse_existing(request.out, replace=request.restart)
-    dataset = open_dataset(request.entry.task, request.data, request.images, keep=True)
+    dataset = task_of(request.entry.task).dataset.open(request.data, request.images, keep=True)
     if dataset.object_count == 0:
         raise DatasetError(
             "the dataset has no annotated objects to train on",
@@ -162,7 +161,7 @@ def in_bgr(spec: Preprocess) -> Preprocess:
 def _evaluation_set(request: TrainingRequest, dataset: Dataset) -> Dataset | None:
     if request.evaluation is None:
         return None
-    evaluation = open_dataset(request.entry.task, request.evaluation)
+    evaluation = task_of(request.entry.task).dataset.open(request.evaluation)
     if evaluation.vocabulary != dataset.vocabulary:
         raise DatasetError(
             "the evaluation set has other classes or keypoints than the training set",
@@ -248,7 +247,7 @@ def _shown_progress(request: TrainingRequest, steps: int, start: int) -> Iterato
         for name, value in losses.items():
             smooth[name] = 0.95 * smooth.get(name, value) + 0.05 * value
         text = "  ".join(f"{name} {value:.3f}" for name, value in smooth.items())
-        measured = metric_of(request.entry.task).name
+        measured = task_of(request.entry.task).metric.name
         if history and measured in history[-1]:
             text += f"  {measured} {history[-1][measured]:.3f}"
         progress.update(task, completed=step, terms=text)

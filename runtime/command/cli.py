@@ -17,7 +17,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from edgewise.runtime.contract.manifest import Precision, Target
-from edgewise.runtime.system.errors import EdgewiseError, ParityError, SourceError
+from edgewise.runtime.system.errors import EdgewiseError, ManifestError, ParityError, SourceError
 
 if TYPE_CHECKING:
     from edgewise.runtime.contract.bundle import Bundle
@@ -42,11 +42,12 @@ ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Threads of the CPU backend; all cores where left out.")
 ]
 ProviderOption = Annotated[str, typer.Option(help="cpu or cuda, for ONNX Runtime.")]
-FlipTestOption = Annotated[
-    bool | None,
+SetOption = Annotated[
+    list[str] | None,
     typer.Option(
-        "--flip-test/--no-flip-test",
-        help="Look at the mirrored crop too (keypoints); as the manifest says, if left out.",
+        "--set",
+        metavar="FIELD=VALUE",
+        help="A field of the manifest's postprocessing, e.g. postprocess.flip_test=true; may be repeated.",
     ),
 ]
 
@@ -95,7 +96,7 @@ def run(
             min=1, help="Boxes of one frame, the best; 20 of a detector, all of a file, if left out."
         ),
     ] = None,
-    flip_test: FlipTestOption = None,
+    setting: SetOption = None,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -118,24 +119,22 @@ def run(
     anything else leaves valid files named `.partial`; an error leaves nothing.
     """
     from edgewise.runtime.command.run import BoxRequest, RunRequest, run_source
+    from edgewise.runtime.engines.options import engine_options
 
     looked_at = None
     if boxes is not None:
-        width = boxes_precision or precision
-        looked_at = BoxRequest(boxes, width, boxes_class, boxes_threshold, most_boxes)
+        looked_at = BoxRequest(boxes, boxes_precision or precision, boxes_class, boxes_threshold, most_boxes)
     request = RunRequest(
         bundle=bundle,
         source=source,
         output=output,
-        backend=backend,
+        engine=engine_options(backend, threads=threads, provider=provider),
         precision=precision,
+        settings=_settings(setting),
         boxes=looked_at,
-        flip_test=flip_test,
         threshold=threshold,
         overlay=overlay,
         coco=coco,
-        threads=threads,
-        provider=provider,
         limit=limit,
         force=force,
     )
@@ -155,15 +154,15 @@ def selftest(
     """Rerun the bundle's golden samples on this machine; exit with 1 where a budget is broken."""
     from edgewise.runtime.command.selftest import selftest as rerun
     from edgewise.runtime.command.tables import selftest_table
+    from edgewise.runtime.engines.options import engine_options
 
-    opened = _open_bundle(bundle)
-    widths = [precision] if precision is not None else _precisions_of(opened, backend)
+    opened, options = _open_bundle(bundle), engine_options(backend, threads=threads, provider=provider)
     failed: list[str] = []
-    for width in widths:
-        report = rerun(opened, backend, width, threads=threads, provider=provider)
+    for each in [precision] if precision is not None else _precisions_of(opened, backend):
+        report = rerun(opened, options, each)
         console.print(selftest_table(report))
         if not report.passed:
-            failed.append(f"{width.value}: {len(report.failures)} of {len(report.checks)} checks")
+            failed.append(f"{each.value}: {len(report.failures)} of {len(report.checks)} checks")
     if failed:
         raise ParityError(
             f"the self test failed ({'; '.join(failed)})",
@@ -173,13 +172,11 @@ def selftest(
 
 
 def _precisions_of(bundle: Bundle, backend: Target) -> list[Precision]:
-    from edgewise.runtime.walk.schedule import graph_names
-
-    graphs = [bundle.graph(name) for name in graph_names(bundle.manifest.schedule)]
-    held = [{file.precision for file in graph.files if file.target is backend} for graph in graphs]
-    found = [precision for precision in Precision if all(precision in widths for widths in held)]
+    names = bundle.manifest.schedule.graphs
+    held = [{file.precision for file in bundle.graph(name).files if file.target is backend} for name in names]
+    found = [precision for precision in Precision if all(precision in each for each in held)]
     if not found:
-        bundle.graph_entry(graph_names(bundle.manifest.schedule)[0], backend, Precision.FP32)
+        bundle.graph_entry(names[0], backend, Precision.FP32)
     return found
 
 
@@ -204,7 +201,7 @@ def bench(
     image: Annotated[
         Path | None, typer.Option(help="Image to run on; a golden of the bundle if left out.")
     ] = None,
-    flip_test: FlipTestOption = None,
+    setting: SetOption = None,
     threads: ThreadsOption = None,
     provider: ProviderOption = "cpu",
 ) -> None:
@@ -215,6 +212,7 @@ def bench(
     from edgewise.runtime.command.selftest import golden_boxes
     from edgewise.runtime.command.tables import timing_table
     from edgewise.runtime.command.timing import time_stages
+    from edgewise.runtime.engines.options import engine_options
     from edgewise.runtime.frames.sources import decode_image, read_image
     from edgewise.runtime.walk.session import Session
 
@@ -225,18 +223,16 @@ def bench(
     pixels = (
         read_image(image)
         if image is not None
-        else decode_image(opened.read(goldens[0].image), where="golden")
+        else decode_image(opened.read(goldens[0].frames[0].image), where="golden")
     )
-    boxes = golden_boxes(goldens[0]) if image is None else None
+    boxes = golden_boxes(goldens[0].frames[0]) if image is None else None
     with Session.open(
         opened,
-        backend=backend,
+        backend=engine_options(backend, threads=threads, provider=provider),
         precision=precision,
-        threads=threads,
-        provider=provider,
-        flip_test=flip_test,
+        settings=_settings(setting),
     ) as session:
-        times = time_stages(session, pixels, boxes, runs=runs, warm_up=warm_up)
+        times = time_stages(session.walk, pixels, boxes, runs=runs, warm_up=warm_up)
         name = ", ".join(dict.fromkeys(engine.name for engine in session.engines.values()))
     height, width = pixels.shape[:2]
     looked = "" if boxes is None else f" with {len(boxes)} boxes"
@@ -258,6 +254,15 @@ def doctor() -> None:
             f"{', '.join(finding.subject for finding in missing)} cannot be used",
             hint="; ".join(finding.advice for finding in missing),
         )
+
+
+def _settings(given: list[str] | None) -> dict[str, str]:
+    """`FIELD=VALUE` texts as a mapping."""
+    pairs = [text.partition("=") for text in given or ()]
+    for field, sign, _ in pairs:
+        if not sign:
+            raise ManifestError(f"--set {field} names no value", hint="write --set FIELD=VALUE")
+    return {field: value for field, _, value in pairs}
 
 
 def _open_bundle(path: Path) -> Bundle:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +28,15 @@ from edgewise.runtime.command.sinks import (
     OutputFolder,
     OverlayImages,
     OverlayVideo,
-    Sink,
 )
 from edgewise.runtime.command.tables import count_table, result_table
-from edgewise.runtime.compare.matching import display_threshold
 from edgewise.runtime.contract.bundle import Bundle
-from edgewise.runtime.contract.manifest import ClassLabel, Manifest, Precision, Target, Task
+from edgewise.runtime.contract.manifest import ClassLabel, Manifest, Precision
+from edgewise.runtime.decoding.kinds import kind_of
+from edgewise.runtime.engines.options import EngineOptions
 from edgewise.runtime.frames.sources import Source, SourceKind, open_source
-from edgewise.runtime.kinds.panoptic.sink import PANOPTIC, PANOPTIC_FOLDER, PanopticResults
-from edgewise.runtime.results.result import Result
+from edgewise.runtime.results.kind import Sink
+from edgewise.runtime.results.result import Result, Scored, above
 from edgewise.runtime.system.errors import SourceError
 from edgewise.runtime.system.interruption import deferred_interrupt
 from edgewise.runtime.walk.box_sources import MOST_PEOPLE, BoxSource, CocoBoxes, DetectorBoxes, require_crops
@@ -70,15 +70,13 @@ class RunRequest:
     bundle: Path
     source: str
     output: Path | None
-    backend: Target
+    engine: EngineOptions
     precision: Precision
+    settings: Mapping[str, str]
     boxes: BoxRequest | None
-    flip_test: bool | None
     threshold: float | None
     overlay: bool
     coco: bool
-    threads: int | None
-    provider: str
     limit: int | None
     force: bool
 
@@ -94,15 +92,10 @@ def run_source(request: RunRequest, console: Console) -> None:
     if request.boxes is not None:
         require_crops(bundle.manifest)
     source = open_source(request.source)
-    names = _output_names(source, bundle.manifest.task, overlay=request.overlay, coco=request.coco)
+    names = _output_names(source, bundle.manifest, overlay=request.overlay, coco=request.coco)
     with (
         Session.open(
-            bundle,
-            backend=request.backend,
-            precision=request.precision,
-            threads=request.threads,
-            provider=request.provider,
-            flip_test=request.flip_test,
+            bundle, backend=request.engine, precision=request.precision, settings=request.settings
         ) as session,
         _box_source(request, bundle.manifest) as boxes,
     ):
@@ -130,13 +123,7 @@ def _box_source(request: RunRequest, manifest: Manifest) -> Generator[BoxSource 
     if asked is None:
         yield None
     elif asked.path.is_dir():
-        with Session.open(
-            asked.path,
-            backend=request.backend,
-            precision=asked.precision,
-            threads=request.threads,
-            provider=request.provider,
-        ) as detector:
+        with Session.open(asked.path, backend=request.engine, precision=asked.precision) as detector:
             yield DetectorBoxes(
                 detector,
                 asked.class_name or _looked_at(manifest).name,
@@ -153,10 +140,10 @@ def _box_source(request: RunRequest, manifest: Manifest) -> Generator[BoxSource 
         )
 
 
-def _output_names(source: Source, task: Task, *, overlay: bool, coco: bool) -> list[str]:
+def _output_names(source: Source, manifest: Manifest, *, overlay: bool, coco: bool) -> list[str]:
     names = [RESULTS, IMAGES] if coco else []
-    if coco and task is Task.PANOPTIC:
-        names += [PANOPTIC, PANOPTIC_FOLDER]
+    if coco:
+        names += [name for form in kind_of(manifest).sinks for name in form.names]
     if overlay:
         names.append(OVERLAY_FOLDER if source.kind is SourceKind.IMAGES else OVERLAY_VIDEO)
     return names
@@ -168,8 +155,9 @@ def _open_sinks(
     sinks: list[Sink] = []
     if RESULTS in names:
         sinks.append(CocoResults(folder.path(RESULTS), folder.path(IMAGES)))
-    if PANOPTIC in names:
-        sinks.append(PanopticResults(folder.path(PANOPTIC), folder.path(PANOPTIC_FOLDER), manifest.classes))
+    for form in kind_of(manifest).sinks:
+        if form.names[0] in names:
+            sinks.append(form.open([folder.path(name) for name in form.names], manifest))
     if OVERLAY_FOLDER in names:
         sinks.append(OverlayImages(folder.path(OVERLAY_FOLDER), threshold=shown))
     if OVERLAY_VIDEO in names:
@@ -188,7 +176,8 @@ def _run_frames(
 ) -> None:
     """Run the source to its end, or as far as it goes, and publish what came of it."""
     threshold, limit = request.threshold, request.limit
-    shown = display_threshold(session.manifest.postprocess) if threshold is None else threshold
+    shown = session.manifest.postprocess.shown_from if threshold is None else threshold
+    kind = kind_of(session.manifest)
     sinks = _open_sinks(folder, names, source, session.manifest, shown) if folder is not None else []
     live = source.kind is SourceKind.LIVE
     counts: Counter[str] = Counter()
@@ -201,12 +190,11 @@ def _run_frames(
         with _progress() as progress:
             task = progress.add_task(session.manifest.name, total=count)
             for frame, result in stream:
-                kept = result if threshold is None else result.above(threshold)
+                kept = result if threshold is None else above(result, threshold)
                 with deferred_interrupt():
                     for sink in sinks:
                         sink.write(frame, kept)
-                for index in result.classes[result.scores >= shown].tolist():
-                    counts[result.labels[index].name] += 1
+                counts.update(kind.counts(result, shown))
                 last, done = result, done + 1
                 progress.advance(task)
                 if done == limit:
@@ -227,10 +215,10 @@ def _run_frames(
         published = folder.publish(partial=partial) if folder is not None else []
     for path in published:
         console.print(Text(f"wrote {path}"), soft_wrap=True)
-    if done == 1 and last is not None:
-        console.print(result_table(last, shown))
+    if done == 1 and isinstance(last, Scored):
+        console.print(result_table(last, shown, kind))
     else:
-        console.print(count_table(counts, done, session.manifest.task))
+        console.print(count_table(counts, done, kind.nouns.things))
     if stopped is not None:
         raise stopped
 

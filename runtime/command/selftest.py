@@ -1,7 +1,7 @@
-"""A bundle proves itself: its golden frames rerun through this machine's preprocessing, engine and decoding.
+"""A bundle proves itself: its golden clips rerun through this machine's preprocessing, engines and decoding.
 
-For each golden the training definition's outputs and decoded result lie in the bundle. Checked, and all of it
-fails closed:
+For each frame of a golden the training definition's outputs and decoded result lie in the bundle. Checked,
+and all of it fails closed:
 
 1. every file has its hash;
 2. decoding the stored outputs here gives the stored result (the same decoding, on another processor);
@@ -10,14 +10,17 @@ fails closed:
    engine's file has probes (or the graph declares none and the outputs are no sorted slots) each float
    tensor by largest relative error and cosine (`edgewise.runtime.compare.checks`);
 5. the decoded result against the stored one within the manifest's budget, over all goldens together; on no
-   golden may one side be empty and the other not.
+   frame may one side be empty and the other not;
+6. every graph that the schedule can run has run.
 
-Lowered files demote probes to inner tensors, so on a device 4 is the outputs alone; parity compares probes.
+State passes from frame to frame of a clip as it does in use. Lowered files demote probes to inner tensors, so
+on a device 4 is the outputs alone; parity compares probes.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from zipfile import BadZipFile
@@ -25,24 +28,20 @@ from zipfile import BadZipFile
 import msgspec
 import numpy as np
 
-from edgewise.runtime.compare.checks import Check, budget_checks, range_checks, tensor_level
-from edgewise.runtime.compare.matching import (
-    Detections,
-    Matching,
-    display_threshold,
-    margin_of,
-    match,
-    pooled,
-)
+from edgewise.runtime.compare.checks import Check, Level, decoded_checks, output_checks, range_checks
+from edgewise.runtime.compare.matching import Matching, MatchTally, margin_of, match
 from edgewise.runtime.contract.bundle import Bundle
-from edgewise.runtime.contract.manifest import Budget, Golden, Graph, Manifest, Precision, Target
-from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
-from edgewise.runtime.decoding.decode import postprocess
+from edgewise.runtime.contract.manifest import Budget, GoldenFrame, Graph, Manifest, Precision, Target
+from edgewise.runtime.decoding.decode import decode_result
+from edgewise.runtime.decoding.kinds import kind_of
 from edgewise.runtime.engines.base import Tensor, check_tensors
+from edgewise.runtime.engines.options import ONNXRUNTIME, Backend, as_options, as_precision
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.sources import Frame, decode_image
+from edgewise.runtime.results.result import Result
 from edgewise.runtime.system.errors import BundleError, ResultError
-from edgewise.runtime.walk.session import Session, as_precision, as_target
+from edgewise.runtime.walk.session import Session
+from edgewise.runtime.walk.walk import Walk
 
 SAME_DECODING_SIMILARITY = 0.999
 SAME_DECODING_SCORE = 1e-5
@@ -69,12 +68,7 @@ class SelfTestReport:
 
 
 def selftest(
-    bundle: Bundle,
-    backend: str | Target = Target.ONNXRUNTIME,
-    precision: str | Precision = Precision.FP32,
-    *,
-    threads: int | None = None,
-    provider: str = "cpu",
+    bundle: Bundle, backend: Backend = ONNXRUNTIME, precision: str | Precision = Precision.FP32
 ) -> SelfTestReport:
     """Rerun every golden of a bundle.
 
@@ -84,66 +78,107 @@ def selftest(
         BackendError: The engine cannot be opened, fails, or gives NaN.
         ResultError: Outputs that cannot be decoded.
     """
-    target, width = as_target(backend), as_precision(precision)
+    options, asked = as_options(backend), as_precision(precision)
     bundle.verify()
-    budget = bundle.manifest.budget(width)
+    budget = bundle.manifest.budget(asked)
     if not bundle.manifest.goldens:
         raise BundleError(
             "the bundle has no golden sample to test with", where=str(bundle.path), hint="export it again"
         )
     checks: list[Check] = []
-    matchings: list[Matching] = []
-    with Session.open(bundle, backend=target, precision=width, threads=threads, provider=provider) as session:
+    tally, ran = MatchTally(), set[str]()
+    with Session.open(bundle, backend=options, precision=asked) as session:
         engine = next(iter(session.engines.values())).name
         for golden in bundle.manifest.goldens:
-            found, matching = _rerun(bundle, session, golden, budget)
-            checks += found
-            matchings.append(matching)
-    checks += budget_checks("all goldens", pooled(matchings), budget)
-    return SelfTestReport(bundle.manifest.name, engine, target, width, tuple(checks))
+            session.reset()
+            for frame in golden.frames:
+                graph, found, matching = _rerun(bundle, session.walk, frame, budget)
+                ran.add(graph)
+                checks += found
+                tally.add(matching)
+    checks += decoded_checks("all goldens", tally, budget)
+    checks += _unproven(bundle.manifest, ran)
+    return SelfTestReport(bundle.manifest.name, engine, options.target, asked, tuple(checks))
 
 
-def golden_boxes(golden: Golden) -> FrameBoxes | None:
+def golden_boxes(golden: GoldenFrame) -> FrameBoxes | None:
     """Where the network looks in a golden's frame; None for a model of whole frames."""
     if not golden.boxes:
         return None
     return FrameBoxes(np.array(golden.boxes, np.float64), np.ones(len(golden.boxes), np.float32))
 
 
-def _rerun(bundle: Bundle, session: Session, golden: Golden, budget: Budget) -> tuple[list[Check], Matching]:
+def _unproven(manifest: Manifest, ran: set[str]) -> Iterator[Check]:
+    """A failed check for each graph that the goldens never run."""
+    for graph in manifest.schedule.graphs:
+        if graph not in ran:
+            yield Check(
+                level=Level.RUN,
+                figure="runs on the goldens",
+                value=0.0,
+                limit=1.0,
+                at_least=True,
+                subject=f"graph {graph}",
+                sample="all goldens",
+            )
+
+
+def _rerun(
+    bundle: Bundle, walk: Walk, golden: GoldenFrame, budget: Budget
+) -> tuple[str, list[Check], Matching]:
+    """The graph that ran on a frame, what was checked, and its result against the stored one."""
     manifest, name = bundle.manifest, golden.image
     image = decode_image(bundle.read(name), where=name)
-    session.reset()
-    prepared = session.prepare(Frame(0, name, image, 0.0), golden_boxes(golden))
-    graph, views = manifest.graphs[prepared.graph], prepared.views
-    stored = _read_tensors(bundle, golden, graph, len(views.looks))
-    expected = _read_result(bundle, golden, manifest, views.frame_size)
-
-    own = [{spec.name: look[spec.name] for spec in graph.outputs} for look in stored]
-    decoded = match(
-        expected, Detections.of_result(postprocess(manifest, views, own)), threshold=0.0, margin=0.0
-    )
-    checks = [
-        Check("decoding", "matched fraction", decoded.matched_fraction, 1.0, True, name),
-        Check("decoding", "mean similarity", decoded.similarity, SAME_DECODING_SIMILARITY, True, name),
-        Check("decoding", "score difference", decoded.score_difference, SAME_DECODING_SCORE, sample=name),
-    ]
-    inferred = session.infer(prepared)
+    prepared = walk.prepare(Frame(0, name, image, 0.0), golden_boxes(golden))
+    graph, looks = manifest.graphs[prepared.graph], prepared.looks
+    stored = _read_tensors(bundle, golden, graph, len(looks.looks))
+    expected = _read_result(bundle, golden, looks.frame_size)
+    decoded = decode_result(manifest, looks, stored)
+    checks = list(_same_decoding(name, manifest, expected, decoded))
+    inferred = walk.infer(prepared)
     for number, (wanted, outputs) in enumerate(zip(stored, inferred.outputs, strict=True), start=1):
         look = name if len(stored) == 1 else f"{name}, look {number}"
         checks += range_checks(look, graph.outputs, outputs)
-        checks += tensor_level(look, manifest, graph, wanted, outputs, budget)
+        checks += output_checks(look, manifest, graph, wanted, outputs, budget)
     matching = match(
+        kind_of(manifest),
         expected,
-        Detections.of_result(session.finish(inferred)),
-        threshold=display_threshold(manifest.postprocess),
+        walk.finish(inferred),
+        threshold=manifest.postprocess.shown_from,
         margin=margin_of(budget),
     )
-    checks.append(Check("result", "one side empty", float(matching.one_side_empty), 0.0, sample=name))
-    return checks, matching
+    checks.append(
+        Check(
+            level=Level.DECODED,
+            figure="one side empty",
+            value=float(matching.tally.one_empty),
+            limit=0.0,
+            subject="result",
+            sample=name,
+        )
+    )
+    return prepared.graph, checks, matching
 
 
-def _read_tensors(bundle: Bundle, golden: Golden, graph: Graph, looks: int) -> list[dict[str, Tensor]]:
+def _same_decoding(name: str, manifest: Manifest, expected: Result, decoded: Result) -> Iterator[Check]:
+    found = match(kind_of(manifest), expected, decoded, threshold=0.0, margin=0.0).tally
+    for figure, value, limit, at_least in (
+        ("matched fraction", found.matched_fraction, 1.0, True),
+        ("mean similarity", found.similarity, SAME_DECODING_SIMILARITY, True),
+        ("score difference", found.score_difference, SAME_DECODING_SCORE, False),
+    ):
+        yield Check(
+            level=Level.DECODED,
+            figure=figure,
+            value=value,
+            limit=limit,
+            at_least=at_least,
+            subject="decoding",
+            sample=name,
+        )
+
+
+def _read_tensors(bundle: Bundle, golden: GoldenFrame, graph: Graph, looks: int) -> list[dict[str, Tensor]]:
     """The stored outputs and probes of each look, with the dtypes and shapes that the manifest declares."""
     try:
         with np.load(io.BytesIO(bundle.read(golden.tensors)), allow_pickle=False) as archive:
@@ -160,15 +195,14 @@ def _read_tensors(bundle: Bundle, golden: Golden, graph: Graph, looks: int) -> l
     ]
 
 
-def _read_result(
-    bundle: Bundle, golden: Golden, manifest: Manifest, frame_size: tuple[int, int]
-) -> Detections:
+def _read_result(bundle: Bundle, golden: GoldenFrame, frame_size: tuple[int, int]) -> Result:
     """The stored result."""
+    manifest = bundle.manifest
     try:
         records = msgspec.json.decode(bundle.read(golden.result), type=list[dict[str, Any]])
     except msgspec.MsgspecError as error:
-        raise ResultError(f"not COCO results: {error}", where=golden.result) from None
-    spec = manifest.postprocess
-    if isinstance(spec, HeatmapKeypoints):
-        return Detections.of_coco(records, frame_size, manifest.keypoints, spec.score_threshold)
-    return Detections.of_coco(records, frame_size)
+        raise ResultError(f"not records of a result: {error}", where=golden.result) from None
+    try:
+        return kind_of(manifest).read(manifest.postprocess, manifest, records, frame_size)
+    except ResultError as error:
+        raise ResultError(error.what, where=golden.result, hint=error.hint) from None

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import msgspec
@@ -33,16 +33,6 @@ OVERLAY_FOLDER = "overlay"
 OVERLAY_SUFFIX = ".jpg"
 OVERLAY_VIDEO = "overlay.mp4"
 DEFAULT_FPS = 25.0
-
-
-class Sink(Protocol):
-    """Takes every result of a run in order."""
-
-    def write(self, frame: Frame, result: Result) -> None: ...
-
-    def close(self) -> None:
-        """Finish the files, so that they are valid with what was written so far."""
-        ...
 
 
 class OutputFolder:
@@ -128,7 +118,7 @@ class CocoResults:
                 "timestamp": frame.timestamp,
             }
         )
-        for record in result.to_coco(frame.image_id):
+        for record in result.records(frame.image_id):
             self._results.append(record)
 
     def close(self) -> None:

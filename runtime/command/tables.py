@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import inf, isnan
+from typing import Any
 
 import msgspec
 from rich.console import Group, RenderableType
@@ -16,13 +17,10 @@ from edgewise.runtime.command.selftest import SelfTestReport
 from edgewise.runtime.command.timing import StageTimes
 from edgewise.runtime.compare.checks import Check
 from edgewise.runtime.contract.bundle import Bundle
-from edgewise.runtime.contract.manifest import Graph, Manifest, Task
-from edgewise.runtime.contract.parts import Part
+from edgewise.runtime.contract.manifest import Graph, Manifest
 from edgewise.runtime.engines.base import describe
-from edgewise.runtime.kinds.instances.result import Instances
-from edgewise.runtime.kinds.keypoints.result import Keypoints
-from edgewise.runtime.kinds.panoptic.result import Panoptic
-from edgewise.runtime.results.result import Result
+from edgewise.runtime.results.kind import Kind
+from edgewise.runtime.results.result import Scored
 
 SHOWN_CLASSES = 12
 
@@ -42,7 +40,7 @@ def bundle_tables(bundle: Bundle) -> RenderableType:
 
 def _identity(bundle: Bundle) -> Table:
     manifest = bundle.manifest
-    table = _facts(f"{manifest.name}: {manifest.task.value}")
+    table = _facts(f"{manifest.name}: {manifest.task}")
     names = [label.name for label in manifest.classes]
     shown = ", ".join(names[:SHOWN_CLASSES])
     more = f", and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
@@ -83,7 +81,7 @@ def _decoding(manifest: Manifest) -> Table:
     return table
 
 
-def _fields(part: Part) -> str:
+def _fields(part: object) -> str:
     plain = msgspec.to_builtins(part)
     kind = plain.pop("kind", "")
     return " ".join([str(kind), *(f"{key}={value}" for key, value in plain.items())]).strip()
@@ -144,19 +142,21 @@ def _precisions(manifest: Manifest) -> Table:
 
 
 def selftest_table(report: SelfTestReport) -> Table:
-    """One line a quantity with its worst golden, and one for every further failure."""
+    """One line a figure with its worst golden, and one for every further failure."""
     title = f"{report.bundle}, {report.precision.value} on {report.engine}"
-    table = _table(title, "", "subject", "quantity", "worst", "limit", "golden")
+    table = _table(title, "", "subject", "figure", "worst", "limit", "golden")
     groups: dict[tuple[str, str], list[Check]] = {}
     for check in report.checks:
-        groups.setdefault((check.subject, check.quantity), []).append(check)
+        groups.setdefault((check.subject, check.figure), []).append(check)
     for checks in groups.values():
         _selftest_rows(table, sorted(checks, key=_margin))
     return table
 
 
 def _margin(check: Check) -> float:
-    """How far inside its limit a figure is; NaN is the farthest outside."""
+    """How far inside its limit a figure is; nothing and NaN are the farthest outside."""
+    if check.value is None:
+        return -inf
     inside = check.value - check.limit if check.at_least else check.limit - check.value
     return -inf if isnan(inside) else inside
 
@@ -171,8 +171,8 @@ def _selftest_rows(table: Table, checks: Sequence[Check]) -> None:
             table,
             verdict,
             check.subject,
-            check.quantity,
-            f"{check.value:.3g}",
+            check.figure,
+            "nothing" if check.value is None else f"{check.value:.3g}",
             f"{sign} {check.limit:g}",
             check.sample + of,
         )
@@ -202,38 +202,21 @@ def doctor_table(findings: Iterable[Finding]) -> Table:
     return table
 
 
-def result_table(result: Result, threshold: float) -> Table:
+def result_table(result: Scored, threshold: float, kind: Kind[Any, Any]) -> Table:
     """What one image holds of at least `threshold`, in the order of the result."""
     shown = result.above(threshold)
-    thing, extent, extents = _extents(shown)
-    table = _table(
-        f"{thing} of score {threshold:g} and more", "class", "score", "box (x1, y1, x2, y2)", extent
-    )
+    extent, extents = kind.extent(shown) if kind.extent is not None else ("", [""] * len(shown))
+    title = f"{kind.nouns.things} of score {threshold:g} and more"
+    table = _table(title, "class", "score", "box (x1, y1, x2, y2)", extent)
     rows = zip(shown.names, shown.scores.tolist(), shown.boxes.tolist(), extents, strict=True)
     for name, score, corners, size in rows:
         _row(table, name, f"{score:.3f}", ", ".join(f"{value:.1f}" for value in corners), size)
     return table
 
 
-def _extents(result: Result) -> tuple[str, str, list[str]]:
-    """What the kind of result calls its things, and what is told of each besides class, score and box."""
-    if isinstance(result, Instances):
-        return "instances", "pixels", [str(area) for area in result.masks.areas().tolist()]
-    if isinstance(result, Panoptic):
-        return "segments", "pixels", [str(area) for area in result.areas.tolist()]
-    if isinstance(result, Keypoints):
-        sure = (result.point_scores >= result.point_threshold).sum(axis=1).tolist()
-        points = f"points of score {result.point_threshold:g} and more"
-        return "people", points, [f"{count} of {len(result.layout.names)}" for count in sure]
-    return "results", "", [""] * len(result)
-
-
-_COUNTED = {Task.INSTANCES: "instances", Task.PANOPTIC: "segments", Task.KEYPOINTS: "people"}
-
-
-def count_table(counts: Counter[str], frames: int, task: Task) -> Table:
+def count_table(counts: Counter[str], frames: int, things: str) -> Table:
     """How often each class was seen."""
-    table = _table(f"{frames} frames", "class", _COUNTED.get(task, "results"))
+    table = _table(f"{frames} frames", "class", things)
     for name, count in counts.most_common():
         _row(table, name, str(count))
     return table

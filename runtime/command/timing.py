@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.sources import Frame
-from edgewise.runtime.walk.session import Session
+from edgewise.runtime.walk.walk import Walk
 
 Given = TypeVar("Given")
 
@@ -36,7 +36,7 @@ class StageTimes:
 
 
 def time_stages(
-    session: Session,
+    walk: Walk,
     image: NDArray[np.uint8],
     boxes: FrameBoxes | None = None,
     *,
@@ -48,13 +48,13 @@ def time_stages(
     A stage takes all looks at the image: one a box for a model of crops, two with the flip test.
     """
     frame = Frame(0, "bench", image, 0.0)
-    prepare = partial(session.prepare, boxes=boxes)
+    prepare = partial(walk.prepare, boxes=boxes)
     names = ("preprocess", "inference", "postprocess")
     times: dict[str, list[float]] = {name: [] for name in names}
     for run in range(warm_up + runs):
         prepared, first = _timed(prepare, frame)
-        inferred, second = _timed(session.infer, prepared)
-        _, third = _timed(session.finish, inferred)
+        inferred, second = _timed(walk.infer, prepared)
+        _, third = _timed(walk.finish, inferred)
         if run >= warm_up:
             for name, value in zip(names, (first, second, third), strict=True):
                 times[name].append(value)

@@ -1,54 +1,79 @@
-"""Figures beside their limits: how a budget judges outputs, and the matched results of several frames.
+"""Figures beside their limits: how a budget judges tensors, and the matched results of several frames.
 
-What is compared of a graph's outputs depends on what they are:
+What is compared of a graph's outputs depends on what they are; the kind of result says which is which:
 
 - float tensors by largest relative error and cosine;
 - the scores of sorted slots slot by slot, because two near-equal things may change places;
-- maps of class or segment numbers by the share of equal pixels. The least share is the budget's least mean
-  similarity: where every segment keeps that intersection over union, at least that share is equal.
+- maps of class numbers by the share of equal pixels. The least share is the budget's least mean similarity:
+  where every segment keeps that intersection over union, at least that share is equal.
 """
 
 from __future__ import annotations
 
+import enum
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from edgewise.runtime.compare.matching import Matching
-from edgewise.runtime.contract.manifest import Budget, ClassKind, Graph, Manifest, TensorSpec
-from edgewise.runtime.contract.postprocessing import PanopticFusion, PanopticSegments
+from edgewise.runtime.compare.matching import MatchTally
+from edgewise.runtime.compare.tensors import difference, equal_share
+from edgewise.runtime.contract.manifest import Budget, Graph, Manifest, TensorSpec
+from edgewise.runtime.decoding.kinds import kind_of
 from edgewise.runtime.engines.base import Tensor
 
 RANGE_SLACK = 1e-3
 """Share of a declared range by which a value may leave it: rounding, not a wrong activation."""
 
-UNKNOWN, IMPOSSIBLE = -1, -2
-"""In a class map: a pixel that the panoptic head leaves open, and a code that it cannot mean."""
+
+class Level(enum.Enum):
+    """What a check looks at."""
+
+    RUN = "run"
+    """The stage runs, and gives exactly the declared tensors with finite values."""
+    RAW = "raw"
+    DECODED = "decoded"
+    METRIC = "metric"
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(msgspec.Struct, frozen=True, kw_only=True):
     """One figure beside its limit.
 
     Attributes:
-        subject: What was looked at: a tensor, the decoded result, ...
+        level: What is looked at.
+        figure: Its name.
+        value: None where there is nothing to compare; such a check has failed, as one with NaN or infinity.
         at_least: Whether the limit is the least value allowed, not the largest.
+        subject: A tensor's name, or which result.
         sample: On what: a golden's image, or all of them.
+        note: What else a reader may want to know.
     """
 
-    subject: str
-    quantity: str
-    value: float
+    level: Level
+    figure: str
+    value: float | None
     limit: float
     at_least: bool = False
+    subject: str = ""
     sample: str = ""
+    note: str = ""
 
     @property
     def passed(self) -> bool:
-        """NaN never passes."""
+        if self.value is None or not math.isfinite(self.value):
+            return False
         return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    @property
+    def share_of_limit(self) -> float:
+        """Distance from perfect agreement over the distance allowed; infinite where nothing is known."""
+        if self.value is None or math.isnan(self.value):
+            return math.inf
+        used, room = (1.0 - self.value, 1.0 - self.limit) if self.at_least else (self.value, self.limit)
+        if used <= 0.0:
+            return 0.0
+        return used / room if room > 0.0 else math.inf
 
     @property
     def where(self) -> str:
@@ -56,20 +81,28 @@ class Check:
         return f"{self.sample} {self.subject}".strip()
 
 
-def budget_checks(sample: str, matching: Matching, budget: Budget) -> tuple[Check, ...]:
+def decoded_checks(sample: str, tally: MatchTally, budget: Budget) -> tuple[Check, ...]:
     """The decoded level of a budget."""
     figures = (
-        ("matched fraction", matching.matched_fraction, budget.matched_fraction, True),
-        ("mean similarity", matching.similarity, budget.similarity, True),
-        ("mean score difference", matching.score_difference, budget.score_difference, False),
+        ("matched fraction", tally.matched_fraction, budget.matched_fraction, True),
+        ("mean similarity", tally.similarity, budget.similarity, True),
+        ("mean score difference", tally.score_difference, budget.score_difference, False),
     )
     return tuple(
-        Check("result", quantity, value, limit, at_least, sample)
-        for quantity, value, limit, at_least in figures
+        Check(
+            level=Level.DECODED,
+            figure=figure,
+            value=value,
+            limit=limit,
+            at_least=at_least,
+            subject="result",
+            sample=sample,
+        )
+        for figure, value, limit, at_least in figures
     )
 
 
-def tensor_level(
+def output_checks(
     sample: str,
     manifest: Manifest,
     graph: Graph,
@@ -83,23 +116,27 @@ def tensor_level(
     `found` shows them.
 
     Args:
-        manifest: Its postprocessing says which outputs are slots and maps.
+        manifest: Its kind of result says which outputs are slots and maps.
         graph: Names of outputs and probes.
         reference: Outputs and probes of the training definition for one look.
         found: What an engine gave for it.
     """
-    scores = getattr(manifest.postprocess, "scores", None)
+    kind, spec = kind_of(manifest), manifest.postprocess
+    wanted, given = kind.compared(spec, manifest, reference), kind.compared(spec, manifest, found)
     checks: list[Check] = []
-    if isinstance(scores, str):
-        checks.append(_slot_check(sample, scores, reference[scores], found[scores], budget))
+    if wanted.slots is not None:
+        checks.append(_slot_check(sample, wanted.slots, reference[wanted.slots], found[wanted.slots], budget))
     elif not graph.probes:
-        floats = [spec for spec in graph.outputs if spec.dtype.value.startswith("float")]
+        floats = [
+            output
+            for output in graph.outputs
+            if output.dtype.value.startswith("float") and output.name not in wanted.maps
+        ]
         checks += tensor_checks(sample, floats, reference, found, budget)
-    found_maps = class_maps(manifest, found)
-    for name, wanted in class_maps(manifest, reference).items():
-        equal = equal_share(wanted, found_maps[name])
-        checks.append(Check(name, "equal pixels", equal, budget.similarity, True, sample=sample))
-    exposed = [spec for spec in graph.probes if spec.name in found]
+    for name, expected in wanted.maps.items():
+        equal = equal_share(expected, given.maps[name])
+        checks.append(equal_check(name, equal, budget, sample))
+    exposed = [probe for probe in graph.probes if probe.name in found]
     return checks + tensor_checks(sample, exposed, reference, found, budget)
 
 
@@ -113,15 +150,50 @@ def tensor_checks(
     """Largest relative error and cosine of each float tensor, by exact name."""
     checks: list[Check] = []
     for spec in specs:
-        wanted = reference[spec.name].astype(np.float64).ravel()
-        given = found[spec.name].astype(np.float64).ravel()
-        scale = float(np.abs(wanted).max())
-        error = float(np.abs(given - wanted).max()) / (scale or 1.0)
-        norms = float(np.linalg.norm(wanted) * np.linalg.norm(given))
-        cosine = float(wanted @ given) / norms if norms else float(not wanted.any() and not given.any())
-        checks.append(Check(spec.name, "relative error", error, budget.tensor_relative_error, sample=sample))
-        checks.append(Check(spec.name, "cosine", cosine, budget.tensor_cosine, True, sample=sample))
+        apart = difference(found[spec.name], reference[spec.name])
+        checks += [
+            error_check(spec.name, apart.relative, budget, sample),
+            cosine_check(spec.name, apart.cosine, budget, sample),
+        ]
     return checks
+
+
+def error_check(subject: str, relative: float | None, budget: Budget, sample: str = "") -> Check:
+    """The largest relative error of a float tensor; None where it is not finite."""
+    return Check(
+        level=Level.RAW,
+        figure="relative error",
+        value=relative,
+        limit=budget.tensor_relative_error,
+        subject=subject,
+        sample=sample,
+    )
+
+
+def cosine_check(subject: str, cosine: float | None, budget: Budget, sample: str = "") -> Check:
+    """The cosine of a float tensor and its reference."""
+    return Check(
+        level=Level.RAW,
+        figure="cosine",
+        value=cosine,
+        limit=budget.tensor_cosine,
+        at_least=True,
+        subject=subject,
+        sample=sample,
+    )
+
+
+def equal_check(subject: str, share: float | None, budget: Budget, sample: str = "") -> Check:
+    """The share of equal elements of integers, such as the pixels of a map."""
+    return Check(
+        level=Level.RAW,
+        figure="equal share",
+        value=share,
+        limit=budget.similarity,
+        at_least=True,
+        subject=subject,
+        sample=sample,
+    )
 
 
 def range_checks(sample: str, specs: Sequence[TensorSpec], outputs: Mapping[str, Tensor]) -> list[Check]:
@@ -132,37 +204,17 @@ def range_checks(sample: str, specs: Sequence[TensorSpec], outputs: Mapping[str,
             low, high = spec.value_range
             tensor = outputs[spec.name]
             outside = max(low - float(tensor.min()), float(tensor.max()) - high, 0.0)
-            limit = RANGE_SLACK * (high - low)
-            checks.append(Check(spec.name, "outside its range by", outside, limit, sample=sample))
+            checks.append(
+                Check(
+                    level=Level.RUN,
+                    figure="outside its range by",
+                    value=outside,
+                    limit=RANGE_SLACK * (high - low),
+                    subject=spec.name,
+                    sample=sample,
+                )
+            )
     return checks
-
-
-def class_maps(manifest: Manifest, outputs: Mapping[str, Tensor]) -> dict[str, NDArray[np.int64]]:
-    """The maps among a graph's outputs as class numbers, int64 [1, h, w]; empty where it gives none.
-
-    A map of slots becomes a map of their classes, because which slot a thing has is a matter of near-equal
-    scores. Semantic logits become the channel of the largest.
-    """
-    spec = manifest.postprocess
-    if isinstance(spec, PanopticFusion):
-        semantic = outputs[spec.semantic]
-        logits = np.issubdtype(semantic.dtype, np.floating)
-        return {spec.semantic: semantic.argmax(axis=1) if logits else semantic.astype(np.int64)}
-    if not isinstance(spec, PanopticSegments):
-        return {}
-    stuff = [index for index, label in enumerate(manifest.classes) if label.kind is ClassKind.STUFF]
-    meaning = np.array([*stuff, *outputs[spec.classes].ravel().tolist(), UNKNOWN], np.int64)
-    codes = outputs[spec.segments].astype(np.int64)
-    known = (codes >= 0) & (codes < len(meaning))
-    return {
-        spec.segments: np.where(known, meaning[codes.clip(0, len(meaning) - 1)], IMPOSSIBLE),
-        spec.semantic: outputs[spec.semantic].astype(np.int64),
-    }
-
-
-def equal_share(first: Tensor, second: Tensor) -> float:
-    """Share of elements in which two arrays of the same shape are equal; 1 where they have none."""
-    return float((first == second).mean()) if first.size else 1.0
 
 
 def _slot_check(sample: str, subject: str, stored: Tensor, found: Tensor, budget: Budget) -> Check:
@@ -174,5 +226,11 @@ def _slot_check(sample: str, subject: str, stored: Tensor, found: Tensor, budget
     wanted = -np.sort(-stored.astype(np.float64).ravel())
     given = -np.sort(-found.astype(np.float64).ravel())
     occupied = (wanted > 0) | (given > 0)
-    value = float(np.abs(wanted - given)[occupied].mean()) if occupied.any() else 0.0
-    return Check(subject, "slot difference", value, budget.score_difference, sample=sample)
+    return Check(
+        level=Level.RAW,
+        figure="slot difference",
+        value=float(np.abs(wanted - given)[occupied].mean()) if occupied.any() else 0.0,
+        limit=budget.score_difference,
+        subject=subject,
+        sample=sample,
+    )

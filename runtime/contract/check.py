@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from edgewise.runtime.contract.manifest import FORMAT_VERSION, Manifest
-from edgewise.runtime.contract.postprocessing import Postprocess
-from edgewise.runtime.contract.schedules import EveryFrame
+from edgewise.runtime.contract.manifest import FORMAT_VERSION, Manifest, TensorSpec
 from edgewise.runtime.system.errors import ManifestError
 
 
@@ -27,8 +25,8 @@ def _problems(manifest: Manifest) -> Iterable[str]:
         tensors = [tensor.name for tensor in (*graph.inputs, *graph.outputs, *graph.probes)]
         for tensor in sorted({tensor for tensor in tensors if tensors.count(tensor) > 1}):
             yield f"graph {name!r} declares the tensor {tensor!r} twice"
-    yield from _schedule_problems(manifest)
     yield from _state_problems(manifest)
+    yield from _schedule_problems(manifest)
     yield from _postprocess_problems(manifest)
     yield from _file_problems(manifest)
     layout = manifest.keypoints
@@ -47,11 +45,32 @@ def _problems(manifest: Manifest) -> Iterable[str]:
 
 
 def _schedule_problems(manifest: Manifest) -> Iterable[str]:
-    schedule = manifest.schedule
-    wanted = (schedule.graph,) if isinstance(schedule, EveryFrame) else (schedule.key, schedule.nonkey)
+    wanted = manifest.schedule.graphs
     for graph in wanted:
         if graph not in manifest.graphs:
             yield f"the schedule runs graph {graph!r}, which is not declared"
+    for graph in manifest.graphs:
+        if graph not in wanted:
+            yield f"graph {graph!r} is declared, and the schedule never runs it"
+    for graph in _run_graphs(manifest):
+        images = _image_inputs(manifest, graph)
+        if len(images) != 1:
+            yield f"graph {graph!r} takes {len(images)} inputs besides state, {images}; it is fed one image"
+
+
+def image_input(manifest: Manifest, graph: str) -> str:
+    """The one input of a graph that no state tensor feeds, of a manifest that was checked."""
+    (name,) = _image_inputs(manifest, graph)
+    return name
+
+
+def _image_inputs(manifest: Manifest, graph: str) -> list[str]:
+    fed = {sink for state in manifest.state for sink in state.sinks}
+    return [spec.name for spec in manifest.graphs[graph].inputs if f"{graph}.{spec.name}" not in fed]
+
+
+def _run_graphs(manifest: Manifest) -> list[str]:
+    return [graph for graph in manifest.schedule.graphs if graph in manifest.graphs]
 
 
 def _state_problems(manifest: Manifest) -> Iterable[str]:
@@ -59,6 +78,8 @@ def _state_problems(manifest: Manifest) -> Iterable[str]:
         f"{name}.{spec.name}": spec for name, graph in manifest.graphs.items() for spec in graph.outputs
     }
     inputs = {f"{name}.{spec.name}": spec for name, graph in manifest.graphs.items() for spec in graph.inputs}
+    if manifest.state and manifest.preprocess.needs_boxes:
+        yield "state passes from frame to frame, which nothing here does for crops around boxes"
     for state in manifest.state:
         places = [(state.source, outputs, "output"), *((sink, inputs, "input") for sink in state.sinks)]
         for address, known, kind in places:
@@ -69,23 +90,18 @@ def _state_problems(manifest: Manifest) -> Iterable[str]:
                 yield f"state {state.name!r} and {address!r} differ in dtype or shape"
 
 
-_NOT_OUTPUTS = {"decoding", "by", "kind"}
-
-
-def output_names(postprocess: Postprocess) -> tuple[str, ...]:
-    """The graph outputs that a postprocessing reads."""
-    return tuple(
-        value
-        for field in postprocess.__struct_fields__
-        if field not in _NOT_OUTPUTS and isinstance(value := getattr(postprocess, field), str)
-    )
-
-
 def _postprocess_problems(manifest: Manifest) -> Iterable[str]:
-    declared = {spec.name for graph in manifest.graphs.values() for spec in graph.outputs}
-    for name in output_names(manifest.postprocess):
-        if name not in declared:
-            yield f"postprocessing reads the output {name!r}, which no graph declares"
+    yield from manifest.postprocess.problems(manifest)
+    first: dict[str, TensorSpec] = {}
+    for graph in _run_graphs(manifest):
+        declared = {spec.name: spec for spec in manifest.graphs[graph].outputs}
+        for name in manifest.postprocess.outputs:
+            if name not in declared:
+                yield f"postprocessing reads the output {name!r}, which graph {graph!r} does not declare"
+                continue
+            spec, other = declared[name], first.setdefault(name, declared[name])
+            if (spec.dtype, spec.shape) != (other.dtype, other.shape):
+                yield f"the output {name!r} of graph {graph!r} differs in dtype or shape from another graph's"
 
 
 def _file_problems(manifest: Manifest) -> Iterable[str]:
@@ -109,8 +125,8 @@ def referenced_files(manifest: Manifest) -> tuple[str, ...]:
         paths += [graph.canonical] if graph.canonical else []
         paths += [file.path for file in graph.files]
     if manifest.calibration is not None:
-        paths.append(manifest.calibration.table)
-        paths += [manifest.calibration.tensorrt_cache] if manifest.calibration.tensorrt_cache else []
+        paths += [*manifest.calibration.tables.values(), *manifest.calibration.tensorrt_caches.values()]
     for golden in manifest.goldens:
-        paths += [golden.image, golden.tensors, golden.result]
+        for frame in golden.frames:
+            paths += [frame.image, frame.tensors, frame.result]
     return tuple(paths)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from edgewise.runtime.contract.check import check
 from edgewise.runtime.contract.manifest import FORMAT_VERSION, Manifest
+from edgewise.runtime.contract.postprocessing import Postprocess, read_postprocess
 from edgewise.runtime.system.errors import ManifestError
 
 
@@ -39,17 +42,27 @@ def decode(data: bytes) -> Manifest:
     except msgspec.MsgspecError as error:
         raise ManifestError(f"not a manifest: {error}", hint="export the bundle again") from None
     if header.format != FORMAT_VERSION:
+        newer = header.format > FORMAT_VERSION
         raise ManifestError(
             f"manifest format {header.format}, written by {header.writer}; this edgewise reads format "
             f"{FORMAT_VERSION}",
-            hint="update edgewise on this machine, or export the bundle again with this version",
+            hint="update edgewise on this machine, or export the bundle again with this version"
+            if newer
+            else "export the bundle again with this version",
         )
     try:
-        manifest = msgspec.json.decode(data, type=Manifest)
+        manifest = msgspec.json.decode(data, type=Manifest, dec_hook=_read)
     except msgspec.MsgspecError as error:
         raise ManifestError(
             f"the manifest written by {header.writer} does not follow format {FORMAT_VERSION}: {error}",
-            hint="update edgewise, or export the bundle again",
+            hint="export the bundle again, or correct the manifest",
         ) from None
     check(manifest)
     return manifest
+
+
+def _read(wanted: type, plain: Any) -> Any:
+    """What msgspec does not know by itself: kinds of postprocessing, to which others may be added."""
+    if wanted is Postprocess:
+        return read_postprocess(plain)
+    raise NotImplementedError(wanted)

@@ -28,19 +28,9 @@ from edgewise.runtime.contract.preprocessing import Preprocess
 from edgewise.runtime.contract.schedules import EveryFrame, Schedule
 from edgewise.runtime.system.errors import ManifestError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # ---------------------------------------------------------------- what this is
-
-
-class Task(enum.Enum):
-    INSTANCES = "instances"
-    PANOPTIC = "panoptic"
-    KEYPOINTS = "keypoints"
-    BOXES = "boxes"
-    FACES = "faces"
-    DENSE_SURFACE = "dense-surface"
-    IMAGE = "image"
 
 
 class ClassKind(enum.Enum):
@@ -166,6 +156,7 @@ class KeptNode(Part, frozen=True, kw_only=True):
     node: str
     precision: Precision
     reason: str
+    graph: str = "main"
 
 
 class RealisedPrecision(Part, frozen=True, kw_only=True):
@@ -193,8 +184,10 @@ class CalibrationMethod(enum.Enum):
 
 class Calibration(Part, frozen=True, kw_only=True):
     method: CalibrationMethod
-    table: str
-    tensorrt_cache: str | None = None
+    tables: dict[str, str]
+    """Path of the table of each graph."""
+    tensorrt_caches: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    """Path of the same as a calibrator of TensorRT 8.x and 10.x reads it."""
     sample_count: PositiveInt
     seed: int
     samples_sha256: Sha256
@@ -204,12 +197,12 @@ class Calibration(Part, frozen=True, kw_only=True):
     """Over the JSON of the preprocessing that fed the observers."""
 
 
-class Golden(Part, frozen=True, kw_only=True):
-    """One input and what the training definition gave for it.
+class GoldenFrame(Part, frozen=True, kw_only=True):
+    """One frame and what the training definition gave for it.
 
-    `image` is a PNG of the source frame; `tensors` an .npz of the graph's outputs and probes, the looks at
-    the frame stacked along the batch axis; `result` the decoded result as COCO-style JSON in source
-    coordinates.
+    `image` is a PNG of the source frame; `tensors` an .npz of the outputs and probes of the graph that ran,
+    the looks at the frame stacked along the batch axis; `result` the decoded result as its kind's records
+    (COCO's form where the kind has one) in source coordinates.
     """
 
     image: str
@@ -217,6 +210,12 @@ class Golden(Part, frozen=True, kw_only=True):
     result: str
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     """Where the network looks, x1, y1, x2, y2 in source pixels; none for models of whole frames."""
+
+
+class Golden(Part, frozen=True, kw_only=True):
+    """A clip of consecutive frames that starts without state; a single picture where a model has none."""
+
+    frames: Annotated[tuple[GoldenFrame, ...], Meta(min_length=1)]
 
 
 class Budget(Part, frozen=True, kw_only=True):
@@ -249,7 +248,6 @@ class Manifest(Part, frozen=True, kw_only=True):
     writer: str
     """Program and version that wrote the file, e.g. `edgewise 0.1.0`."""
     name: str
-    task: Task
     classes: tuple[ClassLabel, ...] = ()
     keypoints: KeypointLayout | None = None
     licence: str = ""
@@ -264,6 +262,11 @@ class Manifest(Part, frozen=True, kw_only=True):
     goldens: tuple[Golden, ...] = ()
     budgets: tuple[Budget, ...] = ()
     files: tuple[FileEntry, ...] = ()
+
+    @property
+    def task(self) -> str:
+        """What the results are an answer to; it follows from their kind."""
+        return self.postprocess.task
 
     def budget(self, precision: Precision) -> Budget:
         """The budget of a precision; ManifestError where the manifest states none."""

@@ -1,25 +1,65 @@
 """The kinds of result that a manifest can name; each has a room in `kinds/`.
 
-Each kind is one tagged struct; in JSON its tag stands under `kind`.
+Each kind is one tagged struct; in JSON its tag stands under `kind`. What such a struct names of a graph's
+outputs is of the type `OutputName`, and what it asks of the rest of the manifest it says itself (`problems`).
 """
 
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast, get_args
 
+import msgspec
 from msgspec import Meta
 
-from edgewise.runtime.contract.parts import Fraction, Part, PositiveInt
-from edgewise.runtime.contract.preprocessing import ColourOrder
+from edgewise.runtime.contract.parts import Fraction, Part
+
+if TYPE_CHECKING:
+    from edgewise.runtime.contract.manifest import Manifest
+
+OutputName = Annotated[str, Meta(extra={"names": "output"})]
+"""The name of a graph's output that decoding reads."""
 
 
-class IouTracker(Part, frozen=True, kw_only=True):
-    """Greedy frame-to-frame association by mask or box IoU; a track ends after `patience` missed frames."""
+class Postprocess:
+    """What every kind of postprocessing says of itself, whatever its fields.
 
-    threshold: Fraction = 0.3
-    patience: PositiveInt = 10
-    by: str = "box"
+    Attributes:
+        task: What its results are an answer to: the name of a row of the workstation's tasks.
+    """
+
+    __slots__ = ()
+    task: ClassVar[str]
+
+    def problems(self, manifest: Manifest) -> Iterable[str]:
+        """What of the rest of a manifest does not fit this kind; by default it wants whole frames."""
+        if manifest.preprocess.needs_boxes:
+            yield "this kind of result needs a preprocessing of the whole frame"
+
+    @property
+    def output_fields(self) -> tuple[str, ...]:
+        """The fields that name outputs."""
+        fields = msgspec.structs.fields(cast(Any, self))
+        return tuple(field.name for field in fields if OutputName in (field.type, *get_args(field.type)))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The graph outputs that decoding reads."""
+        named = (getattr(self, field) for field in self.output_fields)
+        return tuple(name for name in named if name is not None)
+
+    @property
+    def shown_from(self) -> float:
+        """The score from which a user sees a thing: the display threshold, or the only threshold there is."""
+        for field in ("display_threshold", "score_threshold"):
+            if (value := getattr(self, field, None)) is not None:
+                return float(value)
+        return 0.0
+
+
+class ResultKind(Part, Postprocess, frozen=True, kw_only=True, tag_field="kind"):
+    """Base of the structs: `Postprocess` as a part of a manifest."""
 
 
 class MaskRule(enum.Enum):
@@ -31,42 +71,54 @@ class MaskRule(enum.Enum):
     """Sample at pixel centres inside the continuous box with zeros outside (Mask R-CNN, aligned)."""
 
 
-class PrototypeInstances(Part, frozen=True, kw_only=True, tag_field="kind", tag="prototype-instances"):
+class PrototypeInstances(
+    Part, Postprocess, frozen=True, kw_only=True, tag_field="kind", tag="prototype-instances"
+):
     """Fixed slots of box, score, class and a whole-input mask at prototype resolution (YOLACT).
 
     Boxes are xyxy in network-input pixels; a score of 0 marks an empty slot; the mask is a probability.
     """
 
-    boxes: str = "boxes"
-    scores: str = "scores"
-    classes: str = "classes"
-    masks: str = "masks"
-    settled: str | None = None
+    task: ClassVar[str] = "instances"
+    boxes: OutputName = "boxes"
+    scores: OutputName = "scores"
+    classes: OutputName = "classes"
+    masks: OutputName = "masks"
+    settled: OutputName | None = None
     score_threshold: Fraction = 0.0
     """Slots with a score above this become instances."""
     display_threshold: Fraction = 0.3
     """Overlays show instances of at least this score."""
     mask_threshold: Fraction = 0.5
     mask_rule: MaskRule = MaskRule.BILINEAR_HALF_PIXEL
-    tracker: IouTracker | None = None
+
+    def problems(self, manifest: Manifest) -> Iterable[str]:
+        yield from super().problems(manifest)
+        yield from _other_rule(self.mask_rule, MaskRule.BILINEAR_HALF_PIXEL)
 
 
-class PastedInstances(Part, frozen=True, kw_only=True, tag_field="kind", tag="pasted-instances"):
+class PastedInstances(ResultKind, frozen=True, kw_only=True, tag="pasted-instances"):
     """Fixed slots of box, score, class and a mask inside the box (Mask R-CNN)."""
 
-    boxes: str = "boxes"
-    scores: str = "scores"
-    classes: str = "classes"
-    masks: str = "masks"
-    settled: str | None = None
+    task: ClassVar[str] = "instances"
+    boxes: OutputName = "boxes"
+    scores: OutputName = "scores"
+    classes: OutputName = "classes"
+    masks: OutputName = "masks"
+    settled: OutputName | None = None
     score_threshold: Fraction = 0.05
     display_threshold: Fraction = 0.5
     mask_threshold: Fraction = 0.5
     mask_rule: MaskRule = MaskRule.PASTE_ALIGNED
-    tracker: IouTracker | None = None
+
+    def problems(self, manifest: Manifest) -> Iterable[str]:
+        yield from super().problems(manifest)
+        yield from _other_rule(self.mask_rule, MaskRule.PASTE_ALIGNED)
 
 
-class PanopticSegments(Part, frozen=True, kw_only=True, tag_field="kind", tag="panoptic-segments"):
+class PanopticSegments(
+    Part, Postprocess, frozen=True, kw_only=True, tag_field="kind", tag="panoptic-segments"
+):
     """The graph has a panoptic head: an argmax over stuff channels, instance slots and the unknown (UPSNet).
 
     With S stuff classes (in the order of the manifest's classes) and K slots, `segments` [1, h, w] says s for
@@ -74,11 +126,12 @@ class PanopticSegments(Part, frozen=True, kw_only=True, tag_field="kind", tag="p
     that the semantic head alone gives. Both maps lie over the whole network input.
     """
 
-    scores: str = "scores"
-    classes: str = "classes"
-    segments: str = "segments"
-    semantic: str = "semantic"
-    settled: str | None = None
+    task: ClassVar[str] = "panoptic"
+    scores: OutputName = "scores"
+    classes: OutputName = "classes"
+    segments: OutputName = "segments"
+    semantic: OutputName = "semantic"
+    settled: OutputName | None = None
     score_threshold: Fraction = 0.0
     """Only slots with a score above this become segments."""
     display_threshold: Fraction = 0.5
@@ -86,24 +139,24 @@ class PanopticSegments(Part, frozen=True, kw_only=True, tag_field="kind", tag="p
     """An instance becomes stuff when at least this share of its pixels has that class by `semantic`."""
     stuff_area_limit: Annotated[int, Meta(ge=0)] = 4096
     """Stuff segments with fewer source pixels become void."""
-    tracker: IouTracker | None = None
 
 
-class PanopticFusion(Part, frozen=True, kw_only=True, tag_field="kind", tag="panoptic-fusion"):
+class PanopticFusion(ResultKind, frozen=True, kw_only=True, tag="panoptic-fusion"):
     """Instances and a semantic map fused in score order (detectron2's rule), for any pair of heads.
 
     `masks` follow `mask_rule` as in the instance kinds. `semantic` is float logits [1, C, h, w] or an int32
     map of channel numbers [1, h, w], over the whole network input.
     """
 
-    boxes: str = "boxes"
-    scores: str = "scores"
-    classes: str = "classes"
-    masks: str = "masks"
-    semantic: str = "semantic"
+    task: ClassVar[str] = "panoptic"
+    boxes: OutputName = "boxes"
+    scores: OutputName = "scores"
+    classes: OutputName = "classes"
+    masks: OutputName = "masks"
+    semantic: OutputName = "semantic"
     semantic_classes: tuple[int, ...]
     """The index into the manifest's classes of each semantic channel; -1 for one that is no stuff class."""
-    settled: str | None = None
+    settled: OutputName | None = None
     score_threshold: Fraction = 0.5
     """Only instances with a score above this take part."""
     display_threshold: Fraction = 0.5
@@ -113,7 +166,6 @@ class PanopticFusion(Part, frozen=True, kw_only=True, tag_field="kind", tag="pan
     """Stuff segments with fewer source pixels become void."""
     mask_threshold: Fraction = 0.5
     mask_rule: MaskRule = MaskRule.PASTE_ALIGNED
-    tracker: IouTracker | None = None
 
 
 class HeatmapDecoding(enum.Enum):
@@ -121,10 +173,13 @@ class HeatmapDecoding(enum.Enum):
     DARK = "dark"
 
 
-class HeatmapKeypoints(Part, frozen=True, kw_only=True, tag_field="kind", tag="heatmap-keypoints"):
+class HeatmapKeypoints(
+    Part, Postprocess, frozen=True, kw_only=True, tag_field="kind", tag="heatmap-keypoints"
+):
     """One heatmap a keypoint; peaks go back to the source through the crop's inverse affine map."""
 
-    heatmaps: str = "heatmaps"
+    task: ClassVar[str] = "keypoints"
+    heatmaps: OutputName = "heatmaps"
     decoding: HeatmapDecoding = HeatmapDecoding.QUARTER_PIXEL
     flip_test: bool = False
     """Also look at the mirrored crop and average both heatmaps."""
@@ -132,53 +187,38 @@ class HeatmapKeypoints(Part, frozen=True, kw_only=True, tag_field="kind", tag="h
     """Keypoints that score less are drawn faintly and do not count in a person's score."""
     display_threshold: Fraction = 0.2
 
-
-class Boxes(Part, frozen=True, kw_only=True, tag_field="kind", tag="boxes"):
-    boxes: str = "boxes"
-    scores: str = "scores"
-    classes: str = "classes"
-    settled: str | None = None
-    score_threshold: Fraction = 0.05
-    display_threshold: Fraction = 0.5
-    tracker: IouTracker | None = None
+    def problems(self, manifest: Manifest) -> Iterable[str]:
+        if manifest.keypoints is None:
+            yield "the manifest names no keypoints, which results of this kind need"
+        if self.flip_test and not manifest.preprocess.needs_boxes:
+            yield "only models that look at crops have a flip test"
 
 
-class Faces(Part, frozen=True, kw_only=True, tag_field="kind", tag="faces"):
-    boxes: str = "boxes"
-    scores: str = "scores"
-    landmarks: str = "landmarks"
-    settled: str | None = None
-    score_threshold: Fraction = 0.5
+def _other_rule(stated: MaskRule, implemented: MaskRule) -> Iterable[str]:
+    if stated is not implemented:
+        yield f"these masks are resampled by the rule {implemented.value!r}, not by {stated.value!r}"
 
 
-class DenseSurface(Part, frozen=True, kw_only=True, tag_field="kind", tag="dense-surface"):
-    """Part index and surface coordinates inside each box (DensePose)."""
-
-    boxes: str = "boxes"
-    scores: str = "scores"
-    parts: str = "parts"
-    u: str = "u"
-    v: str = "v"
-    score_threshold: Fraction = 0.5
+_KNOWN: dict[str, type[Postprocess]] = {}
 
 
-class ImageOutput(Part, frozen=True, kw_only=True, tag_field="kind", tag="image"):
-    """A float image [1, 3, h, w] in `value_range` becomes uint8 BGR at the source's size."""
-
-    image: str = "image"
-    value_range: tuple[float, float] = (-1.0, 1.0)
-    colour: ColourOrder = ColourOrder.RGB
-    resize_to_source: bool = True
+def declare(spec: type[Postprocess]) -> None:
+    """Make a kind of postprocessing readable: manifests may name it by its tag."""
+    _KNOWN[str(cast(Any, spec).__struct_config__.tag)] = spec
 
 
-Postprocess = (
-    PrototypeInstances
-    | PastedInstances
-    | PanopticSegments
-    | PanopticFusion
-    | HeatmapKeypoints
-    | Boxes
-    | Faces
-    | DenseSurface
-    | ImageOutput
-)
+for _spec in (PrototypeInstances, PastedInstances, PanopticSegments, PanopticFusion, HeatmapKeypoints):
+    declare(_spec)
+
+
+def read_postprocess(plain: Any) -> Postprocess:
+    """The struct of a decoded JSON object.
+
+    Raises:
+        msgspec.ValidationError: No object, a kind that nothing here implements, or a field that does not fit.
+    """
+    kind = plain.get("kind") if isinstance(plain, dict) else None
+    if kind not in _KNOWN:
+        known = ", ".join(sorted(_KNOWN))
+        raise msgspec.ValidationError(f"nothing here decodes results of the kind {kind!r}; known: {known}")
+    return msgspec.convert(plain, _KNOWN[kind])

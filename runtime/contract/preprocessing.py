@@ -6,7 +6,7 @@ Each kind is one tagged struct; in JSON its tag stands under `kind`.
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
@@ -44,7 +44,17 @@ PadValue = tuple[
 """In the colour order of the graph's input."""
 
 
-class Stretch(Part, frozen=True, kw_only=True, tag_field="kind", tag="stretch"):
+class Preprocessing(Part, frozen=True, kw_only=True, tag_field="kind"):
+    """Base of the kinds of preprocessing.
+
+    Attributes:
+        needs_boxes: Whether it looks at crops around boxes; otherwise at the whole frame.
+    """
+
+    needs_boxes: ClassVar[bool] = False
+
+
+class Stretch(Preprocessing, frozen=True, kw_only=True, tag="stretch"):
     """Resize to `size` without keeping the aspect ratio."""
 
     size: Size
@@ -53,7 +63,7 @@ class Stretch(Part, frozen=True, kw_only=True, tag_field="kind", tag="stretch"):
     pixel_rule: PixelRule = PixelRule.HALF_PIXEL
 
 
-class Letterbox(Part, frozen=True, kw_only=True, tag_field="kind", tag="letterbox"):
+class Letterbox(Preprocessing, frozen=True, kw_only=True, tag="letterbox"):
     """Resize by one factor to fit inside `size`, pad the rest."""
 
     size: Size
@@ -64,7 +74,7 @@ class Letterbox(Part, frozen=True, kw_only=True, tag_field="kind", tag="letterbo
     pad_side: PadSide = PadSide.BOTH
 
 
-class ShortestEdge(Part, frozen=True, kw_only=True, tag_field="kind", tag="shortest-edge"):
+class ShortestEdge(Preprocessing, frozen=True, kw_only=True, tag="shortest-edge"):
     """Shorter side to `shortest`, at most `longest` for the longer side, then pad to the fixed `size`."""
 
     shortest: PositiveInt
@@ -77,9 +87,10 @@ class ShortestEdge(Part, frozen=True, kw_only=True, tag_field="kind", tag="short
     pad_side: PadSide = PadSide.BOTTOM_RIGHT
 
 
-class AffineCrop(Part, frozen=True, kw_only=True, tag_field="kind", tag="affine-crop"):
+class AffineCrop(Preprocessing, frozen=True, kw_only=True, tag="affine-crop"):
     """Crop around a box: extend it to the aspect ratio of `size`, enlarge by `padding`, warp to `size`."""
 
+    needs_boxes: ClassVar[bool] = True
     size: Size
     padding: Annotated[float, Meta(ge=1.0)] = 1.25
     colour: ColourOrder = ColourOrder.BGR
@@ -88,7 +99,7 @@ class AffineCrop(Part, frozen=True, kw_only=True, tag_field="kind", tag="affine-
     pad_value: PadValue = (0, 0, 0)
 
 
-class AsIs(Part, frozen=True, kw_only=True, tag_field="kind", tag="as-is"):
+class AsIs(Preprocessing, frozen=True, kw_only=True, tag="as-is"):
     """The frame must already have `size`."""
 
     size: Size

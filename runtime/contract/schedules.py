@@ -5,11 +5,23 @@ Each kind is one tagged struct; in JSON its tag stands under `kind`.
 
 from __future__ import annotations
 
-from edgewise.runtime.contract.parts import NonNegative, Part, PositiveInt
+from typing import Annotated
+
+from msgspec import Meta
+
+from edgewise.runtime.contract.parts import NonNegative, Part
+
+Period = Annotated[int, Meta(ge=2)]
+"""Frames from one key frame to the next; with 1 the other graph would never run."""
 
 
 class EveryFrame(Part, frozen=True, kw_only=True, tag_field="kind", tag="every-frame"):
     graph: str = "main"
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The graphs that may run."""
+        return (self.graph,)
 
 
 class KeyEveryN(Part, frozen=True, kw_only=True, tag_field="kind", tag="key-every-n"):
@@ -17,7 +29,12 @@ class KeyEveryN(Part, frozen=True, kw_only=True, tag_field="kind", tag="key-ever
 
     key: str
     nonkey: str
-    n: PositiveInt
+    n: Period
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The graphs that may run, without repetition."""
+        return tuple(dict.fromkeys((self.key, self.nonkey)))
 
 
 class KeyOnSceneChange(Part, frozen=True, kw_only=True, tag_field="kind", tag="key-on-scene-change"):
@@ -26,7 +43,12 @@ class KeyOnSceneChange(Part, frozen=True, kw_only=True, tag_field="kind", tag="k
     key: str
     nonkey: str
     threshold: NonNegative
-    at_least_every: PositiveInt = 30
+    at_least_every: Period = 30
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The graphs that may run, without repetition."""
+        return tuple(dict.fromkeys((self.key, self.nonkey)))
 
 
 Schedule = EveryFrame | KeyEveryN | KeyOnSceneChange

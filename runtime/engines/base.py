@@ -6,7 +6,8 @@ Whatever does not fit the manifest is a BackendError: an engine never renames, c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,13 +19,84 @@ from edgewise.runtime.system.errors import BackendError
 Tensor = NDArray[Any]
 
 
-class Engine(Protocol):
-    """One graph, opened and ready to run. Use it from one thread at a time."""
+Held = Any
+"""A state tensor where a runner keeps it between runs: only runners of the same backend look inside."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ran:
+    """What one run gave.
+
+    Attributes:
+        outputs: The tensors by name.
+        held: Those of them that were to be kept, where the next run reads them.
+    """
+
+    outputs: dict[str, Tensor]
+    held: dict[str, Held]
+
+
+class Runner(Protocol):
+    """One graph that can be run: an engine on a device, an ONNX model in memory, a module in torch."""
 
     @property
     def name(self) -> str:
-        """Backend, version and device in one line, e.g. `onnxruntime 1.22.0, CPU, 2 threads`."""
+        """What computes it, with version and device, e.g. `onnxruntime 1.22.0, CPU, 2 threads`."""
         ...
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run once.
+
+        Args:
+            inputs: Exactly the graph's inputs, C-contiguous, with their dtypes and shapes.
+
+        Returns:
+            The graph's outputs (and probes, where the runner shows them). The arrays belong to the caller: a
+            later run does not write to them, so that one frame can be postprocessed while the next is
+            inferred.
+
+        Raises:
+            EdgewiseError: An input does not fit, or the run failed.
+        """
+        ...
+
+    def hold(self, tensor: Tensor) -> Held:
+        """Take a state tensor over to where the graph computes."""
+        ...
+
+    def step(self, inputs: Mapping[str, Tensor], state: Mapping[str, Held], keep: Collection[str]) -> Ran:
+        """Run once between other runs.
+
+        Args:
+            inputs: The graph's inputs that are no state, as in `run`.
+            state: The others, as `hold` or an earlier step gave them.
+            keep: Outputs that a later step reads as state.
+
+        Raises:
+            EdgewiseError: As `run`.
+        """
+        ...
+
+
+class HostState:
+    """State in the host's memory, for runners whose graphs compute there or copy from there anyway."""
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `Runner.run`."""
+        raise NotImplementedError
+
+    def hold(self, tensor: Tensor) -> Held:
+        """The array itself."""
+        return tensor
+
+    def step(self, inputs: Mapping[str, Tensor], state: Mapping[str, Held], keep: Collection[str]) -> Ran:
+        """See `Runner.step`."""
+        outputs = self.run({**inputs, **state})
+        return Ran(outputs, {name: outputs[name] for name in keep})
+
+
+class Engine(Runner, Protocol):
+    """A lowered file, opened and ready to run exactly as declared. Use it from one thread at a time."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -33,22 +105,7 @@ class Engine(Protocol):
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """The outputs as the manifest declares them, checked against what the engine really has."""
-        ...
-
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run once.
-
-        Args:
-            inputs: Exactly the tensors of `inputs`, C-contiguous, with their dtypes and shapes.
-
-        Returns:
-            Exactly the tensors of `outputs`, in that order. The arrays belong to the caller: a later run does
-            not write to them, so that one frame can be postprocessed while the next is inferred.
-
-        Raises:
-            BackendError: An input does not fit, or the engine failed.
-        """
+        """The outputs as the manifest declares them; `run` gives exactly these, in that order."""
         ...
 
     def close(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgewise.runtime.contract.manifest import DType, Precision, Target, TensorSpec
-from edgewise.runtime.engines.base import Tensor, check_signature, check_tensors
+from edgewise.runtime.engines.base import Held, Ran, Tensor, check_signature, check_tensors
+from edgewise.runtime.engines.options import ONNXRUNTIME, OnnxRuntimeOptions
 from edgewise.runtime.system.errors import BackendError
 from edgewise.runtime.system.processor import available_cores
 
@@ -31,8 +32,7 @@ def open_onnxruntime(
     *,
     graph: str = "main",
     precision: Precision = Precision.FP32,
-    threads: int | None = None,
-    provider: str = "cpu",
+    options: OnnxRuntimeOptions = ONNXRUNTIME,
 ) -> OnnxRuntimeEngine:
     """Open the `onnxruntime` file of a bundle's graph from bytes that were hashed in memory."""
     entry = bundle.graph_entry(graph, Target.ONNXRUNTIME, precision)
@@ -42,8 +42,7 @@ def open_onnxruntime(
         inputs=declared.inputs,
         outputs=declared.outputs,
         where=str(bundle.path / entry.path),
-        threads=threads,
-        provider=provider,
+        options=options,
     )
 
 
@@ -54,8 +53,7 @@ class OnnxRuntimeEngine:
         model: Serialised ONNX model with its weights inside.
         inputs, outputs: What the model must have, no more and no less.
         where: Name of the model in errors.
-        threads: Threads inside one operator; None takes the cores that this process may use.
-        provider: `cpu`, or `cuda` where onnxruntime-gpu is installed. Never the other one instead.
+        options: Threads and provider; never another provider instead.
 
     Raises:
         BackendError: onnxruntime or the provider is missing, the model does not load, or its tensors differ.
@@ -68,12 +66,13 @@ class OnnxRuntimeEngine:
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
         where: str,
-        threads: int | None = None,
-        provider: str = "cpu",
+        options: OnnxRuntimeOptions = ONNXRUNTIME,
     ) -> None:
+        threads, provider = options.threads, options.provider
         if threads is not None and threads < 1:
             raise BackendError(f"threads is {threads}", hint="give a number from 1 up, or leave it out")
         ort = _import_onnxruntime()
+        self._provider = provider
         self._where = where
         self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
@@ -110,6 +109,34 @@ class OnnxRuntimeEngine:
         outputs = dict(zip(self._output_names, values, strict=True))
         check_tensors(self._outputs, outputs, role="output", where=self._where)
         return outputs
+
+    def hold(self, tensor: Tensor) -> Held:
+        """An OrtValue on the device of the provider."""
+        return _import_onnxruntime().OrtValue.ortvalue_from_numpy(tensor, self._provider, 0)
+
+    def step(self, inputs: Mapping[str, Tensor], state: Mapping[str, Held], keep: Collection[str]) -> Ran:
+        """See `Runner.step`: state stays on the device of the provider."""
+        if self._session is None:
+            raise BackendError("the engine is closed", where=self._where, hint="open the session again")
+        images = [spec for spec in self._inputs if spec.name not in state]
+        check_tensors(images, inputs, role="input", where=self._where)
+        binding = self._session.io_binding()
+        for name, tensor in inputs.items():
+            binding.bind_cpu_input(name, tensor)
+        for name, value in state.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in self._output_names:
+            binding.bind_output(name, self._provider if name in keep else "cpu")
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise BackendError(
+                f"onnxruntime failed: {_first_line(error)}", where=self._where, hint="run `edgewise selftest`"
+            ) from error
+        values = dict(zip(self._output_names, binding.get_outputs(), strict=True))
+        outputs = {name: value.numpy() for name, value in values.items()}
+        check_tensors(self._outputs, outputs, role="output", where=self._where)
+        return Ran(outputs, {name: values[name] for name in keep})
 
     def close(self) -> None:
         self._session = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgewise.runtime.contract.manifest import DType, Precision, Target, TensorSpec
-from edgewise.runtime.engines.base import Tensor, check_signature, check_tensors, numpy_dtype
+from edgewise.runtime.engines.base import HostState, Tensor, check_signature, check_tensors, numpy_dtype
 from edgewise.runtime.engines.cache import EngineCache
 from edgewise.runtime.engines.cuda import CudaContext, TensorBuffer, find_gpu
 from edgewise.runtime.engines.tensorrt_api import (
@@ -80,7 +80,7 @@ def open_tensorrt(
     )
 
 
-class TensorRTEngine:
+class TensorRTEngine(HostState):
     """A built engine on a GPU (protocol: `edgewise.runtime.engines.base.Engine`).
 
     Args:

@@ -1,23 +1,19 @@
 """What the network looks at in one frame: the whole of it, or a crop around each box.
 
-Every room that runs a model (session, self test, evaluation, calibration, parity) asks `views_of` for the
-looks of a frame, runs the graph once a look, and hands the looks with their outputs to `postprocess`.
+A graph runs once a look; the looks with their outputs become the result (`decoding/decode.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.manifest import Manifest
-from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
-from edgewise.runtime.contract.preprocessing import AffineCrop
+from edgewise.runtime.contract.preprocessing import Preprocess
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.pixels.geometry import Geometry, Size
-from edgewise.runtime.system.errors import ManifestError, SourceError
+from edgewise.runtime.system.errors import SourceError
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +48,7 @@ class FrameBoxes:
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class Look:
     """One look of the network.
 
     Attributes:
@@ -67,7 +63,7 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
+class Looks:
     """All looks at one frame.
 
     Attributes:
@@ -78,59 +74,49 @@ class Views:
     """
 
     frame_size: Size
-    looks: tuple[View, ...]
+    looks: tuple[Look, ...]
     boxes: FrameBoxes | None = None
 
 
-def views_of(manifest: Manifest, frame: NDArray[np.uint8], boxes: FrameBoxes | None = None) -> Views:
+def take_looks(
+    spec: Preprocess,
+    frame: NDArray[np.uint8],
+    boxes: FrameBoxes | None = None,
+    *,
+    mirrored: bool = False,
+    where: str = "",
+) -> Looks:
     """Preprocess one frame for every look that a model takes at it.
 
     Args:
-        manifest: Its `preprocess` says what a look is, its `postprocess` whether crops are mirrored too.
+        spec: Whether a look is the whole frame or the crop around a box.
         frame: uint8 [H, W, 3], BGR.
         boxes: Where to look, for a model of crops; the whole frame where None.
+        mirrored: Whether each crop is also looked at in the mirror.
+        where: Name of the model in errors.
 
     Raises:
         SourceError: The frame or a box does not fit the preprocessing, or boxes for a model of whole frames.
     """
-    spec, decoding = manifest.preprocess, manifest.postprocess
     frame_size = (int(frame.shape[0]), int(frame.shape[1]))
-    if not isinstance(spec, AffineCrop):
+    if not spec.needs_boxes:
         if boxes is not None:
             raise SourceError(
                 "boxes were given to a model that looks at whole frames",
-                where=manifest.name,
+                where=where,
                 hint="leave the boxes out",
             )
         tensor, geometry = preprocess(spec, frame)
-        return Views(frame_size, (View(tensor, geometry),))
+        return Looks(frame_size, (Look(tensor, geometry),))
     if boxes is None:
         boxes = whole_frame(frame_size)
-    mirror = isinstance(decoding, HeatmapKeypoints) and decoding.flip_test
-    looks: list[View] = []
+    looks: list[Look] = []
     for x1, y1, x2, y2 in boxes.boxes.tolist():
         tensor, geometry = preprocess(spec, frame, box=(x1, y1, x2, y2))
-        looks.append(View(tensor, geometry))
-        if mirror:
-            looks.append(View(np.ascontiguousarray(tensor[:, :, ::-1]), geometry, mirrored=True))
-    return Views(frame_size, tuple(looks), boxes)
-
-
-def with_flip_test(manifest: Manifest, flip_test: bool) -> Manifest:
-    """The same model, looking at the mirrored crop too, or not.
-
-    Raises:
-        ManifestError: The model has no flip test to switch.
-    """
-    decoding = manifest.postprocess
-    if not isinstance(decoding, HeatmapKeypoints) or not isinstance(manifest.preprocess, AffineCrop):
-        raise ManifestError(
-            "only models of keypoints in crops have a flip test",
-            where=manifest.name,
-            hint="leave --flip-test and --no-flip-test out",
-        )
-    switched = msgspec.structs.replace(decoding, flip_test=flip_test)
-    return msgspec.structs.replace(manifest, postprocess=switched)
+        looks.append(Look(tensor, geometry))
+        if mirrored:
+            looks.append(Look(np.ascontiguousarray(tensor[:, :, ::-1]), geometry, mirrored=True))
+    return Looks(frame_size, tuple(looks), boxes)
 
 
 def whole_frame(frame_size: Size) -> FrameBoxes:

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.runtime.frames.looks import Looks
+from edgewise.runtime.pixels.geometry import Geometry
 from edgewise.runtime.system.errors import ResultError
 
 Outputs = Mapping[str, NDArray[Any]]
+
+
+def only_look(looks: Looks, outputs: Sequence[Outputs]) -> tuple[Geometry, Outputs]:
+    """The geometry of the one look at a whole frame, and what the graph gave for it.
+
+    Raises:
+        ResultError: Several looks were taken, or none.
+    """
+    if len(looks.looks) != 1:
+        raise ResultError(
+            f"a result of one look was wanted, {len(looks.looks)} were taken",
+            hint="this kind of result needs a preprocessing of the whole frame",
+        )
+    return looks.looks[0].geometry, outputs[0]
 
 
 def read_output(

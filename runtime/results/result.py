@@ -1,8 +1,8 @@
-"""What every kind of result can do, so that sinks, parity and the command line need not know which it is."""
+"""What results can do, so that sinks, parity and the command line need not know of which kind they are."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +10,39 @@ from numpy.typing import NDArray
 from edgewise.runtime.contract.manifest import ClassLabel
 from edgewise.runtime.pixels.geometry import Size
 
-Same = TypeVar("Same", bound="Result")
+Record = dict[str, Any]
+"""A part of a result as plain JSON values; COCO's result form where the kind has one."""
+
+Same = TypeVar("Same", bound="Scored")
 
 
 class Result(Protocol):
-    """n things found in one frame (instances, segments or people), in source coordinates.
+    """What a model says about one frame, in source coordinates; `frame_size` is (height, width)."""
+
+    @property
+    def frame_size(self) -> Size: ...
+
+    def draw(self, frame: NDArray[np.uint8], threshold: float | None = None) -> NDArray[np.uint8]:
+        """A copy of the frame (uint8 [height, width, 3] BGR) with the result on it.
+
+        Args:
+            frame: Of this result's size.
+            threshold: For results with scores: show those of at least this; the display threshold by default.
+        """
+        ...
+
+    def records(self, image_id: int) -> list[Record]:
+        """The result as records, from which its kind reads it again."""
+        ...
+
+
+@runtime_checkable
+class Scored(Result, Protocol):
+    """A result of n things (instances, segments, people) with boxes, scores and classes.
 
     `boxes` float32 [n, 4] are xyxy in continuous frame pixels, `scores` float32 [n] lie in 0..1, `classes`
-    int32 [n] index `labels`, `frame_size` is (height, width); `draw` leaves out what scores less than
-    `display_threshold` unless it is told otherwise.
+    int32 [n] index `labels`; `draw` leaves out what scores less than `display_threshold` unless it is told
+    otherwise; `records` are COCO results, one for each thing.
     """
 
     @property
@@ -29,8 +53,6 @@ class Result(Protocol):
     def classes(self) -> NDArray[np.int32]: ...
     @property
     def labels(self) -> tuple[ClassLabel, ...]: ...
-    @property
-    def frame_size(self) -> Size: ...
     @property
     def display_threshold(self) -> float: ...
 
@@ -45,10 +67,7 @@ class Result(Protocol):
         """The same result with only what scores at least `threshold`."""
         ...
 
-    def draw(self, frame: NDArray[np.uint8], threshold: float | None = None) -> NDArray[np.uint8]:
-        """A copy of the frame (uint8 [height, width, 3] BGR) with the result on it."""
-        ...
 
-    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """COCO result records, one for each."""
-        ...
+def above(result: Result, threshold: float) -> Result:
+    """The result without what scores less than the threshold; whole where its kind has no scores."""
+    return result.above(threshold) if isinstance(result, Scored) else result

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from edgewise.runtime.contract.manifest import ClassLabel, Manifest
 from edgewise.runtime.contract.parts import Fraction
-from edgewise.runtime.contract.preprocessing import AffineCrop
 from edgewise.runtime.frames.looks import FrameBoxes, whole_frame
 from edgewise.runtime.frames.sources import IMAGE_SUFFIXES, Frame
+from edgewise.runtime.results.result import Scored
 from edgewise.runtime.system.errors import SourceError
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class DetectorBoxes:
             SourceError: The bundle looks at crops itself, or has no such class.
         """
         manifest = session.manifest
-        if isinstance(manifest.preprocess, AffineCrop):
+        if manifest.preprocess.needs_boxes:
             raise SourceError(
                 "this bundle cannot give boxes: it looks at crops itself",
                 where=manifest.name,
@@ -187,6 +187,12 @@ class DetectorBoxes:
     def boxes(self, frame: Frame) -> FrameBoxes:
         """Run the detector; the best first."""
         result = self._session(frame.image)
+        if not isinstance(result, Scored):
+            raise SourceError(
+                "this bundle cannot give boxes: its results have none",
+                where=self._session.manifest.name,
+                hint="pass a bundle of instances or panoptic segments, or a COCO file",
+            )
         least = result.display_threshold if self._least_score is None else self._least_score
         taken = (result.classes == self._class) & (result.scores >= least)
         return _best(result.boxes[taken].astype(np.float64), result.scores[taken], self._most)
@@ -194,7 +200,7 @@ class DetectorBoxes:
 
 def require_crops(manifest: Manifest) -> None:
     """Raise SourceError where a model has no use for boxes."""
-    if not isinstance(manifest.preprocess, AffineCrop):
+    if not manifest.preprocess.needs_boxes:
         raise SourceError(
             "boxes were given to a model that looks at whole frames",
             where=manifest.name,

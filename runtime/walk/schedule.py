@@ -33,13 +33,6 @@ def graph_choice(schedule: Schedule) -> GraphChoice:
     return _SceneChange(schedule)
 
 
-def graph_names(schedule: Schedule) -> tuple[str, ...]:
-    """The graphs that a schedule may run, without repetition."""
-    if isinstance(schedule, EveryFrame):
-        return (schedule.graph,)
-    return tuple(dict.fromkeys((schedule.key, schedule.nonkey)))
-
-
 class _Always:
     def __init__(self, graph: str) -> None:
         self._graph = graph

@@ -18,7 +18,6 @@ from edgewise.runtime.contract.manifest import (
     KeypointLayout,
     Manifest,
     Provenance,
-    Task,
     TensorSpec,
 )
 from edgewise.runtime.contract.postprocessing import HeatmapKeypoints, PanopticSegments
@@ -75,7 +74,6 @@ def pose_manifest() -> Manifest:
     return Manifest(
         writer="tests",
         name="pose-by-colour",
-        task=Task.KEYPOINTS,
         classes=(ClassLabel(id=1, name="person"),),
         keypoints=KeypointLayout(names=("head", "foot"), limbs=((0, 1),)),
         provenance=Provenance(definition="tests.PoseByColour"),
@@ -157,7 +155,6 @@ def panoptic_manifest() -> Manifest:
     return Manifest(
         writer="tests",
         name="panoptic-by-colour",
-        task=Task.PANOPTIC,
         classes=LABELS,
         provenance=Provenance(definition="tests.PanopticByColour"),
         graphs={"main": Graph(inputs=(_image(64, 96),), outputs=outputs, probes=(logits,))},

@@ -23,8 +23,10 @@ from edgewise.exporter.engines.build import BuildOptions, EngineRecord, build_en
 from edgewise.runtime.contract import manifest as contract
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import DType, KeptNode, Precision, PrecisionRecord, Target, TensorSpec
-from edgewise.runtime.engines import open_engine
+from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
+from edgewise.runtime.contract.preprocessing import Stretch
 from edgewise.runtime.engines.cache import EngineCache
+from edgewise.runtime.engines.opening import open_engine
 from edgewise.runtime.engines.tensorrt_api import import_tensorrt
 from edgewise.runtime.system.errors import BackendError, BuildError, EdgewiseError, MissingExtraError
 
@@ -165,11 +167,11 @@ def make_bundle(
     manifest = contract.Manifest(
         writer="a test",
         name="detector",
-        task=contract.Task.BOXES,
         provenance=contract.Provenance(definition="hand-made"),
         graphs={"main": contract.Graph(inputs=(IMAGE,), outputs=tuple(SPECS.values()), files=named.entries)},
-        preprocess=contract.Stretch(size=(SIZE, SIZE)),
-        postprocess=contract.Boxes(),
+        preprocess=Stretch(size=(SIZE, SIZE)),
+        keypoints=contract.KeypointLayout(names=("corner",)),
+        postprocess=HeatmapKeypoints(heatmaps="boxes"),  # no test decodes: only names and types count
         precisions=tuple(
             PrecisionRecord(precision=precision, asked="hand-made", kept=(kept or {}).get(precision, ()))
             for precision in models

@@ -9,17 +9,19 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from edgewise import models
 from edgewise.exporter.cli import app
 from edgewise.models import registry
 from edgewise.models.checkpoints.checkpoint import CheckpointMeta, save_checkpoint
 from edgewise.models.data.vocabulary import Vocabulary
-from edgewise.models.scenes import LABELS
+from edgewise.models.scenes import LABELS, write_dataset
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.system.errors import EdgewiseError, MissingExtraError
 
+PRETRAINED = Path(models.__file__).parent / "pretrained"
 VERBS = {
     "run", "selftest", "inspect", "bench", "doctor", "export", "calibrate", "build", "parity", "train",
-    "import-checkpoint", "scenes", "demo",
+    "evaluate", "import-checkpoint", "scenes", "demo",
 }  # fmt: skip
 
 WITHOUT = """
@@ -87,6 +89,7 @@ def test_without_torch_one_line_names_the_extra() -> None:
         ["calibrate", "{bundle}", "{bundle}"],
         ["parity", "{bundle}", "--dataset", "{bundle}"],
         ["train", "yolact-tiny", "--data", "d", "-o", "o"],
+        ["evaluate", "c", "d"],
         ["import-checkpoint", "f", "--model", "m", "-o", "o"],
         ["demo", "-o", "{bundle}-demo"],
     ],
@@ -127,6 +130,8 @@ def test_an_unknown_module_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) 
         (["export", "{checkpoint}", "-o", "{tmp}/b", "--calibration", "{tmp}/full"], "no image to calibrate"),
         (["build", "{tmp}/none", "--target", "tensorrt-rtx", "--precision", "fp32"], "no such bundle"),
         (["train", "yolact-huge", "--data", "{tmp}", "-o", "{tmp}/c"], "unknown model 'yolact-huge'"),
+        (["evaluate", "{tmp}/none.safetensors", "{tmp}"], "no such checkpoint"),
+        (["evaluate", "{checkpoint}", "{tmp}/none.json"], "no such annotation file"),
         (["import-checkpoint", "{tmp}/none", "--model", "yolact-huge", "-o", "{tmp}/c"], "unknown model"),
         (
             ["import-checkpoint", "{tmp}/none", "--model", "yolact-r50", "-o", "{tmp}/full/x"],
@@ -155,6 +160,25 @@ def test_wrong_inputs_are_one_error_and_leave_nothing(
 def test_scenes_writes_a_dataset(tmp_path: Path) -> None:
     assert "wrote 2 scenes" in edgewise("scenes", tmp_path / "s", "--count", "2", "--size", "64")
     assert (tmp_path / "s" / "instances.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("yolact-tiny", ("mask AP", "AP75", "star")),
+        ("upsnet-tiny", ("PQ", "SQ", "PQ_st", "sky")),
+        ("hourglass-tiny", ("PCK@0.1", "OKS AP", "nose")),
+    ],
+)
+def test_evaluate_prints_the_figures_of_the_models_task(
+    name: str, shown: tuple[str, ...], tmp_path: Path
+) -> None:
+    scenes = write_dataset(tmp_path / "scenes", 3, 8, 96)
+    checkpoint = PRETRAINED / f"{name}.safetensors"
+    moved = (scenes / "images").rename(tmp_path / "pictures")
+    printed = edgewise("evaluate", checkpoint, scenes, "--limit", "2", "--images", moved)
+    assert "on 2 images" in printed
+    assert all(part in printed for part in shown)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from edgewise.exporter.demo.demo import EVALUATION_SCENES, PAGE, run_demo, summary
 from edgewise.exporter.demo.page import SCENES_SHOWN
-from edgewise.runtime.contract.manifest import Precision, Task
+from edgewise.runtime.contract.manifest import Precision
 from edgewise.runtime.system.errors import EdgewiseError, MissingExtraError
 
 
@@ -21,9 +21,9 @@ def test_the_whole_way_once(tmp_path: Path) -> None:
     console = Console(record=True, width=160, quiet=True)
     made = run_demo(tmp_path / "demo", replace=False, progress=steps.append, console=console)
     assert [model.bundle.manifest.task for model in made.models] == [
-        Task.INSTANCES,
-        Task.PANOPTIC,
-        Task.KEYPOINTS,
+        "instances",
+        "panoptic",
+        "keypoints",
     ]
     frames = sorted((made.scenes / "images").iterdir())
     for model in made.models:

@@ -49,7 +49,9 @@ def test_the_bundle_proves_itself(spots_bundle: Bundle) -> None:
     report = selftest(spots_bundle)
     assert report.passed, report.failures
     assert len(spots_bundle.manifest.goldens) == GOLDEN_COUNT
-    records = [json.loads(spots_bundle.read(golden.result)) for golden in spots_bundle.manifest.goldens]
+    records = [
+        json.loads(spots_bundle.read(golden.frames[0].result)) for golden in spots_bundle.manifest.goldens
+    ]
     assert any(records), "some golden shows instances"
     assert records[-1] == [], "the plain one shows none"
 
@@ -97,9 +99,9 @@ def test_golden_pictures_are_the_users(spots: ModuleType, tmp_path: Path) -> Non
     cv2.imwrite(str(tmp_path / "mine.png"), picture)
     options = ExportOptions(images=(tmp_path / "mine.png",))
     bundle = export_bundle({"main": spots.SpotFinder()}, spots.draft_manifest(), tmp_path / "b", options)
-    stored = cv2.imdecode(np.frombuffer(bundle.read(bundle.manifest.goldens[0].image), np.uint8), 1)
+    stored = cv2.imdecode(np.frombuffer(bundle.read(bundle.manifest.goldens[0].frames[0].image), np.uint8), 1)
     np.testing.assert_array_equal(stored, picture)
-    with np.load(bundle.path / bundle.manifest.goldens[0].tensors) as tensors:
+    with np.load(bundle.path / bundle.manifest.goldens[0].frames[0].tensors) as tensors:
         assert set(tensors.files) == {"boxes", "scores", "classes", "masks", "heat"}
 
 

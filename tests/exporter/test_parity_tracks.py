@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from edgewise.exporter.parity import tracks
 from edgewise.exporter.parity.opening import Opened
 from edgewise.exporter.parity.report import Against, Status
 from edgewise.exporter.parity.stages import StageInfo
-from edgewise.exporter.parity.task import ResultFile
 from edgewise.exporter.parity.tracks import Decoded, Image, PairTrack, StageTrack
+from edgewise.models.tasks.instances.row import INSTANCES
+from edgewise.models.tasks.task import Measuring
 from edgewise.runtime.contract.manifest import (
     ClassLabel,
     DType,
@@ -21,13 +23,12 @@ from edgewise.runtime.contract.manifest import (
     Manifest,
     Precision,
     Provenance,
-    Task,
     TensorSpec,
 )
 from edgewise.runtime.contract.postprocessing import PrototypeInstances
 from edgewise.runtime.contract.preprocessing import AsIs
+from edgewise.runtime.decoding.decode import looks_of
 from edgewise.runtime.engines.base import Tensor
-from edgewise.runtime.frames.looks import views_of
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.pixels.masks import crop_dense
 
@@ -43,7 +44,6 @@ LABELS = (ClassLabel(id=1, name="square"),)
 MANIFEST = Manifest(
     writer="test",
     name="squares",
-    task=Task.INSTANCES,
     classes=LABELS,
     provenance=Provenance(definition="test"),
     graphs={
@@ -87,42 +87,70 @@ class ScriptedStage:
 
 
 def image(number: int) -> Image:
-    views = views_of(MANIFEST, np.zeros((SIZE, SIZE, 3), np.uint8))
-    return Image(views, [{"image": views.looks[0].tensor}], number)
+    looks = looks_of(MANIFEST, np.zeros((SIZE, SIZE, 3), np.uint8))
+    return Image(looks, [{"image": looks.looks[0].tensor}], number - 1, number)
 
 
-def track(stage: ScriptedStage, folder: Path) -> StageTrack:
-    return StageTrack(Opened(INFO, stage), ResultFile(folder / "results.jsonl"), 0.3)
+@pytest.fixture
+def measuring(tmp_path: Path) -> Measuring:
+    """Mask AP on three pictures with the one square that a good stage finds."""
+    box = [2, 2, 8, 8]
+    content = {
+        "images": [
+            {"id": number, "file_name": f"{number}.png", "width": SIZE, "height": SIZE}
+            for number in (1, 2, 3)
+        ],
+        "categories": [{"id": 1, "name": "square"}],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": number,
+                "category_id": 1,
+                "bbox": box,
+                "area": 64,
+                "segmentation": [[2, 2, 10, 2, 10, 10, 2, 10]],
+            }
+            for number in (1, 2, 3)
+        ],
+    }
+    for number in (1, 2, 3):
+        (tmp_path / f"{number}.png").touch()
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    return INSTANCES.metric.begin(INSTANCES.dataset.open(tmp_path))
 
 
-def test_a_stage_leaves_its_results_on_disk(tmp_path: Path) -> None:
-    watched = track(ScriptedStage([outputs(), outputs()]), tmp_path)
-    for number in (5, 6):
+def track(stage: ScriptedStage, measuring: Measuring) -> StageTrack:
+    return StageTrack(Opened(INFO, stage), measuring, 0.3)
+
+
+def test_a_stage_measures_its_results(measuring: Measuring) -> None:
+    watched = track(ScriptedStage([outputs(), outputs()]), measuring)
+    for number in (2, 3):
         found = watched.measure(MANIFEST, image(number))
         assert found is not None
         assert len(found.result) == 1
     assert (watched.status, watched.images, watched.shown) == (Status.PASSED, 2, 2)
-    records = watched.results.read()
-    assert [record["image_id"] for record in records] == [5, 6]
+    measured = measuring.value()
+    assert (measured.value, measured.images) == (pytest.approx(1.0), 2)
 
 
-def test_nan_costs_one_image_and_fails_the_stage(tmp_path: Path) -> None:
+def test_nan_costs_one_image_and_fails_the_stage(measuring: Measuring) -> None:
     broken = outputs()
     broken["masks"][0, 1, 0, 0] = np.nan
     stage = ScriptedStage([outputs(), broken, outputs()])
-    watched = track(stage, tmp_path)
+    watched = track(stage, measuring)
     assert [watched.measure(MANIFEST, image(number)) is None for number in (1, 2, 3)] == [False, True, False]
     assert watched.status is Status.FAILED
     assert watched.first_problem == 2
     assert watched.problem_lines() == ("masks holds NaN or infinity",)
-    assert {record["image_id"] for record in watched.results.read()} == {1, 3}
+    assert measuring.value().images == 2
 
 
-def test_wrong_tensors_stop_a_stage(tmp_path: Path) -> None:
+def test_wrong_tensors_stop_a_stage(measuring: Measuring) -> None:
     wrong = outputs()
     wrong["scores_1"] = wrong.pop("scores")
     stage = ScriptedStage([wrong, outputs()])
-    watched = track(stage, tmp_path)
+    watched = track(stage, measuring)
     assert watched.measure(MANIFEST, image(1)) is None
     assert watched.measure(MANIFEST, image(2)) is None
     assert stage.runs == 1
@@ -130,10 +158,8 @@ def test_wrong_tensors_stop_a_stage(tmp_path: Path) -> None:
     assert set(watched.problem_lines()) == {"missing: scores float32 [1, 2]", "undeclared: scores_1"}
 
 
-def test_a_stage_that_is_not_run_is_not_passed(tmp_path: Path) -> None:
-    idle = StageTrack(
-        Opened(INFO, None, Status.NOT_RUN, "no NVIDIA GPU"), ResultFile(tmp_path / "results.jsonl"), 0.3
-    )
+def test_a_stage_that_is_not_run_is_not_passed(measuring: Measuring) -> None:
+    idle = StageTrack(Opened(INFO, None, Status.NOT_RUN, "no NVIDIA GPU"), measuring, 0.3)
     assert idle.measure(MANIFEST, image(1)) is None
     assert idle.status is Status.NOT_RUN
     assert idle.problem_lines() == ("no NVIDIA GPU",)

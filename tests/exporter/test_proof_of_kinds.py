@@ -18,13 +18,14 @@ from torch import nn
 from edgewise.calibration.samples import CalibrationSet
 from edgewise.exporter.parity import Against, Level, ParityReport, ParityRequest, Status, compare
 from edgewise.exporter.parity.html import render_html
-from edgewise.exporter.precision.calibration_images import CalibrationRequest, choose_images
+from edgewise.exporter.precision.agreement import Agreement, Sample, TaskMetric
+from edgewise.exporter.precision.calibration_images import CalibrationRequest, choose_images, pictures_of
 from edgewise.exporter.precision.quantise import calibrate_bundle
 from edgewise.exporter.way.export import export_bundle
 from edgewise.runtime.command.selftest import selftest
 from edgewise.runtime.contract.bundle import MANIFEST, Bundle
 from edgewise.runtime.contract.encoding import encode
-from edgewise.runtime.contract.manifest import FileEntry, Manifest, Precision, Task
+from edgewise.runtime.contract.manifest import Budget, FileEntry, Manifest, Precision
 from edgewise.runtime.system.errors import DatasetError
 
 from .colour_models import (
@@ -46,7 +47,7 @@ IMAGES = 6
 class Kind:
     """A module on its way, with scenes to measure on."""
 
-    task: Task
+    task: str
     module: nn.Module
     bundle: Bundle
     dataset: Path
@@ -62,7 +63,7 @@ Write = Callable[[Path, int, int], Path]
 
 
 def make(
-    folder: Path, task: Task, module: nn.Module, draft: Manifest, write: Write, write_measured: Write
+    folder: Path, task: str, module: nn.Module, draft: Manifest, write: Write, write_measured: Write
 ) -> Kind:
     bundle = export_bundle({"main": module}, draft, folder / "fp32.bundle")
     calibration, dataset = write(folder / "calibration", 14, 5), write_measured(folder / "scenes", IMAGES, 6)
@@ -75,19 +76,19 @@ def pose(tmp_path_factory: pytest.TempPathFactory) -> Kind:
         return write_people(folder, count, seed, empty=(1,))
 
     folder = tmp_path_factory.mktemp("pose")
-    return make(folder, Task.KEYPOINTS, PoseByColour().eval(), pose_manifest(), write_people, measured)
+    return make(folder, "keypoints", PoseByColour().eval(), pose_manifest(), write_people, measured)
 
 
 @pytest.fixture(scope="module")
 def panoptic(tmp_path_factory: pytest.TempPathFactory) -> Kind:
     folder = tmp_path_factory.mktemp("panoptic")
     module = PanopticByColour().eval()
-    return make(folder, Task.PANOPTIC, module, panoptic_manifest(), write_meadows, write_meadows)
+    return make(folder, "panoptic", module, panoptic_manifest(), write_meadows, write_meadows)
 
 
-@pytest.fixture(scope="module", params=[Task.KEYPOINTS, Task.PANOPTIC], ids=["people", "segments"])
+@pytest.fixture(scope="module", params=["keypoints", "panoptic"], ids=["people", "segments"])
 def kind(request: pytest.FixtureRequest) -> Kind:
-    return request.getfixturevalue("pose" if request.param is Task.KEYPOINTS else "panoptic")
+    return request.getfixturevalue("pose" if request.param == "keypoints" else "panoptic")
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +115,8 @@ def test_every_precision_passes_its_self_test(calibrated: Bundle) -> None:
 
 def test_goldens_of_people_hold_boxes_and_both_looks(pose: Kind) -> None:
     for golden in pose.bundle.manifest.goldens:
-        assert len(golden.boxes) == 1
-        with np.load(pose.bundle.path / golden.tensors) as tensors:
+        assert len(golden.frames[0].boxes) == 1
+        with np.load(pose.bundle.path / golden.frames[0].tensors) as tensors:
             assert tensors["heatmaps"].shape == (2, 2, 16, 12)
 
 
@@ -123,7 +124,7 @@ def test_parity_holds_in_every_precision(whole: ParityReport, kind: Kind) -> Non
     assert whole.passed, whole.failures()
     ran = [stage.name for stage in whole.stages if stage.status is Status.PASSED]
     assert ran[:6] == ["torch", "exported", "canonical", "fp32", "fp16", "int8"]
-    words = {Task.KEYPOINTS: ("PCK@0.1", "people", "OKS"), Task.PANOPTIC: ("PQ", "segments", "segment IoU")}
+    words = {"keypoints": ("PCK@0.1", "people", "OKS"), "panoptic": ("PQ", "segments", "segment IoU")}
     assert (whole.metric, whole.things, whole.similarity) == words[kind.task]
     for name in ran[1:]:
         comparison = whole.comparison(name, Against.REFERENCE)
@@ -187,9 +188,13 @@ def spoilt(kind: Kind, folder: Path, change: Callable[[np.ndarray], np.ndarray])
     return path
 
 
-def test_weights_that_find_something_else_break_all_levels(kind: Kind, tmp_path: Path) -> None:
+def next_map(weight: np.ndarray) -> np.ndarray:
     """Every map takes the place of the next: heads become feet, meadow becomes sky."""
-    path = spoilt(kind, tmp_path, lambda weight: np.ascontiguousarray(np.roll(weight, 1, axis=0)))
+    return np.ascontiguousarray(np.roll(weight, 1, axis=0))
+
+
+def test_weights_that_find_something_else_break_all_levels(kind: Kind, tmp_path: Path) -> None:
+    path = spoilt(kind, tmp_path, next_map)
     report = compare(replace(kind.request(path), overlays=0)).report
     comparison = report.comparison("fp32", Against.REFERENCE)
     assert comparison is not None
@@ -207,8 +212,8 @@ def test_datasets_of_another_vocabulary_are_refused(kind: Kind, tmp_path: Path) 
     data = Path(shutil.copytree(kind.dataset, tmp_path / "scenes"))
     file = data / f"{kind.task.value}.json"
     name, message = {
-        Task.KEYPOINTS: ('"foot"', "has the keypoints head, hand; the bundle has head, foot"),
-        Task.PANOPTIC: ('"sky"', r"calls 11 'hand' \(stuff\)"),
+        "keypoints": ('"foot"', "has the keypoints head, hand; the bundle has head, foot"),
+        "panoptic": ('"sky"', r"calls 11 'hand' \(stuff\)"),
     }[kind.task]
     file.write_text(file.read_text().replace(name, '"hand"'))
     with pytest.raises(DatasetError, match=message):
@@ -258,5 +263,30 @@ def test_int8_is_held_to_the_metric_of_its_task(kind: Kind, tmp_path: Path) -> N
         images=kind.calibration, count=8, validation=kind.dataset, precisions=(Precision.INT8,)
     )
     step = calibrate_bundle(Bundle.open(path), request).manifest.provenance.steps[-1]
-    metric = {Task.KEYPOINTS: "PCK@0.1", Task.PANOPTIC: "PQ"}[kind.task]
+    metric = {"keypoints": "PCK@0.1", "panoptic": "PQ"}[kind.task]
     assert f"and by {metric} on {IMAGES}" in step.detail
+
+
+def test_a_drop_of_the_metric_breaks_the_int8_budget(kind: Kind, tmp_path: Path) -> None:
+    """A graph that finds something else, where every level but the metric has room for it."""
+    task = TaskMetric.of_dataset(kind.task, kind.dataset)
+    right = onnx.load(kind.bundle.path / FP32_FILE)
+    wrong = onnx.load(spoilt(kind, tmp_path, next_map) / FP32_FILE)
+
+    def used(model: onnx.ModelProto, metric_drop: float) -> float:
+        roomy = Budget(
+            precision=Precision.INT8,
+            tensor_relative_error=1e6,
+            matched_fraction=0.0,
+            similarity=0.0,
+            score_difference=1.0,
+            metric_drop=metric_drop,
+        )
+        manifest = msgspec.structs.replace(kind.bundle.manifest, budgets=(roomy,))
+        graph = manifest.graphs["main"]
+        held_out = choose_images(CalibrationRequest(images=kind.calibration, count=8), manifest).held_out
+        samples = [Sample.of_picture(manifest, graph, picture) for picture in pictures_of(held_out)]
+        return Agreement(manifest, graph, right, samples, task).budget_used(model, Precision.INT8)
+
+    assert used(right, 0.01) == pytest.approx(0.0, abs=1e-6)
+    assert used(wrong, 1.0) <= 1.0 < used(wrong, 0.01)

@@ -51,7 +51,7 @@ from edgewise.runtime.contract.manifest import (
     Provenance,
     Target,
 )
-from edgewise.runtime.frames.looks import views_of
+from edgewise.runtime.decoding.decode import looks_of
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="the [rtx] extra is not installed")
 torch = pytest.importorskip("torch")
@@ -126,7 +126,7 @@ def export_every_precision(name: str, images: Path, folder: Path) -> Exported:
     graph = draft.graphs["main"]
     chosen = CalibrationSet.from_folder(images, count=2, seed=0)
     frame = cv2.imread(str(chosen.samples[0].path))
-    samples = network_inputs(graph, views_of(draft, frame))[:1]
+    samples = network_inputs(graph, looks_of(draft, frame))[:1]
     reference = run_module(module, graph, samples[0])
     made = canonical_graph(module, graph, samples, [reference])
     values = run_graph(made.canonical, samples)[0]

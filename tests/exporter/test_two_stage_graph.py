@@ -37,10 +37,10 @@ from edgewise.exporter.targets.lowering import lower_for
 from edgewise.exporter.way.export import CanonicalGraph, canonical_graph
 from edgewise.models.layers.anchors import AnchorRule, cell_anchors, level_anchors
 from edgewise.models.layers.box_coding import BoxCoding
-from edgewise.models.layers.deform_conv import DeformConv, deploy_deform_convs
+from edgewise.models.layers.deform_conv import DeformConv
 from edgewise.models.layers.nms import greedy_nms, rank_order
-from edgewise.models.layers.proposals import ProposalConfig, proposals
 from edgewise.models.layers.roi_align import deploy_pyramid_roi_align, roi_levels
+from edgewise.models.layers.two_stage.proposal_stage import ProposalConfig, proposals
 from edgewise.runtime.contract.manifest import (
     CalibrationMethod,
     DType,
@@ -109,7 +109,6 @@ class TwoStage(nn.Module):
             self.register_buffer(f"anchors_{number}", level_anchors(cells, grid, stride))
         self.register_buffer("order", rank_order(KEPT * len(STRIDES)))
         self._initialise()
-        deploy_deform_convs(self)
 
     def _initialise(self) -> None:
         """Weights under which things happen: several classes, overlapping boxes, taps that move by pixels."""
@@ -175,7 +174,7 @@ class TwoStage(nn.Module):
         maps = []
         for level in levels:
             for layer in self.deform:
-                level = torch.relu(layer(level))
+                level = torch.relu(layer.deploy(level))
             size = (SIZE[0] // 4, SIZE[1] // 4)
             maps.append(functional.interpolate(level, size=size, mode="bilinear", align_corners=False))
         return self.score(torch.cat(maps, dim=1))

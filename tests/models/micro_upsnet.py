@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from edgewise.models.families.upsnet import config
-from edgewise.models.layers.proposals import ProposalConfig
+from edgewise.models.layers.two_stage.proposal_stage import ProposalConfig
 
 MICRO = msgspec.structs.replace(
     config.MICRO,

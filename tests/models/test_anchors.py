@@ -52,10 +52,12 @@ def test_anchors_run_over_rows_then_columns_then_shapes():
             assert torch.equal(anchors[row, column], cells + shift)
 
 
-def test_a_pyramid_has_one_size_a_level():
-    levels = pyramid_anchors([(8, 16), (4, 8)], (4, 8), (32, 64), RATIOS)
-    assert [len(level) for level in levels] == [8 * 16 * 3, 4 * 8 * 3]
-    assert torch.equal(levels[1][:3], cell_anchors(64, 8, RATIOS, AnchorRule.DETECTRON))
+def test_a_pyramid_has_its_sizes_on_every_level():
+    levels = pyramid_anchors([(8, 16), (4, 8)], (4, 8), ((32,), (64, 80)), RATIOS)
+    assert [len(level) for level in levels] == [8 * 16 * 3, 4 * 8 * 6]
+    for size, first in ((64, 0), (80, 3)):
+        cells = cell_anchors(size, 8, RATIOS, AnchorRule.DETECTRON)
+        assert torch.equal(levels[1][first : first + 3], cells)
 
 
 # ---------------------------------------------------------------- regression

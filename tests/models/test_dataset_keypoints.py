@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 
 from edgewise.models.data.augment import NO_AUGMENTATION, Augmentation
-from edgewise.models.measuring.datasets import open_dataset
 from edgewise.models.scenes import KEYPOINTS, LABELS, render_scene, write_dataset
 from edgewise.models.tasks.keypoints.augment_crop import swapped
 from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
-from edgewise.runtime.contract.manifest import Task
 from edgewise.runtime.contract.preprocessing import AffineCrop, Stretch
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.system.errors import DatasetError
@@ -121,7 +119,7 @@ def test_points_outside_the_crop_and_unlabelled_ones_are_not_learnt(tmp_path: Pa
     truth = dataset.truth(0)
     assert truth.point_scores.tolist() == [[1, 0, 1]]
     assert truth.points[0, 0].tolist() == [40.5, 30.5]
-    assert truth.to_coco(7)[0]["keypoints"][:2] == [40, 30]
+    assert truth.records(7)[0]["keypoints"][:2] == [40, 30]
 
 
 def test_the_layout_is_read_from_the_category(tmp_path: Path) -> None:
@@ -135,7 +133,7 @@ def test_the_layout_is_read_from_the_category(tmp_path: Path) -> None:
 
 
 def test_scenes_come_back_as_they_were_rendered(tmp_path: Path) -> None:
-    dataset = open_dataset(Task.KEYPOINTS, write_dataset(tmp_path / "set", 8, 4, 128))
+    dataset = CocoKeypoints.open(write_dataset(tmp_path / "set", 8, 4, 128))
     assert isinstance(dataset, CocoKeypoints)
     assert dataset.vocabulary.classes == LABELS[:1]
     assert dataset.layout == KEYPOINTS
@@ -201,8 +199,3 @@ def test_a_model_of_whole_frames_cannot_be_trained_on_people(tmp_path: Path) -> 
     dataset = CocoKeypoints.open(_write(tmp_path, _minimal()))
     with pytest.raises(DatasetError, match="look at crops"):
         dataset.training_pair(np.random.default_rng(0), 0, Stretch(size=(64, 64)), Augmentation())
-
-
-def test_tasks_without_datasets_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no dataset format"):
-        open_dataset(Task.FACES, tmp_path)

@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 
 from edgewise.models.data.augment import NO_AUGMENTATION, Augmentation
-from edgewise.models.measuring.datasets import open_dataset
 from edgewise.models.scenes import LABELS, STUFF_LABELS, render_scene, write_dataset
 from edgewise.models.tasks.panoptic.dataset import CocoPanoptic
-from edgewise.runtime.contract.manifest import Task
 from edgewise.runtime.contract.preprocessing import Letterbox, Stretch
 from edgewise.runtime.system.errors import DatasetError
 
@@ -145,7 +143,7 @@ def test_a_map_that_disagrees_with_its_table_is_refused(tmp_path: Path, value: i
 
 def test_scenes_come_back_as_they_were_rendered(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "set", 6, 4, 128)
-    dataset = open_dataset(Task.PANOPTIC, folder, keep=True)
+    dataset = CocoPanoptic.open(folder, keep=True)
     assert isinstance(dataset, CocoPanoptic)
     assert dataset.vocabulary.classes == (*LABELS, *STUFF_LABELS)
     for index in (0, 1, 2, 3, 4, 5, 3):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from edgewise.models.layers.deform_conv import DeformConv, deform_conv, deform_conv_op, deploy_deform_convs
+from edgewise.models.layers.deform_conv import DeformConv, deform_conv, deform_conv_op
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -114,13 +114,20 @@ def test_gradients_reach_input_weights_offsets_and_mask():
 @pytest.mark.parametrize("modulated", [False, True])
 def test_the_deployed_layer_gives_what_training_saw(modulated):
     torch.manual_seed(0)
-    block = torch.nn.Sequential(DeformConv(4, 6, modulated=modulated), torch.nn.ReLU())
-    torch.nn.init.normal_(block[0].conv_offset.weight, std=0.3)
+
+    class Deployed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = DeformConv(4, 6, modulated=modulated)
+
+        def forward(self, x):
+            return self.layer.deploy(x)
+
+    deployed = Deployed()
+    torch.nn.init.normal_(deployed.layer.conv_offset.weight, std=0.3)
     x = torch.randn(1, 4, 9, 11)
-    trained = block(x).detach()
-    deploy_deform_convs(block)
-    torch.testing.assert_close(block(x), trained)
-    program = torch.export.export(block, (x,))
+    torch.testing.assert_close(deployed(x), deployed.layer(x).detach())
+    program = torch.export.export(deployed, (x,))
     names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert names.count("edgewise.deform_conv.default") == 1
     assert not any("grid_sampler" in name for name in names)

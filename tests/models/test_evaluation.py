@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -17,15 +19,19 @@ from pycocotools.cocoeval import COCOeval
 
 import edgewise.models
 from edgewise.models.checkpoints.checkpoint import CheckpointMeta, LoadedModel, load_model
-from edgewise.models.checkpoints.evaluation import evaluate_module, main, predict
+from edgewise.models.checkpoints.evaluation import evaluate_module, predictor
 from edgewise.models.data.vocabulary import Vocabulary
-from edgewise.models.measuring.datasets import open_dataset
+from edgewise.models.measuring.evaluation import evaluate
+from edgewise.models.measuring.tasks import task_of
 from edgewise.models.scenes import LABELS, write_dataset
 from edgewise.models.tasks.instances.dataset import CocoInstances
-from edgewise.models.tasks.instances.metric import mask_ap
+from edgewise.models.tasks.instances.metric import MaskAp
+from edgewise.models.tasks.instances.row import INSTANCES
+from edgewise.models.tasks.panoptic.dataset import CocoPanoptic
+from edgewise.models.tasks.task import Measured
 from edgewise.runtime.contract.manifest import Provenance
+from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.pixels.masks import crop_dense
-from edgewise.runtime.pixels.rle import encode_rle
 from edgewise.runtime.system.errors import DatasetError
 
 TINY = Path(edgewise.models.__file__).parent / "pretrained" / "yolact-tiny.safetensors"
@@ -39,91 +45,130 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("evaluation") / "scenes", 30, 31, 96)
 
 
-def _perfect(scenes: Path) -> list[dict[str, Any]]:
-    content = json.loads((scenes / "instances.json").read_text())
-    keys = ("image_id", "category_id", "segmentation", "bbox")
-    return [{**{key: record[key] for key in keys}, "score": 0.9} for record in content["annotations"]]
+def _truth(scenes: Path) -> list[Instances]:
+    dataset = CocoInstances.open(scenes)
+    return [dataset.truth(index) for index in range(len(dataset))]
 
 
-def _blurred(scenes: Path) -> list[dict[str, Any]]:
+def _blurred(scenes: Path) -> list[Instances]:
     """Shifted masks, some wrong classes, some doubled, random scores."""
     rng = np.random.default_rng(5)
-    dataset, results = CocoInstances.open(scenes), []
-    for index in range(len(dataset)):
-        example = dataset.example(index)
-        for label, mask in zip(example.classes, example.masks, strict=True):
-            for _ in range(int(rng.integers(1, 3))):
-                moved = np.roll(mask, tuple(rng.integers(-1, 2, 2)), (0, 1))
-                guess = int(rng.integers(6)) if rng.random() < 0.2 else int(label)
-                counts = encode_rle(crop_dense(moved[None]))[0]
-                results.append(
-                    {
-                        "image_id": dataset.images[index].id,
-                        "category_id": LABELS[guess].id,
-                        "segmentation": {"size": [96, 96], "counts": counts},
-                        "score": float(rng.random()),
-                    }
-                )
+    results = []
+    for truth in _truth(scenes):
+        copies = rng.integers(1, 3, len(truth))
+        chosen = truth[np.repeat(np.arange(len(truth)), copies)]
+        masks = [np.roll(mask, tuple(rng.integers(-1, 2, 2)), (0, 1)) for mask in chosen.dense_masks()]
+        wrong = rng.random(len(chosen)) < 0.2
+        classes = np.where(wrong, rng.integers(0, len(LABELS), len(chosen)), chosen.classes)
+        results.append(
+            replace(
+                chosen,
+                masks=crop_dense(np.array(masks, np.bool_).reshape(-1, *truth.frame_size)),
+                classes=classes.astype(np.int32),
+                scores=np.sort(rng.random(len(chosen)))[::-1].astype(np.float32),
+            )
+        )
     return results
 
 
+def _measured(scenes: Path, results: Sequence[Instances]) -> Measured:
+    """The metric on the first images of the scenes, as many as there are results."""
+    measuring = MaskAp().begin(CocoInstances.open(scenes))
+    for index, result in enumerate(results):
+        measuring.add(index, result)
+    return measuring.value()
+
+
 def test_perfect_results_score_one(scenes: Path) -> None:
-    result = mask_ap(scenes / "instances.json", _perfect(scenes))
-    assert result.ap == result.ap50 == result.ap75 == pytest.approx(1.0)
-    assert result.images == 30
-    assert result.classes == {label.name: pytest.approx(1.0) for label in LABELS}
+    found = _measured(scenes, _truth(scenes))
+    assert found.name == "mask AP"
+    assert found.value == found.parts["AP50"] == found.parts["AP75"] == pytest.approx(1.0)
+    assert found.images == 30
+    assert {label.name: found.parts[label.name] for label in LABELS} == {
+        label.name: pytest.approx(1.0) for label in LABELS
+    }
 
 
 def test_no_results_score_nothing(scenes: Path) -> None:
-    result = mask_ap(scenes / "instances.json", [])
-    assert result.ap == result.ap50 == 0.0
+    found = _measured(scenes, [result.above(2.0) for result in _truth(scenes)])
+    assert found.value == found.parts["AP50"] == 0.0
 
 
 def test_the_numbers_are_the_reference_evaluators(scenes: Path) -> None:
-    results = _blurred(scenes)
-    kept = json.dumps(results)
+    dataset, results = CocoInstances.open(scenes), _blurred(scenes)
+    records = [
+        record
+        for image, result in zip(dataset.images, results, strict=True)
+        for record in result.records(image.id)
+    ]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(scenes / "instances.json"))
-        reference = COCOeval(truth, truth.loadRes([dict(result) for result in results]), "segm")
+        truth = COCO(str(dataset.json))
+        reference = COCOeval(truth, truth.loadRes(records), "segm")
         reference.evaluate()
         reference.accumulate()
         reference.summarize()
-    found = mask_ap(scenes / "instances.json", results)
+    found = _measured(scenes, results)
     expected = [value if value > -1 else math.nan for value in reference.stats[:6]]
-    measured = [found.ap, found.ap50, found.ap75, found.small, found.medium, found.large]
-    assert 0.2 < found.ap < 0.8
+    measured = [found.value, *(found.parts[name] for name in ("AP50", "AP75", "small", "medium", "large"))]
+    assert 0.2 < found.value < 0.8
     np.testing.assert_allclose(measured, expected, atol=1e-9)
-    assert json.dumps(results) == kept
 
 
-def test_a_part_of_the_images_can_be_measured(scenes: Path) -> None:
-    results = [result for result in _perfect(scenes) if result["image_id"] <= 10]
-    assert mask_ap(scenes / "instances.json", results, image_ids=range(1, 11)).ap == pytest.approx(1.0)
-    assert mask_ap(scenes / "instances.json", results).ap < 0.9
+def test_only_images_that_are_added_are_measured(scenes: Path) -> None:
+    truth = _truth(scenes)
+    part = _measured(scenes, truth[:10])
+    assert (part.value, part.images) == (pytest.approx(1.0), 10)
+    whole = _measured(scenes, [*truth[:10], *(result.above(2.0) for result in truth[10:])])
+    assert whole.value < 0.9
+
+
+def test_the_figure_so_far_can_be_asked_for_twice(scenes: Path) -> None:
+    truth, measuring = _truth(scenes), MaskAp().begin(CocoInstances.open(scenes))
+    for index in range(5):
+        measuring.add(index, truth[index])
+    assert measuring.value().images == 5
+    measuring.add(5, truth[5].above(2.0))
+    assert measuring.value() == measuring.value()
+    assert measuring.value().images == 6
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"image_id": 999}, "image 999"),
-        ({"category_id": 77}, "category 77"),
-        ({"score": float("nan")}, "score nan"),
+        ({"labels": (*LABELS[:-1], msgspec.structs.replace(LABELS[-1], id=77))}, "category 77"),
+        ({"scores": np.array([0.9, np.nan], np.float32)}, "score nan"),
+        ({"frame_size": (97, 96)}, "97 x 96 pixels, not 96 x 96"),
     ],
 )
 def test_results_of_another_dataset_are_refused(scenes: Path, change: dict[str, Any], words: str) -> None:
-    results = _perfect(scenes)
-    results[3] = {**results[3], **change}
+    dataset = CocoInstances.open(scenes)
+    index = next(index for index in range(len(dataset)) if len(dataset.truth(index)) > 1)
+    last = np.full(2, len(LABELS) - 1, np.int32)
+    pair = replace(dataset.truth(index)[:2], classes=last)
+    size = change.get("frame_size", pair.frame_size)
+    masks = np.zeros((2, *size), np.bool_)
     with pytest.raises(DatasetError, match=words):
-        mask_ap(scenes / "instances.json", results)
+        MaskAp().begin(dataset).add(index, replace(pair, masks=crop_dense(masks), **change))
 
 
-def test_nothing_to_measure_on_is_an_error(scenes: Path) -> None:
-    with pytest.raises(DatasetError, match="no images"):
-        mask_ap(scenes / "instances.json", [], image_ids=[])
-    with pytest.raises(DatasetError, match="does not list the images"):
-        mask_ap(scenes / "instances.json", [], image_ids=[1, 500])
-    with pytest.raises(DatasetError, match="no such annotation file"):
-        mask_ap(scenes / "absent.json", [])
+def test_images_are_measured_once_and_only_those_of_the_dataset(scenes: Path) -> None:
+    truth, measuring = _truth(scenes), MaskAp().begin(CocoInstances.open(scenes))
+    with pytest.raises(DatasetError, match="no images to measure"):
+        measuring.value()
+    measuring.add(3, truth[3])
+    with pytest.raises(DatasetError, match="measured already"):
+        measuring.add(3, truth[3])
+    for outside in (-1, len(truth)):
+        with pytest.raises(DatasetError, match=f"image number {outside}"):
+            measuring.add(outside, truth[0])
+
+
+def test_results_and_ground_truth_must_be_of_instances(scenes: Path) -> None:
+    panoptic = CocoPanoptic.open(scenes)
+    with pytest.raises(DatasetError, match="needs instance ground truth"):
+        MaskAp().begin(panoptic)
+    with pytest.raises(DatasetError, match="is of Panoptic, not Instances"):
+        MaskAp().begin(CocoInstances.open(scenes)).add(0, panoptic.truth(0))
 
 
 def test_true_outputs_through_the_runtime_score_high(tmp_path: Path) -> None:
@@ -148,9 +193,8 @@ def test_true_outputs_through_the_runtime_score_high(tmp_path: Path) -> None:
             outputs["masks"][0, slot] = small[0].numpy()
         return outputs
 
-    predictions = predict(network, manifest, dataset, range(len(dataset)))
-    results = [record for image_id, result in predictions for record in result.to_coco(image_id)]
-    assert mask_ap(dataset.json, results).ap > 0.85
+    found = evaluate(predictor(network, manifest), dataset, INSTANCES, range(len(dataset)))
+    assert found.value > 0.85
 
 
 def test_a_module_is_measured_through_the_runtime(tmp_path: Path) -> None:
@@ -172,19 +216,8 @@ def test_other_categories_than_the_models_are_refused(scenes: Path) -> None:
 @pytest.mark.parametrize("checkpoint", sorted(TINY.parent.glob("*.safetensors")), ids=lambda path: path.stem)
 def test_every_shipped_checkpoint_reaches_its_target(tmp_path: Path, checkpoint: Path) -> None:
     loaded = load_model(checkpoint)
-    dataset = open_dataset(loaded.entry.task, write_dataset(tmp_path / "scenes", 200, UNSEEN, 256))
+    dataset = task_of(loaded.entry.task).dataset.open(write_dataset(tmp_path / "scenes", 200, UNSEEN, 256))
     measured = evaluate_module(loaded, dataset)
     assert measured.images == 200
     assert measured.value >= TARGETS[measured.name]
     assert checkpoint.stat().st_size < 3_000_000
-
-
-def test_the_command_prints_the_figures_or_one_error(
-    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    main([str(TINY), str(scenes), "--limit", "3"])
-    printed = capsys.readouterr().out
-    assert "mask AP" in printed
-    assert "on 3 images" in printed
-    with pytest.raises(SystemExit, match="no such annotation file"):
-        main([str(TINY), str(tmp_path / "absent.json")])

@@ -12,17 +12,19 @@ import pytest
 import torch
 
 from edgewise.models import registry
-from edgewise.models.checkpoints.checkpoint import CheckpointMeta, LoadedModel, save_checkpoint
-from edgewise.models.checkpoints.evaluation import evaluate_module, main, predict, refuse_other_names
+from edgewise.models.checkpoints.checkpoint import CheckpointMeta, LoadedModel
+from edgewise.models.checkpoints.evaluation import evaluate_module, predictor, refuse_other_names
 from edgewise.models.data.vocabulary import Vocabulary
-from edgewise.models.measuring.datasets import open_dataset
-from edgewise.models.measuring.metrics import metric_of
+from edgewise.models.measuring.evaluation import evaluate
+from edgewise.models.measuring.tasks import task_of
 from edgewise.models.scenes import write_dataset
 from edgewise.models.tasks.keypoints.augment_crop import swapped
 from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
-from edgewise.models.tasks.metric import Measured
+from edgewise.models.tasks.keypoints.row import KEYPOINTS
 from edgewise.models.tasks.panoptic.dataset import CocoPanoptic
-from edgewise.runtime.contract.manifest import Manifest, Provenance, Task
+from edgewise.models.tasks.panoptic.row import PANOPTIC
+from edgewise.models.tasks.task import Measured, Task
+from edgewise.runtime.contract.manifest import Manifest, Provenance
 from edgewise.runtime.frames.preprocessing import crop_geometry
 from edgewise.runtime.system.errors import DatasetError
 
@@ -40,9 +42,8 @@ def _manifest(name: str, vocabulary: Vocabulary) -> Manifest:
 
 
 def _measured(outputs: Iterator[Outputs], manifest: Manifest, dataset: Any, task: Task) -> Measured:
-    found = predict(lambda _: next(outputs), manifest, dataset, range(len(dataset)))
-    records = [record for image_id, result in found for record in result.to_coco(image_id)]
-    return metric_of(task).measure(dataset, records)
+    predict = predictor(lambda _: next(outputs), manifest)
+    return evaluate(predict, dataset, task, range(len(dataset)))
 
 
 @pytest.mark.parametrize("flip_test", [False, True])
@@ -68,7 +69,7 @@ def test_true_heatmaps_lead_back_to_the_points(scenes: Path, flip_test: bool) ->
                     mirrored = swapped(straight, dataset.layout.flip_pairs)[:, :, ::-1]
                     yield {"heatmaps": np.ascontiguousarray(mirrored)[None]}
 
-    measured = _measured(outputs(), manifest, dataset, Task.KEYPOINTS)
+    measured = _measured(outputs(), manifest, dataset, KEYPOINTS)
     assert measured.value > 0.97
     assert measured.parts["PCK@0.05"] > 0.95
     assert measured.parts["OKS AP"] > 0.8
@@ -94,28 +95,25 @@ def test_true_segments_lead_back_to_the_map(scenes: Path) -> None:
             arrays["settled"][0] = 1
             yield arrays
 
-    measured = _measured(outputs(), manifest, dataset, Task.PANOPTIC)
+    measured = _measured(outputs(), manifest, dataset, PANOPTIC)
     assert measured.value > 0.97
     assert measured.parts["PQ_th"] == 1.0
 
 
-@pytest.mark.parametrize(("name", "metric"), [("hourglass-tiny", "PCK@0.1"), ("upsnet-tiny", "PQ")])
-def test_every_task_is_measured_from_its_checkpoint(
-    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, metric: str
+@pytest.mark.parametrize(
+    ("name", "metric", "parts"),
+    [("hourglass-tiny", "PCK@0.1", {"OKS AP", "nose"}), ("upsnet-tiny", "PQ", {"SQ", "PQ_st", "sky"})],
+)
+def test_every_task_is_measured_from_its_definition(
+    scenes: Path, name: str, metric: str, parts: set[str]
 ) -> None:
     torch.manual_seed(0)
-    task = registry.find(name).task
-    dataset = open_dataset(task, scenes)
+    dataset = task_of(registry.find(name).task).dataset.open(scenes)
     entry = registry.find(name).fit(dataset.vocabulary).with_config(input_size=(64, 64))
-    checkpoint = tmp_path / "model.safetensors"
-    save_checkpoint(checkpoint, entry.build(), CheckpointMeta.of(entry, dataset.vocabulary))
-    main([str(checkpoint), str(scenes), "--limit", "2"])
-    printed = capsys.readouterr().out
-    assert metric in printed
-    assert "on 2 images" in printed
-    assert all(
-        part in printed for part in {"PQ": ("SQ", "PQ_st", "sky"), "PCK@0.1": ("OKS AP", "nose")}[metric]
-    )
+    loaded = LoadedModel(entry, entry.build(), CheckpointMeta.of(entry, dataset.vocabulary), "")
+    measured = evaluate_module(loaded, dataset, limit=2)
+    assert (measured.name, measured.images) == (metric, 2)
+    assert parts < set(measured.parts)
 
 
 def test_other_keypoints_than_the_models_are_refused(scenes: Path) -> None:

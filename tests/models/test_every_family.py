@@ -20,7 +20,7 @@ from edgewise.models.data.instance_targets import InstanceTargets
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.families.family import Family, ModelEntry
 from edgewise.models.families.layout import map_state
-from edgewise.models.measuring.datasets import open_dataset
+from edgewise.models.measuring.tasks import task_of
 from edgewise.models.scenes import write_dataset
 from edgewise.models.tasks.keypoints.targets import KeypointTargets
 from edgewise.models.tasks.panoptic.targets import PanopticTargets
@@ -71,7 +71,7 @@ def case(request: pytest.FixtureRequest, scenes: Path) -> Case:
 
 @lru_cache(maxsize=len(registry.FAMILIES))
 def _case(family: Family, scenes: Path) -> Case:
-    dataset = open_dataset(family.task, scenes)
+    dataset = task_of(family.task).dataset.open(scenes)
     entry = next(entry for entry in map(registry.find, registry.names()) if entry.family is family)
     entry = dataclasses.replace(entry, config=family.micro).fit(dataset.vocabulary)
     source = BatchSource(dataset, in_bgr(entry.preprocess), NO_AUGMENTATION, 4, seed=1)

@@ -11,7 +11,7 @@ from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.families.hourglass.config import TINY, princeton
 from edgewise.models.families.hourglass.network import Residual
 from edgewise.models.scenes.vocabulary import KEYPOINTS
-from edgewise.runtime.contract.manifest import ClassLabel, Provenance, Task
+from edgewise.runtime.contract.manifest import ClassLabel, Provenance
 from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
 from edgewise.runtime.contract.preprocessing import AffineCrop
 from edgewise.runtime.frames.preprocessing import preprocess
@@ -113,7 +113,7 @@ def test_the_manifest_says_what_the_graph_gives(name, vocabulary, shape):
     assert [output.name for output in graph.outputs] == ["heatmaps"]
     assert graph.outputs[0].shape == shape
     assert graph.probes == ()
-    assert manifest.task is entry.task is Task.KEYPOINTS
+    assert manifest.task is entry.task == "keypoints"
     assert manifest.keypoints == vocabulary.keypoints
     assert manifest.preprocess == AffineCrop(size=entry.config.input_size)
     assert manifest.postprocess == HeatmapKeypoints()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,9 @@ from torchmetrics.detection import PanopticQuality as ReferenceQuality
 from edgewise.models.scenes import LABELS, STUFF_LABELS, write_dataset
 from edgewise.models.tasks.instances.dataset import CocoInstances
 from edgewise.models.tasks.panoptic.dataset import CocoPanoptic, Segments
-from edgewise.models.tasks.panoptic.metric import PanopticCounts, PanopticQuality, count_matches, label_map
+from edgewise.models.tasks.panoptic.metric import PanopticCounts, PanopticQuality, count_matches
+from edgewise.models.tasks.task import Measured
+from edgewise.runtime.contract.manifest import ClassLabel
 from edgewise.runtime.kinds.panoptic.result import Panoptic
 from edgewise.runtime.system.errors import DatasetError
 
@@ -69,16 +72,16 @@ def test_the_reference_evaluator_gives_the_same_numbers(scenes: CocoPanoptic) ->
         return_per_class=True,
         return_sq_and_rq=True,
     )
-    records = []
+    measuring = PanopticQuality().begin(scenes)
     for index in range(len(scenes)):
         truth = scenes.truth(index)
         found = _perturbed(truth, rng)
-        records += found.to_coco(scenes.images[index].id)
+        measuring.add(index, found)
         # Void is the reference's extra class 0, which these scenes' ground truth never holds.
         reference.update(_coloured(found)[None], _coloured(truth)[None])
     expected = reference.compute().reshape(-1, 3)
     named = {int(colour): values for colour, values in zip(_order(reference), expected.numpy(), strict=True)}
-    measured = PanopticQuality().measure(scenes, records)
+    measured = measuring.value()
     assert 0.15 < measured.value < 0.9
     per_class = [named[1 + index][0] for index in range(things + stuff)]
     for index, label in enumerate(scenes.vocabulary.classes):
@@ -179,20 +182,36 @@ def test_the_pictures_of_that_test_hold_every_case() -> None:
     assert (totals > 5).all()
 
 
+def _measured(scenes: CocoPanoptic, results: Sequence[Panoptic]) -> Measured:
+    """PQ on the first pictures of the scenes, as many as there are results."""
+    measuring = PanopticQuality().begin(scenes)
+    for index, result in enumerate(results):
+        measuring.add(index, result)
+    return measuring.value()
+
+
 def test_the_truth_is_perfect_and_nothing_is_worthless(scenes: CocoPanoptic) -> None:
-    records = [
-        record
-        for index in range(len(scenes))
-        for record in scenes.truth(index).to_coco(scenes.images[index].id)
-    ]
-    perfect = PanopticQuality().measure(scenes, records)
+    truth = [scenes.truth(index) for index in range(len(scenes))]
+    nothing = [result.above(2.0) for result in truth]
+    perfect = _measured(scenes, truth)
     assert perfect.value == 1.0
     assert perfect.images == 16
     assert {perfect.parts[name] for name in ("SQ", "RQ", "PQ_th", "PQ_st")} == {1.0}
-    assert PanopticQuality().measure(scenes, []).value == 0.0
-    part = [record for record in records if record["image_id"] <= 5]
-    assert PanopticQuality().measure(scenes, part, image_ids=range(1, 6)).value == 1.0
-    assert PanopticQuality().measure(scenes, part).value < 1.0
+    assert _measured(scenes, nothing).value == 0.0
+    assert _measured(scenes, truth[:5]).value == 1.0
+    assert _measured(scenes, [*truth[:5], *nothing[5:]]).value < 1.0
+
+
+def test_labels_in_another_order_name_the_same_classes(scenes: CocoPanoptic) -> None:
+    """A model may know the dataset's categories in its own order, and more of them than occur."""
+    labels = scenes.vocabulary.classes
+    own = (ClassLabel(id=999, name="unseen"), *labels[::-1])
+
+    def renamed(truth: Panoptic) -> Panoptic:
+        classes = np.array([own.index(labels[class_index]) for class_index in truth.classes])
+        return Panoptic.of_segments(truth.segments, classes, truth.scores, own)
+
+    assert _measured(scenes, [renamed(scenes.truth(index)) for index in range(len(scenes))]).value == 1.0
 
 
 def test_classes_that_are_nowhere_are_left_out_of_the_mean() -> None:
@@ -203,32 +222,26 @@ def test_classes_that_are_nowhere_are_left_out_of_the_mean() -> None:
     assert (counts + PanopticCounts.none(CLASSES)).quality()[2] == 1.0
 
 
-def test_results_that_are_no_partition_are_refused(scenes: CocoPanoptic) -> None:
-    image = scenes.images[0].id
-    records = scenes.truth(0).to_coco(image)
-    with pytest.raises(DatasetError, match="overlap"):
-        PanopticQuality().measure(scenes, [*records, records[0]])
-    other = {**records[0], "segmentation": {**records[0]["segmentation"], "size": [63, 64]}}
-    with pytest.raises(DatasetError, match="no RLE of 64 x 64"):
-        PanopticQuality().measure(scenes, [other])
-    empty = {**records[0], "segmentation": {"size": [2, 2], "counts": "4"}}
-    with pytest.raises(DatasetError, match="empty segment"):
-        label_map([empty], (2, 2), Path("x"))
-    with pytest.raises(DatasetError, match="category 99"):
-        PanopticQuality().measure(scenes, [{**records[0], "category_id": 99}])
+def test_results_of_another_dataset_are_refused(scenes: CocoPanoptic) -> None:
+    truth, measuring = scenes.truth(0), PanopticQuality().begin(scenes)
+    other = Panoptic.of_segments(truth.segments[1:], truth.classes, truth.scores, truth.labels)
+    with pytest.raises(DatasetError, match="63 x 64 pixels, not 64 x 64"):
+        measuring.add(0, other)
+    labels = tuple(msgspec.structs.replace(label, id=label.id + 900) for label in truth.labels)
+    with pytest.raises(DatasetError, match="category 9"):
+        measuring.add(0, replace(truth, labels=labels))
+    with pytest.raises(DatasetError, match="score nan"):
+        measuring.add(0, replace(truth, scores=np.full(len(truth), np.nan, np.float32)))
+    with pytest.raises(DatasetError, match="not Panoptic"):
+        measuring.add(0, CocoInstances.open(scenes.json.parent).truth(0))
     with pytest.raises(DatasetError, match="no images"):
-        PanopticQuality().measure(scenes, [], image_ids=[])
+        measuring.value()
+    measuring.add(0, truth)
+    with pytest.raises(DatasetError, match="measured already"):
+        measuring.add(0, truth)
 
 
 def test_the_ground_truth_must_be_panoptic(scenes: CocoPanoptic) -> None:
     instances = CocoInstances.open(scenes.json.parent)
     with pytest.raises(DatasetError, match=r"needs panoptic"):
-        PanopticQuality().measure(instances, [])
-
-
-def test_records_become_the_map_they_came_from(scenes: CocoPanoptic) -> None:
-    for index in range(6):
-        truth = scenes.truth(index)
-        found = label_map(truth.to_coco(1), truth.frame_size, scenes.json)
-        np.testing.assert_array_equal(found, truth.segments)
-    assert json.loads(scenes.json.read_text())["annotations"]
+        PanopticQuality().begin(instances)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgewise.models.layers.anchors import pyramid_anchors
 from edgewise.models.layers.box_coding import BoxCoding
-from edgewise.models.layers.sampling import (
+from edgewise.models.layers.two_stage.sampling import (
     BACKGROUND,
     FOREGROUND,
     NEUTRAL,
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 NONE = torch.zeros(0, 4)
 EXTENT = (96.0, 128.0)
-ANCHORS = torch.cat(pyramid_anchors([(24, 32), (12, 16), (6, 8)], (4, 8, 16), (16, 32, 64)))
+ANCHORS = torch.cat(pyramid_anchors([(24, 32), (12, 16), (6, 8)], (4, 8, 16), ((16,), (32,), (64,))))
 
 
 def random_boxes(seed: int, count: int) -> torch.Tensor:

@@ -22,12 +22,11 @@ from edgewise.models.data.augment import NO_AUGMENTATION, Augmentation
 from edgewise.models.families.family import ModelEntry
 from edgewise.models.families.recipe import TINY, Optimiser, Recipe, Schedule
 from edgewise.models.families.yolact.recipes import PAPER
-from edgewise.models.measuring.datasets import open_dataset
 from edgewise.models.scenes import LABELS, write_dataset
 from edgewise.models.tasks.instances.dataset import CocoInstances
+from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
 from edgewise.models.training.batches import Batch, BatchSource
 from edgewise.models.training.loop import TrainingRequest, in_bgr, train
-from edgewise.runtime.contract.manifest import Task
 from edgewise.runtime.contract.preprocessing import AffineCrop, ColourOrder, Stretch
 from edgewise.runtime.system.errors import CheckpointError, DatasetError, EdgewiseError, ModelError
 
@@ -160,7 +159,7 @@ def test_keypoint_models_learn_and_are_measured(scenes: Path, tmp_path: Path) ->
     history = json.loads((tmp_path / "m.history.json").read_text())
     assert history[-1]["stack_1"] < 0.9 * history[0]["stack_1"]
     loaded = load_model(out)
-    assert loaded.meta.vocabulary == open_dataset(Task.KEYPOINTS, scenes).vocabulary
+    assert loaded.meta.vocabulary == CocoKeypoints.open(scenes).vocabulary
     assert loaded.meta.metrics["PCK@0.1"] == history[-1]["PCK@0.1"]
 
 

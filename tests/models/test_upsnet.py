@@ -13,12 +13,11 @@ from edgewise.models.data.instance_targets import InstanceTargets
 from edgewise.models.data.labels import CITYSCAPES_PANOPTIC, COCO_PANOPTIC
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.families.upsnet.config import MICRO, R50_COCO, TINY, UpsnetConfig
-from edgewise.models.families.upsnet.losses import IGNORED, Truth, _read_masks, _truth, losses, panoptic_truth
-from edgewise.models.families.upsnet.network import Upsnet, anchors
+from edgewise.models.families.upsnet.losses import IGNORED, Truth, _truth, losses, panoptic_truth
+from edgewise.models.families.upsnet.network import Upsnet
 from edgewise.models.families.upsnet.panoptic_head import paste
 from edgewise.models.families.yolact.config import TINY as YOLACT_TINY
 from edgewise.models.tasks.panoptic.targets import PanopticTargets
-from edgewise.runtime.contract.manifest import Task
 from edgewise.runtime.system.errors import ModelError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,12 +86,13 @@ def test_published_anchors_have_the_legacy_sizes():
         [(360, 176), (256, 256), (184, 368)],
         [(728, 368), (512, 512), (360, 720)],
     ]
-    for level, stride, sizes in zip(anchors(R50_COCO), (4, 8, 16, 32, 64), wanted, strict=True):
+    anchors = R50_COCO.proposal_stage.anchors()
+    for level, stride, sizes in zip(anchors, (4, 8, 16, 32, 64), wanted, strict=True):
         extent = level[:3, 2:] - level[:3, :2] + 1
         assert [tuple(row) for row in extent.int().tolist()] == sizes
         assert torch.equal(level[3, 0] - level[0, 0], torch.tensor(float(stride)))
         assert torch.equal((level[:3, :2] + level[:3, 2:]) / 2, torch.full((3, 2), (stride - 1) / 2))
-    assert sum(map(len, anchors(R50_COCO))) == R50_COCO.anchor_count
+    assert sum(map(len, anchors)) == R50_COCO.anchor_count
 
 
 def test_class_lists_follow_the_published_channels():
@@ -133,7 +133,7 @@ def test_tiny_reads_frames_as_the_network_whose_backbone_it_starts_from():
 def test_configs_fit_a_vocabulary():
     entry = registry.find("upsnet-tiny").fit(COCO_PANOPTIC)
     assert (entry.config.thing_count, entry.config.stuff_count) == (80, 53)
-    assert entry.task is Task.PANOPTIC
+    assert entry.task == "panoptic"
     with pytest.raises(ModelError, match="things and stuff"):
         registry.find("upsnet-tiny").fit(Vocabulary(COCO_PANOPTIC.things))
     with pytest.raises(ModelError, match="things before the stuff"):
@@ -163,8 +163,8 @@ def test_outputs_have_the_documented_shapes():
     assert [tuple(level.shape) for level in out.levels] == [
         (2, 8, 16, 24), (2, 8, 8, 12), (2, 8, 4, 6), (2, 8, 2, 3),
     ]  # fmt: skip
-    assert [tuple(level.shape[1:]) for level in out.objectness][-1] == (6, 1, 2)
-    assert sum(level[0].numel() for level in out.objectness) == MICRO.anchor_count
+    assert [tuple(level.shape[1:]) for level in out.proposals.objectness][-1] == (6, 1, 2)
+    assert sum(level[0].numel() for level in out.proposals.objectness) == MICRO.anchor_count
     assert out.scores.shape == (2, 5, 16, 24)
 
 
@@ -233,7 +233,7 @@ def test_classes_become_channels_with_stuff_first():
         assert torch.equal(truth.channels == channel, target.semantic == index)
     assert torch.equal(truth.channels == IGNORED, target.semantic < 0)
     # A block that fills columns 3..5 ends at 6 in corner coordinates and on 5 in inclusive ones.
-    assert torch.equal(truth.boxes[:, 2:], target.instances.boxes[:, 2:] - 1)
+    assert torch.equal(truth.objects.boxes[:, 2:], target.instances.boxes[:, 2:] - 1)
 
 
 def test_the_panoptic_truth_names_kept_objects_and_calls_the_others_unknown():
@@ -244,7 +244,7 @@ def test_the_panoptic_truth_names_kept_objects_and_calls_the_others_unknown():
     for row in range(16):
         for column in range(24):
             pixel = (4 * row + 2, 4 * column + 2)
-            owners = [index for index in range(4) if bool(truth.masks[index][pixel])]
+            owners = [index for index in range(4) if bool(truth.objects.masks[index][pixel])]
             channel = int(truth.channels[pixel])
             wanted = channel if 0 <= channel < 2 else IGNORED
             if owners:
@@ -258,7 +258,7 @@ def test_a_mask_read_in_its_box_and_pasted_back_is_itself():
     mask = ((rows - 30) ** 2 / 18**2 + (columns - 50) ** 2 / 31**2) < 1
     ys, xs = torch.nonzero(mask, as_tuple=True)
     box = torch.tensor([[xs.min(), ys.min(), xs.max(), ys.max()]], dtype=torch.float32)
-    read = _read_masks(mask[None], box, torch.tensor([0]), 28)
+    read = MICRO.mask_stage.targets.read(mask[None], box, torch.tensor([0]), 28)
     back = paste(read - 0.5, box, (64, 96), 1)[0] > 0
     assert int((back & mask).sum()) / int((back | mask).sum()) > 0.95
     for shift in (-1, 1):
@@ -293,9 +293,10 @@ def test_the_panoptic_term_is_the_published_formula():
         features = module(seen([target]))
         got = float(losses(config, module, seen([target]), [target])["panoptic"])
         scores = features.scores[0]
-        logits = module.mask_head(module.pool(features.levels, truth.boxes, config.mask_bins))
+        pooled = config.mask_stage.pooling.pool(features.levels, truth.objects.boxes, config.mask_bins)
+        logits = module.mask_head(pooled)
     things, instances = [], []
-    for index, (box, label) in enumerate(zip(truth.boxes / 4, truth.classes, strict=True)):
+    for index, (box, label) in enumerate(zip(truth.objects.boxes / 4, truth.objects.classes, strict=True)):
         x1, y1, x2, y2 = (int(value) for value in box)
         thing, pasted = torch.zeros(16, 24), torch.zeros(16, 24)
         window = slice(int(box[1]), int(torch.round(box[3])) + 1), slice(x1, int(torch.round(box[2])) + 1)

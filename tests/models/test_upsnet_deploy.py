@@ -10,9 +10,8 @@ from edgewise.models.data.labels import COCO_PANOPTIC
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.families.upsnet.config import R50_CITYSCAPES, R50_COCO, ColourOrder
 from edgewise.models.families.upsnet.deploy import UpsnetDeploy
-from edgewise.models.families.upsnet.network import PROPOSAL_CODING, REGION_CODING, Upsnet
+from edgewise.models.families.upsnet.network import Upsnet
 from edgewise.models.families.upsnet.panoptic_head import panoptic_map
-from edgewise.models.layers.proposals import proposals
 from edgewise.runtime.contract.encoding import decode, encode
 from edgewise.runtime.contract.manifest import ClassKind, ClassLabel, Provenance
 from edgewise.runtime.contract.preprocessing import PadSide
@@ -58,22 +57,16 @@ def entry_of(config):
 
 def sequential_candidates(network: Upsnet, features, config) -> list[tuple[float, int, list[float]]]:
     """(probability, class, box) of the instances that go to the mask head, best first."""
-    found = proposals(
-        features.objectness,
-        features.deltas,
-        network.anchors,
-        coding=PROPOSAL_CODING,
-        extent=config.input_size,
-        config=config.decoding.proposals,
-        exact=True,
-    )
-    regions = found.boxes[0][found.valid[0]]
-    logits, deltas = network.box_head(network.pool(features.levels, regions, config.box_bins))
+    (regions,) = network.proposal_head.propose(
+        features.proposals, config.decoding.proposals, exact=True
+    ).of_images()
+    stage = config.box_stage
+    logits, deltas = network.box_head(stage.pooling.pool(features.levels, regions, stage.bins))
     candidates = []
     for region, probabilities, delta in zip(regions, logits.softmax(dim=1), deltas, strict=True):
         for label in range(1, len(probabilities)):
             if float(probabilities[label]) > config.decoding.score_threshold:
-                box = REGION_CODING.clip(REGION_CODING.decode(delta[label], region), config.input_size)
+                box = stage.coding.clip(stage.coding.decode(delta[label], region), config.input_size)
                 candidates.append((float(probabilities[label]), label - 1, box.tolist()))
     kept: list[tuple[float, int, list[float]]] = []
     for candidate in sorted(candidates, key=lambda item: -item[0]):
@@ -106,7 +99,7 @@ def test_the_graph_is_the_procedure_step_by_step(stride, colour):
         labels = torch.zeros(slots, dtype=torch.int64)
         for index, (_, label, box) in enumerate(wanted):
             regions[index], labels[index] = torch.tensor(box), label
-        logits = network.mask_head(network.pool(features.levels, regions, config.mask_bins))
+        logits = network.mask_head(config.mask_stage.pooling.pool(features.levels, regions, config.mask_bins))
         chosen = torch.stack([logits[slot, 1 + labels[slot]] for slot in range(slots)])
         maps = F.interpolate(features.scores, size=config.panoptic_size, mode="bilinear")[0]
         panoptic = panoptic_map(
@@ -178,5 +171,3 @@ def test_the_training_module_is_left_as_it_is():
     with torch.inference_mode():
         UpsnetDeploy(MICRO, network)(random_frame())
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
-    assert not network.deploy
-    assert not any(getattr(module, "deploy", False) for module in network.semantic_head.layers)

@@ -21,6 +21,7 @@ from edgewise.runtime.contract.manifest import (
     DType,
     FileEntry,
     Golden,
+    GoldenFrame,
     Graph,
     GraphFile,
     Manifest,
@@ -28,19 +29,19 @@ from edgewise.runtime.contract.manifest import (
     Provenance,
     StateTensor,
     Target,
-    Task,
     TensorSpec,
 )
 from edgewise.runtime.contract.postprocessing import PrototypeInstances
 from edgewise.runtime.contract.preprocessing import Stretch
 from edgewise.runtime.contract.schedules import Schedule
-from edgewise.runtime.decoding.decode import postprocess
+from edgewise.runtime.decoding.decode import decode_result, looks_of
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edgewise.runtime.frames.looks import views_of
+from edgewise.runtime.engines.options import OnnxRuntimeOptions
 from edgewise.runtime.frames.preprocessing import preprocess
 
 SIZE = (32, 48)
 SLOTS = 2
+ONE_THREAD = OnnxRuntimeOptions(threads=1)
 
 IMAGE = TensorSpec(name="image", dtype=DType.UINT8, shape=(1, *SIZE, 3))
 OUTPUTS = (
@@ -144,7 +145,6 @@ def detector_manifest(models: Mapping[Precision, str]) -> Manifest:
     return Manifest(
         writer="edgewise tests",
         name="hand-built",
-        task=Task.INSTANCES,
         classes=LABELS,
         provenance=Provenance(definition="tests.detector"),
         graphs={"main": Graph(inputs=(IMAGE,), outputs=OUTPUTS, files=files)},
@@ -160,7 +160,7 @@ def build_bundle(folder: Path, *, models: Mapping[Precision, bytes] | None = Non
     paths = {precision: f"models/{precision.value}.onnx" for precision in chosen}
     manifest = detector_manifest(paths)
     files = {paths[precision]: data for precision, data in chosen.items()}
-    truth = OnnxRuntimeEngine(detector(), inputs=(IMAGE,), outputs=OUTPUTS, where="truth", threads=1)
+    truth = OnnxRuntimeEngine(detector(), inputs=(IMAGE,), outputs=OUTPUTS, where="truth", options=ONE_THREAD)
     goldens = []
     for number, frame in enumerate((bright_frame(), np.zeros((40, 40, 3), np.uint8))):
         tensor, _ = preprocess(manifest.preprocess, frame)
@@ -168,12 +168,12 @@ def build_bundle(folder: Path, *, models: Mapping[Precision, bytes] | None = Non
         buffer = io.BytesIO()
         np.savez(buffer, **outputs)
         stem = f"goldens/{number:03d}"
-        golden = Golden(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json")
-        result = postprocess(manifest, views_of(manifest, frame), [outputs])
+        golden = GoldenFrame(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json")
+        result = decode_result(manifest, looks_of(manifest, frame), [outputs])
         files[golden.image] = cv2.imencode(".png", frame)[1].tobytes()
         files[golden.tensors] = buffer.getvalue()
-        files[golden.result] = msgspec.json.encode(result.to_coco(number))
-        goldens.append(golden)
+        files[golden.result] = msgspec.json.encode(result.records(number))
+        goldens.append(Golden(frames=(golden,)))
     return write_files(folder, msgspec.structs.replace(manifest, goldens=tuple(goldens)), files)
 
 

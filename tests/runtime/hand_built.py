@@ -16,6 +16,7 @@ from edgewise.runtime.contract.manifest import (
     ClassLabel,
     DType,
     Golden,
+    GoldenFrame,
     Graph,
     GraphFile,
     KeypointLayout,
@@ -23,16 +24,15 @@ from edgewise.runtime.contract.manifest import (
     Precision,
     Provenance,
     Target,
-    Task,
     TensorSpec,
 )
 from edgewise.runtime.contract.postprocessing import HeatmapKeypoints, PanopticSegments
 from edgewise.runtime.contract.preprocessing import AffineCrop, Stretch
-from edgewise.runtime.decoding.decode import postprocess
+from edgewise.runtime.decoding.decode import decode_result, looks_of
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edgewise.runtime.frames.looks import FrameBoxes, views_of
+from edgewise.runtime.frames.looks import FrameBoxes
 
-from .conftest import _constant, _serialise, budget, write_files
+from .conftest import ONE_THREAD, _constant, _serialise, budget, write_files
 
 POSE_SIZE = (64, 48)
 HEATMAPS = TensorSpec(name="heatmaps", dtype=DType.FLOAT32, shape=(1, 2, 16, 12))
@@ -114,7 +114,6 @@ def panoptic_network(*, swapped: bool = False, blind: bool = False) -> bytes:
 def pose_manifest() -> Manifest:
     return _manifest(
         name="hand-built pose",
-        task=Task.KEYPOINTS,
         classes=(ClassLabel(id=1, name="person"),),
         keypoints=KeypointLayout(names=("red", "blue"), limbs=((0, 1),)),
         graphs={"main": _graph(POSE_SIZE, (HEATMAPS,))},
@@ -126,7 +125,6 @@ def pose_manifest() -> Manifest:
 def panoptic_manifest() -> Manifest:
     return _manifest(
         name="hand-built panoptic",
-        task=Task.PANOPTIC,
         classes=PANOPTIC_LABELS,
         graphs={"main": _graph(PANOPTIC_SIZE, PANOPTIC_OUTPUTS)},
         preprocess=Stretch(size=PANOPTIC_SIZE),
@@ -174,21 +172,23 @@ def build(
 ) -> Path:
     """A bundle whose goldens come from `truth` and whose model is `shipped` (the same where None)."""
     graph = draft.graphs["main"]
-    engine = OnnxRuntimeEngine(truth, inputs=graph.inputs, outputs=graph.outputs, where="truth", threads=1)
+    engine = OnnxRuntimeEngine(
+        truth, inputs=graph.inputs, outputs=graph.outputs, where="truth", options=ONE_THREAD
+    )
     files = {"models/fp32.onnx": truth if shipped is None else shipped}
     goldens = []
     for number, (frame, boxes) in enumerate(samples):
-        views = views_of(draft, frame, boxes)
-        outputs = [engine.run({"image": look.tensor}) for look in views.looks]
+        looks = looks_of(draft, frame, boxes)
+        outputs = [engine.run({"image": look.tensor}) for look in looks.looks]
         buffer = io.BytesIO()
         np.savez(buffer, **{name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]})
         stem = f"goldens/{number:03d}"
         places = () if boxes is None else tuple(tuple(box) for box in boxes.boxes.tolist())
-        golden = Golden(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json", boxes=places)
+        golden = GoldenFrame(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json", boxes=places)
         files[golden.image] = cv2.imencode(".png", frame)[1].tobytes()
         files[golden.tensors] = buffer.getvalue()
-        files[golden.result] = msgspec.json.encode(postprocess(draft, views, outputs).to_coco(number))
-        goldens.append(golden)
+        files[golden.result] = msgspec.json.encode(decode_result(draft, looks, outputs).records(number))
+        goldens.append(Golden(frames=(golden,)))
     return write_files(folder, msgspec.structs.replace(draft, goldens=tuple(goldens)), files)
 
 

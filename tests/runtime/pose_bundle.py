@@ -14,6 +14,7 @@ from edgewise.runtime.contract.manifest import (
     ClassLabel,
     DType,
     Golden,
+    GoldenFrame,
     Graph,
     GraphFile,
     KeypointLayout,
@@ -21,16 +22,15 @@ from edgewise.runtime.contract.manifest import (
     Precision,
     Provenance,
     Target,
-    Task,
     TensorSpec,
 )
 from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
 from edgewise.runtime.contract.preprocessing import AffineCrop
-from edgewise.runtime.decoding.decode import postprocess
+from edgewise.runtime.decoding.decode import decode_result, looks_of
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edgewise.runtime.frames.looks import FrameBoxes, views_of
+from edgewise.runtime.frames.looks import FrameBoxes
 
-from .conftest import _constant, _serialise, budget, write_files
+from .conftest import ONE_THREAD, _constant, _serialise, budget, write_files
 
 CROP = (64, 48)
 IMAGE = TensorSpec(name="image", dtype=DType.UINT8, shape=(1, *CROP, 3))
@@ -62,7 +62,6 @@ def pose_manifest(*, flip_test: bool = False) -> Manifest:
     return Manifest(
         writer="edgewise tests",
         name="pose",
-        task=Task.KEYPOINTS,
         classes=(ClassLabel(id=1, name="person"),),
         keypoints=LAYOUT,
         provenance=Provenance(definition="tests.pose"),
@@ -90,12 +89,12 @@ BOXES = np.array([[10, 20, 75, 110], [125, 30, 205, 130]], np.float64)
 def build_pose_bundle(folder: Path, *, flip_test: bool = False) -> Path:
     """A bundle whose golden shows two people."""
     manifest, model, frame = pose_manifest(flip_test=flip_test), pose_model(), person_frame(PEOPLE)
-    engine = OnnxRuntimeEngine(model, inputs=(IMAGE,), outputs=(HEATMAPS,), where="truth", threads=1)
-    views = views_of(manifest, frame, FrameBoxes(BOXES, np.ones(2, np.float32)))
-    outputs = [engine.run({"image": look.tensor}) for look in views.looks]
+    engine = OnnxRuntimeEngine(model, inputs=(IMAGE,), outputs=(HEATMAPS,), where="truth", options=ONE_THREAD)
+    looks = looks_of(manifest, frame, FrameBoxes(BOXES, np.ones(2, np.float32)))
+    outputs = [engine.run({"image": look.tensor}) for look in looks.looks]
     buffer = io.BytesIO()
     np.savez(buffer, heatmaps=np.concatenate([output["heatmaps"] for output in outputs]))
-    golden = Golden(
+    golden = GoldenFrame(
         image="goldens/000.png",
         tensors="goldens/000.npz",
         result="goldens/000.json",
@@ -105,6 +104,6 @@ def build_pose_bundle(folder: Path, *, flip_test: bool = False) -> Path:
         "models/fp32.onnx": model,
         golden.image: cv2.imencode(".png", frame)[1].tobytes(),
         golden.tensors: buffer.getvalue(),
-        golden.result: msgspec.json.encode(postprocess(manifest, views, outputs).to_coco(0)),
+        golden.result: msgspec.json.encode(decode_result(manifest, looks, outputs).records(0)),
     }
-    return write_files(folder, msgspec.structs.replace(manifest, goldens=(golden,)), files)
+    return write_files(folder, msgspec.structs.replace(manifest, goldens=(Golden(frames=(golden,)),)), files)

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 from edgewise.runtime.contract.manifest import ClassLabel
-from edgewise.runtime.frames.looks import with_flip_test
 from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.kinds.keypoints.result import Keypoints
-from edgewise.runtime.system.errors import ManifestError, SourceError
+from edgewise.runtime.system.errors import SourceError
 from edgewise.runtime.walk.box_sources import CocoBoxes, DetectorBoxes, WholeFrame, require_crops
 from edgewise.runtime.walk.session import Session
 
-from .conftest import bright_frame, detector_manifest
+from .conftest import ONE_THREAD, bright_frame, detector_manifest
 from .pose_bundle import BOXES, PEOPLE, build_pose_bundle, person_frame, pose_manifest
 
 PERSON = ClassLabel(id=1, name="person")
@@ -165,7 +164,7 @@ def test_a_missing_file_and_a_class_of_a_list(tmp_path: Path) -> None:
 
 @pytest.fixture
 def detector(bundle_folder: Path) -> Generator[Session]:
-    with Session.open(bundle_folder, threads=1) as opened:
+    with Session.open(bundle_folder, backend=ONE_THREAD) as opened:
         yield opened
 
 
@@ -187,19 +186,16 @@ def test_detectors_that_cannot_be_used(detector: Session, tmp_path: Path) -> Non
     with pytest.raises(SourceError, match="knows no class 'person'; it knows bright, dim"):
         DetectorBoxes(detector)
     with (
-        Session.open(build_pose_bundle(tmp_path / "pose"), threads=1) as pose,
+        Session.open(build_pose_bundle(tmp_path / "pose"), backend=ONE_THREAD) as pose,
         pytest.raises(SourceError, match="looks at crops itself"),
     ):
         DetectorBoxes(pose)
 
 
-def test_only_models_of_crops_take_boxes_and_a_flip_test() -> None:
+def test_only_models_of_crops_take_boxes() -> None:
     require_crops(pose_manifest())
     with pytest.raises(SourceError, match="whole frames"):
         require_crops(detector_manifest({}))
-    assert with_flip_test(pose_manifest(), True).postprocess == pose_manifest(flip_test=True).postprocess
-    with pytest.raises(ManifestError, match="flip test"):
-        with_flip_test(detector_manifest({}), False)
 
 
 # ---------------------------------------------------------------- sessions with boxes
@@ -207,7 +203,7 @@ def test_only_models_of_crops_take_boxes_and_a_flip_test() -> None:
 
 @pytest.fixture
 def pose(tmp_path: Path) -> Generator[Session]:
-    with Session.open(build_pose_bundle(tmp_path / "pose"), threads=1) as opened:
+    with Session.open(build_pose_bundle(tmp_path / "pose"), backend=ONE_THREAD) as opened:
         yield opened
 
 
@@ -265,10 +261,11 @@ def test_the_flip_test_takes_two_looks(tmp_path: Path) -> None:
     folder = build_pose_bundle(tmp_path / "flipping", flip_test=True)
     results = {}
     for flip_test in (None, True, False):
-        with Session.open(folder, threads=1, flip_test=flip_test) as session:
-            prepared = session.prepare(Frame(0, "f", frame, 0.0), looked)
-            assert len(prepared.views.looks) == (2 if flip_test is False else 4)
-            results[flip_test] = session.finish(session.infer(prepared))
+        settings = {} if flip_test is None else {"postprocess.flip_test": str(flip_test).lower()}
+        with Session.open(folder, backend=ONE_THREAD, settings=settings) as session:
+            prepared = session.walk.prepare(Frame(0, "f", frame, 0.0), looked)
+            assert len(prepared.looks.looks) == (2 if flip_test is False else 4)
+            results[flip_test] = session.walk.finish(session.walk.infer(prepared))
     # The model sees colours only, so that a mirrored crop gives the mirrored maps.
     np.testing.assert_allclose(results[None].points, results[False].points, atol=3)
     np.testing.assert_array_equal(results[None].points, results[True].points)

@@ -146,9 +146,9 @@ def test_a_broken_manifest_names_the_file(bundle_folder: Path, text: str) -> Non
 
 def test_a_newer_format_names_its_writer(bundle_folder: Path) -> None:
     plain = msgspec.json.decode((bundle_folder / "manifest.json").read_bytes())
-    plain |= {"format": 2, "writer": "edgewise 9.0"}
+    plain |= {"format": 3, "writer": "edgewise 9.0"}
     (bundle_folder / "manifest.json").write_bytes(msgspec.json.encode(plain))
-    with pytest.raises(ManifestError, match=r"format 2, written by edgewise 9\.0"):
+    with pytest.raises(ManifestError, match=r"format 3, written by edgewise 9\.0"):
         Bundle.open(bundle_folder)
 
 

@@ -11,15 +11,18 @@ import pytest
 
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import DType, TensorSpec
-from edgewise.runtime.engines import open_engine
 from edgewise.runtime.engines.base import check_not_nan, numpy_dtype
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edgewise.runtime.engines.opening import open_engine
+from edgewise.runtime.engines.options import OnnxRuntimeOptions
 from edgewise.runtime.system.errors import BackendError
+
+from .conftest import ONE_THREAD
 
 
 @pytest.fixture
 def engine(bundle_folder: Path) -> OnnxRuntimeEngine:
-    opened = open_engine(Bundle.open(bundle_folder), threads=1)
+    opened = open_engine(Bundle.open(bundle_folder), backend=ONE_THREAD)
     assert isinstance(opened, OnnxRuntimeEngine)
     return opened
 
@@ -104,14 +107,14 @@ def test_cuda_is_never_replaced_by_the_cpu(bundle_folder: Path) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
     with pytest.raises(BackendError, match="no CUDAExecutionProvider"):
-        open_engine(Bundle.open(bundle_folder), provider="cuda")
+        open_engine(Bundle.open(bundle_folder), backend=OnnxRuntimeOptions(provider="cuda"))
 
 
 def test_unknown_options(bundle_folder: Path) -> None:
     with pytest.raises(BackendError, match="no provider is called"):
-        open_engine(Bundle.open(bundle_folder), provider="tpu")
+        open_engine(Bundle.open(bundle_folder), backend=OnnxRuntimeOptions(provider="tpu"))
     with pytest.raises(BackendError, match="threads"):
-        open_engine(Bundle.open(bundle_folder), threads=0)
+        open_engine(Bundle.open(bundle_folder), backend=OnnxRuntimeOptions(threads=0))
 
 
 def test_nan_is_found_and_infinity_is_not_nan() -> None:

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.runtime.compare.matching import Detections, display_threshold, margin_of, match, pooled
-from edgewise.runtime.contract.manifest import Budget, ClassKind, ClassLabel, KeypointLayout, Precision
-from edgewise.runtime.contract.postprocessing import ImageOutput, PanopticFusion, PrototypeInstances
+from edgewise.runtime.compare.matching import Matching, margin_of, match, pooled
+from edgewise.runtime.contract.manifest import (
+    Budget,
+    ClassKind,
+    ClassLabel,
+    KeypointLayout,
+    Manifest,
+    Precision,
+)
+from edgewise.runtime.contract.postprocessing import (
+    HeatmapKeypoints,
+    PanopticFusion,
+    PanopticSegments,
+    PrototypeInstances,
+)
+from edgewise.runtime.decoding.kinds import KINDS
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.kinds.panoptic.result import Panoptic
 from edgewise.runtime.pixels.masks import crop_dense
+from edgewise.runtime.results.result import Record, Result
 from edgewise.runtime.system.errors import ResultError
+
+from .conftest import detector_manifest
 
 SIZE = (60, 80)
 LABELS = (ClassLabel(id=11, name="a"), ClassLabel(id=22, name="b"))
@@ -38,8 +56,33 @@ def instances(*specs: Spec) -> Instances:
     )
 
 
-def detections(*specs: Spec) -> Detections:
-    return Detections.of_result(instances(*specs))
+match_instances = partial(match, KINDS[PrototypeInstances])
+match_people = partial(match, KINDS[HeatmapKeypoints])
+match_segments = partial(match, KINDS[PanopticSegments])
+
+
+def manifest(
+    postprocess: PrototypeInstances | PanopticSegments | HeatmapKeypoints,
+    labels: tuple[ClassLabel, ...],
+    layout: KeypointLayout | None = None,
+) -> Manifest:
+    return msgspec.structs.replace(
+        detector_manifest({}), postprocess=postprocess, classes=labels, keypoints=layout
+    )
+
+
+def read_back(described: Manifest, records: list[Record], size: tuple[int, int] = SIZE) -> Result:
+    """The result that the kind of the manifest reads from records that went through JSON."""
+    spec = described.postprocess
+    return KINDS[type(spec)].read(spec, described, json.loads(json.dumps(records)), size)
+
+
+def figures(matching: Matching) -> tuple[float, float, float]:
+    tally = matching.tally
+    return tally.matched_fraction, tally.similarity, tally.score_difference
+
+
+WITH_MASKS = manifest(PrototypeInstances(), LABELS)
 
 
 A = (0, 0, 20, 20)
@@ -47,69 +90,104 @@ B = (40, 30, 70, 55)
 
 
 def test_the_same_result() -> None:
-    both = detections((0.9, 0, A), (0.8, 1, B))
-    matching = match(both, both, threshold=0.3)
-    assert (matching.matched_fraction, matching.similarity, matching.score_difference) == (1, 1, 0)
+    both = instances((0.9, 0, A), (0.8, 1, B))
+    matching = match_instances(both, both, threshold=0.3)
+    assert figures(matching) == (
+        1,
+        1,
+        0,
+    )
     assert matching.pairs == ((0, 0), (1, 1))
 
 
 def test_two_empty_results_agree() -> None:
-    matching = match(detections(), detections(), threshold=0.3)
-    assert (matching.matched_fraction, matching.similarity, matching.score_difference) == (1, 1, 0)
-    assert not matching.one_side_empty
+    matching = match_instances(instances(), instances(), threshold=0.3)
+    assert figures(matching) == (
+        1,
+        1,
+        0,
+    )
+    assert not matching.tally.one_empty
 
 
 @pytest.mark.parametrize("swap", [False, True])
 def test_one_empty_result_matches_nothing(swap: bool) -> None:
-    sides = (detections((0.9, 0, A)), detections())
-    matching = match(*reversed(sides), threshold=0.3) if swap else match(*sides, threshold=0.3)
-    assert (matching.matched_fraction, matching.similarity, matching.score_difference) == (0, 0, 1)
-    assert matching.one_side_empty
+    sides = (instances((0.9, 0, A)), instances())
+    matching = (
+        match_instances(*reversed(sides), threshold=0.3) if swap else match_instances(*sides, threshold=0.3)
+    )
+    assert figures(matching) == (
+        0,
+        0,
+        1,
+    )
+    assert matching.tally.one_empty
     assert (matching.invented if swap else matching.lost) == (0,)
 
 
 def test_what_nobody_sees_does_not_count() -> None:
-    matching = match(detections((0.1, 0, A)), detections(), threshold=0.3)
-    assert matching.matched_fraction == 1
-    assert not matching.one_side_empty
+    matching = match_instances(instances((0.1, 0, A)), instances(), threshold=0.3)
+    assert matching.tally.matched_fraction == 1
+    assert not matching.tally.one_empty
 
 
 def test_another_class_is_another_instance() -> None:
-    matching = match(detections((0.9, 0, A)), detections((0.9, 1, A)), threshold=0.3)
-    assert matching.matched_fraction == 0
+    matching = match_instances(instances((0.9, 0, A)), instances((0.9, 1, A)), threshold=0.3)
+    assert matching.tally.matched_fraction == 0
     assert (matching.lost, matching.invented) == ((0,), (0,))
 
 
 def test_lost_and_invented_instances_weigh_alike() -> None:
     two, three = [(0.9, 0, A), (0.9, 0, B)], [(0.9, 0, A), (0.9, 0, B), (0.9, 0, (0, 40, 20, 60))]
-    assert match(detections(*three), detections(*two), threshold=0.3).matched_fraction == pytest.approx(2 / 3)
-    assert match(detections(*two), detections(*three), threshold=0.3).matched_fraction == pytest.approx(2 / 3)
+    assert match_instances(
+        instances(*three), instances(*two), threshold=0.3
+    ).tally.matched_fraction == pytest.approx(2 / 3)
+    assert match_instances(
+        instances(*two), instances(*three), threshold=0.3
+    ).tally.matched_fraction == pytest.approx(2 / 3)
 
 
 def test_scores_near_the_threshold_may_cross_it() -> None:
     for low, high in ((0.28, 0.32), (0.32, 0.28)):
-        matching = match(detections((low, 0, A)), detections((high, 0, A)), threshold=0.3, margin=0.05)
-        assert matching.matched_fraction == 1
-        assert matching.score_difference == pytest.approx(0.04)
+        matching = match_instances(
+            instances((low, 0, A)), instances((high, 0, A)), threshold=0.3, margin=0.05
+        )
+        assert matching.tally.matched_fraction == 1
+        assert matching.tally.score_difference == pytest.approx(0.04)
     # 0.36 must find a partner of at least 0.25: 0.26 will do, 0.24 will not.
-    assert match(detections((0.36, 0, A)), detections((0.26, 0, A)), threshold=0.3).matched_fraction == 1
-    assert match(detections((0.36, 0, A)), detections((0.24, 0, A)), threshold=0.3).matched_fraction == 0
+    assert (
+        match_instances(
+            instances((0.36, 0, A)), instances((0.26, 0, A)), threshold=0.3
+        ).tally.matched_fraction
+        == 1
+    )
+    assert (
+        match_instances(
+            instances((0.36, 0, A)), instances((0.24, 0, A)), threshold=0.3
+        ).tally.matched_fraction
+        == 0
+    )
     # 0.34 may stay alone.
-    assert match(detections((0.34, 0, A)), detections(), threshold=0.3).matched_fraction == 1
+    assert match_instances(instances((0.34, 0, A)), instances(), threshold=0.3).tally.matched_fraction == 1
 
 
 def test_the_best_pair_goes_first() -> None:
     shifted = (4, 0, 24, 20)
-    matching = match(detections((0.9, 0, A), (0.8, 0, shifted)), detections((0.8, 0, shifted)), threshold=0.3)
+    matching = match_instances(
+        instances((0.9, 0, A), (0.8, 0, shifted)), instances((0.8, 0, shifted)), threshold=0.3
+    )
     assert matching.pairs == ((1, 0),)
-    assert matching.similarity == 1
+    assert matching.tally.similarity == 1
 
 
 def test_less_than_half_overlap_is_no_partner() -> None:
     # 20 x 20 against the same shifted by 8: 12 / 28 < 0.5; by 6: 14 / 26 > 0.5.
-    assert match(detections((0.9, 0, A)), detections((0.9, 0, (8, 0, 28, 20))), threshold=0.3).pairs == ()
-    close = match(detections((0.9, 0, A)), detections((0.9, 0, (6, 0, 26, 20))), threshold=0.3)
-    assert close.similarity == pytest.approx(14 / 26)
+    assert (
+        match_instances(instances((0.9, 0, A)), instances((0.9, 0, (8, 0, 28, 20))), threshold=0.3).pairs
+        == ()
+    )
+    close = match_instances(instances((0.9, 0, A)), instances((0.9, 0, (6, 0, 26, 20))), threshold=0.3)
+    assert close.tally.similarity == pytest.approx(14 / 26)
 
 
 def test_empty_masks_are_paired_by_their_boxes() -> None:
@@ -122,10 +200,9 @@ def test_empty_masks_are_paired_by_their_boxes() -> None:
         LABELS,
         SIZE,
     )
-    one = Detections.of_result(empty)
-    matching = match(one, one, threshold=0.3)
+    matching = match_instances(empty, empty, threshold=0.3)
     assert matching.pairs == ((0, 0), (1, 1))
-    assert matching.similarity == 1
+    assert matching.tally.similarity == 1
 
 
 def test_empty_masks_are_equal_though_their_boxes_are_rounded() -> None:
@@ -134,40 +211,44 @@ def test_empty_masks_are_equal_though_their_boxes_are_rounded() -> None:
     boxes = np.array([[0.04, 0, 1.06, 20]], np.float32)
     nothing = crop_dense(np.zeros((1, *SIZE), np.bool_))
     thin = Instances(boxes, rough.scores, rough.classes, nothing, LABELS, SIZE)
-    read = Detections.of_coco(json.loads(json.dumps(thin.to_coco(0))), SIZE)
-    matching = match(read, Detections.of_result(thin), threshold=0.0, margin=0.0)
-    assert matching.matched_fraction == 1
-    assert matching.similarity == 1
+    read = read_back(WITH_MASKS, thin.records(0))
+    matching = match_instances(read, thin, threshold=0.0, margin=0.0)
+    assert matching.tally.matched_fraction == 1
+    assert matching.tally.similarity == 1
 
 
 def test_frames_of_different_size_cannot_be_compared() -> None:
-    other = Detections.of_coco([], (10, 10))
+    other = read_back(WITH_MASKS, [], (10, 10))
     with pytest.raises(ResultError, match="cannot be compared"):
-        match(other, detections(), threshold=0.3)
+        match_instances(other, instances(), threshold=0.3)
 
 
 def test_nan_scores_are_refused() -> None:
     with pytest.raises(ResultError, match="NaN"):
-        match(detections((float("nan"), 0, A)), detections((0.9, 0, A)), threshold=0.3)
+        match_instances(instances((float("nan"), 0, A)), instances((0.9, 0, A)), threshold=0.3)
 
 
-def test_coco_records_are_the_same_detections() -> None:
+def test_coco_records_are_the_same_instances() -> None:
     found = instances((0.9, 0, A), (0.8, 1, B))
-    records = json.loads(json.dumps(found.to_coco(0)))
-    read = Detections.of_coco(records, SIZE)
-    direct = Detections.of_result(found)
-    np.testing.assert_array_equal(read.categories, [11, 22])
-    np.testing.assert_allclose(read.shapes.boxes, direct.shapes.boxes)
-    assert match(read, direct, threshold=0).similarity == 1
+    records = found.records(0)
+    read = read_back(WITH_MASKS, records)
+    assert isinstance(read, Instances)
+    assert [LABELS[index].id for index in read.classes] == [11, 22]
+    np.testing.assert_allclose(read.boxes, found.boxes)
+    assert match_instances(read, found, threshold=0).tally.similarity == 1
     with pytest.raises(ResultError, match="not a COCO result record"):
-        Detections.of_coco([{"bbox": [0, 0, 1, 1]}], SIZE)
+        read_back(WITH_MASKS, [{"bbox": [0, 0, 1, 1]}])
+    with pytest.raises(ResultError, match="not a COCO result record"):
+        read_back(WITH_MASKS, [record | {"category_id": 12} for record in records])
     with pytest.raises(ResultError, match="a mask is of a"):
-        Detections.of_coco(records, (10, 10))
+        read_back(WITH_MASKS, records, (10, 10))
 
 
 def test_frames_are_pooled_by_instance() -> None:
-    good = match(detections((0.9, 0, A), (0.8, 1, B)), detections((0.9, 0, A), (0.6, 1, B)), threshold=0.3)
-    bad = match(detections((0.9, 0, A)), detections(), threshold=0.3)
+    good = match_instances(
+        instances((0.9, 0, A), (0.8, 1, B)), instances((0.9, 0, A), (0.6, 1, B)), threshold=0.3
+    )
+    bad = match_instances(instances((0.9, 0, A)), instances(), threshold=0.3)
     both = pooled([good, bad])
     assert both.matched_fraction == pytest.approx(2 / 3)
     assert both.score_difference == pytest.approx(0.1)
@@ -175,9 +256,8 @@ def test_frames_are_pooled_by_instance() -> None:
 
 
 def test_thresholds_and_margins() -> None:
-    assert display_threshold(PrototypeInstances(display_threshold=0.4)) == pytest.approx(0.4)
-    assert display_threshold(PanopticFusion(semantic_classes=(), display_threshold=0.6)) == pytest.approx(0.6)
-    assert display_threshold(ImageOutput()) == 0
+    assert PrototypeInstances(display_threshold=0.4).shown_from == pytest.approx(0.4)
+    assert PanopticFusion(semantic_classes=(), display_threshold=0.6).shown_from == pytest.approx(0.6)
 
     def margin(score_difference: float) -> float:
         return margin_of(
@@ -204,10 +284,10 @@ specs = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1), corners), max_siz
 @settings(max_examples=60, deadline=None)
 @given(specs, specs)
 def test_matching_is_symmetric_and_bounded(first: list[Spec], second: list[Spec]) -> None:
-    one, two = detections(*first), detections(*second)
-    there, back = match(one, two, threshold=0.3), match(two, one, threshold=0.3)
-    assert there.matched_fraction == back.matched_fraction
-    assert 0 <= there.matched_fraction <= 1
+    one, two = instances(*first), instances(*second)
+    there, back = match_instances(one, two, threshold=0.3), match_instances(two, one, threshold=0.3)
+    assert there.tally.matched_fraction == back.tally.matched_fraction
+    assert 0 <= there.tally.matched_fraction <= 1
     assert (
         len({pair[0] for pair in there.pairs}) == len(there.pairs) == len({pair[1] for pair in there.pairs})
     )
@@ -217,11 +297,11 @@ def test_matching_is_symmetric_and_bounded(first: list[Spec], second: list[Spec]
 @settings(max_examples=30, deadline=None)
 @given(specs)
 def test_everything_matches_itself(first: list[Spec]) -> None:
-    one = detections(*first)
-    matching = match(one, one, threshold=0.0, margin=0.0)
-    assert matching.matched_fraction == 1
-    assert matching.similarity == 1
-    assert matching.score_difference == pytest.approx(0)
+    one = instances(*first)
+    matching = match_instances(one, one, threshold=0.0, margin=0.0)
+    assert matching.tally.matched_fraction == 1
+    assert matching.tally.similarity == 1
+    assert matching.tally.score_difference == pytest.approx(0)
 
 
 # ---------------------------------------------------------------- people
@@ -258,7 +338,7 @@ def moved(right: float, joint: int) -> list[tuple[float, float, float]]:
 
 
 def similarity_of(first: Keypoints, second: Keypoints) -> float:
-    return match(Detections.of_result(first), Detections.of_result(second), threshold=0.2).similarity
+    return match_people(first, second, threshold=0.2).tally.similarity
 
 
 def test_people_are_alike_by_object_keypoint_similarity() -> None:
@@ -274,19 +354,19 @@ def test_only_points_that_the_reference_vouches_for_count() -> None:
     unsure = [PERSON[0], PERSON[1], (32.0, 55.0, 0.1)]
     far = [PERSON[0], PERSON[1], (80.0, 5.0, 0.9)]
     assert similarity_of(people(unsure), people(far)) == 1
-    matching = match(
-        Detections.of_result(people(PERSON)),
-        Detections.of_result(people(moved(60, 2))),
+    matching = match_people(
+        people(PERSON),
+        people(moved(60, 2)),
         threshold=0.2,
     )
-    assert matching.similarity == pytest.approx(2 / 3, abs=1e-3)
-    lost = match(
-        Detections.of_result(people([PERSON[0], *[(1.0, 1.0, 0.9)] * 2])),
-        Detections.of_result(people(PERSON)),
+    assert matching.tally.similarity == pytest.approx(2 / 3, abs=1e-3)
+    lost = match_people(
+        people([PERSON[0], *[(1.0, 1.0, 0.9)] * 2]),
+        people(PERSON),
         threshold=0.2,
     )
     assert lost.pairs == ()
-    assert lost.matched_fraction == 0
+    assert lost.tally.matched_fraction == 0
 
 
 def test_a_person_without_a_sure_point_is_compared_by_all() -> None:
@@ -303,21 +383,32 @@ def test_layouts_without_constants_take_one_for_all() -> None:
     assert found == pytest.approx(expected, abs=1e-6)
 
 
-def test_coco_records_of_people_are_the_same_detections() -> None:
+def test_coco_records_of_people_are_the_same_instances() -> None:
     both = people(PERSON, moved(8, 1))
-    records = json.loads(json.dumps(both.to_coco(3)))
-    read = Detections.of_coco(records, SIZE, LAYOUT, 0.2)
-    matching = match(read, Detections.of_result(both), threshold=0.0, margin=0.0)
+    records = both.records(3)
+    described = manifest(HeatmapKeypoints(), both.labels, LAYOUT)
+    read = read_back(described, records)
+    matching = match_people(read, both, threshold=0.0, margin=0.0)
     assert matching.pairs == ((0, 0), (1, 1))
-    assert matching.similarity == pytest.approx(1, abs=1e-9)
-    assert len(Detections.of_coco([], SIZE, LAYOUT)) == 0
+    assert matching.tally.similarity == pytest.approx(1, abs=1e-9)
+    nobody = read_back(described, [])
+    assert isinstance(nobody, Keypoints)
+    assert len(nobody) == 0
     with pytest.raises(ResultError, match="2 keypoints"):
-        Detections.of_coco(records, SIZE, KeypointLayout(names=("a", "b")))
+        read_back(manifest(HeatmapKeypoints(), both.labels, KeypointLayout(names=("a", "b"))), records)
+    with pytest.raises(ResultError, match="names no keypoints"):
+        read_back(manifest(HeatmapKeypoints(), both.labels), records)
+
+
+def test_people_of_other_keypoints_cannot_be_compared() -> None:
+    two = people(PERSON[:2], layout=KeypointLayout(names=("a", "b")))
+    with pytest.raises(ResultError, match="people of 3 and of 2 keypoints cannot be compared"):
+        match_people(people(PERSON), two, threshold=0.2)
 
 
 def test_people_and_masks_cannot_be_compared() -> None:
-    with pytest.raises(ResultError, match="masks and keypoints"):
-        match(Detections.of_result(people(PERSON)), detections((0.9, 0, A)), threshold=0.2)
+    with pytest.raises(ResultError, match="Keypoints and Instances cannot be compared"):
+        match_people(people(PERSON), instances((0.9, 0, A)), threshold=0.2)
 
 
 # ---------------------------------------------------------------- segments
@@ -339,18 +430,18 @@ def scene(meadow_from: int, *, ball: float = 0.9, gap: int = 0) -> Panoptic:
 
 def test_segments_are_matched_like_masks() -> None:
     first, second = scene(30), scene(34)
-    matching = match(Detections.of_result(first), Detections.of_result(second), threshold=0.5)
-    assert matching.matched_fraction == 1
+    matching = match_segments(first, second, threshold=0.5)
+    assert matching.tally.matched_fraction == 1
     sky, more_sky = 30 * 80 - 400, 34 * 80 - 400
     expected = (1 + sky / more_sky + (26 * 80) / (30 * 80)) / 3
-    assert matching.similarity == pytest.approx(expected)
-    read = Detections.of_coco(json.loads(json.dumps(first.to_coco(0))), SIZE)
-    assert match(read, Detections.of_result(first), threshold=0.0, margin=0.0).similarity == 1
+    assert matching.tally.similarity == pytest.approx(expected)
+    read = read_back(manifest(PanopticSegments(), first.labels), first.records(0))
+    assert match_segments(read, first, threshold=0.0, margin=0.0).tally.similarity == 1
 
 
 def test_lost_stuff_and_a_lost_thing_weigh_alike() -> None:
-    whole = Detections.of_result(scene(30))
-    without_meadow = Detections.of_result(scene(30, gap=30))
-    assert match(whole, without_meadow, threshold=0.5).matched_fraction == pytest.approx(2 / 3)
-    without_ball = Detections.of_result(scene(30).above(0.95))
-    assert match(whole, without_ball, threshold=0.5).matched_fraction == pytest.approx(2 / 3)
+    whole = scene(30)
+    without_meadow = scene(30, gap=30)
+    assert match_segments(whole, without_meadow, threshold=0.5).tally.matched_fraction == pytest.approx(2 / 3)
+    without_ball = scene(30).above(0.95)
+    assert match_segments(whole, without_ball, threshold=0.5).tally.matched_fraction == pytest.approx(2 / 3)

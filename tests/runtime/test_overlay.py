@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from edgewise.runtime.contract.manifest import ClassLabel
-from edgewise.runtime.kinds.instances.draw import instance_colour
 from edgewise.runtime.kinds.instances.result import Instances
+from edgewise.runtime.pixels.colours import instance_colour
 from edgewise.runtime.pixels.masks import crop_dense
 from edgewise.runtime.system.errors import ResultError
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from edgewise.runtime.contract.postprocessing import MaskRule, PanopticFusion
 from edgewise.runtime.contract.preprocessing import Letterbox, Stretch
 from edgewise.runtime.frames.preprocessing import preprocess
-from edgewise.runtime.kinds.panoptic.fusion import fuse, panoptic_fusion
+from edgewise.runtime.kinds.panoptic.fusion import fuse
 from edgewise.runtime.pixels.geometry import scaling
 from edgewise.runtime.pixels.masks import MaskCrops, crop_dense, no_masks
 from edgewise.runtime.pixels.paste import paste_box_masks, paste_prototype_masks
 from edgewise.runtime.system.errors import ResultError
 
-from .five_classes import CAT, DOG, GRASS, LABELS, ROAD, SKY
+from .five_classes import CAT, DOG, GRASS, LABELS, ROAD, SKY, decode
 
 CHANNELS = (-1, GRASS, SKY, CAT, ROAD, SKY)
 """Things, grass, sky, a thing class, road, sky again."""
@@ -253,7 +253,7 @@ def shown(preprocessing, frame):
 )
 def test_outputs_are_pasted_resampled_and_fused(geometry):
     given_outputs = outputs()
-    found = panoptic_fusion(SPEC, LABELS, given_outputs, geometry)
+    found = decode(SPEC, given_outputs, geometry)
     across, down = geometry.axes()
     place_x = (np.arange(across.source_length) + 0.5) * across.scale + across.offset
     place_y = (np.arange(down.source_length) + 0.5) * down.scale + down.offset
@@ -273,7 +273,7 @@ def test_outputs_are_pasted_resampled_and_fused(geometry):
 def test_prototype_masks_can_be_fused_too():
     geometry = shown(Stretch(size=NETWORK), (90, 70))
     spec = msgspec.structs.replace(SPEC, mask_rule=MaskRule.BILINEAR_HALF_PIXEL, overlap_limit=1.0)
-    found = panoptic_fusion(spec, LABELS, outputs(), geometry)
+    found = decode(spec, outputs(), geometry)
     best = paste_prototype_masks(outputs()["masks"][0, 1:2], geometry, 0.5).dense()[0]
     np.testing.assert_array_equal(found.segments == 1, best)
 
@@ -281,16 +281,16 @@ def test_prototype_masks_can_be_fused_too():
 def test_a_map_of_channels_does_what_its_logits_do():
     geometry = shown(Stretch(size=NETWORK), (50, 50))
     logits = outputs()["semantic"]
-    whole = panoptic_fusion(SPEC, LABELS, outputs(), geometry)
+    whole = decode(SPEC, outputs(), geometry)
     for dtype in (np.int32, np.int64):
-        part = panoptic_fusion(SPEC, LABELS, outputs(semantic=logits.argmax(axis=1).astype(dtype)), geometry)
+        part = decode(SPEC, outputs(semantic=logits.argmax(axis=1).astype(dtype)), geometry)
         np.testing.assert_array_equal(part.segments, whole.segments)
 
 
 def test_equal_logits_go_to_the_lowest_channel():
     logits = np.zeros((1, len(CHANNELS), 4, 6), np.float32)
     logits[:, 0] = -1
-    found = panoptic_fusion(SPEC, LABELS, outputs(semantic=logits), shown(Stretch(size=NETWORK), (50, 50)))
+    found = decode(SPEC, outputs(semantic=logits), shown(Stretch(size=NETWORK), (50, 50)))
     assert [name for name, thing in zip(found.names, found.things, strict=True) if not thing] == ["grass"]
 
 
@@ -298,7 +298,7 @@ def test_pixels_outside_the_network_input_are_void():
     crop = scaling((60, 80), NETWORK, (1.0, 1.0), (-20.0, -20.0))
     nobody = np.zeros((1, 4), np.float32)
     semantic = np.ones((1, 4, 6), np.int32)
-    found = panoptic_fusion(SPEC, LABELS, outputs(scores=nobody, semantic=semantic), crop)
+    found = decode(SPEC, outputs(scores=nobody, semantic=semantic), crop)
     assert (found.segments[20:, 20:] == 1).all()
     assert found.areas.tolist() == [40 * 60]
 
@@ -321,17 +321,17 @@ def test_pixels_outside_the_network_input_are_void():
 )
 def test_wrong_outputs_are_named(changes, says):
     with pytest.raises(ResultError, match=says):
-        panoptic_fusion(SPEC, LABELS, outputs(**changes), shown(Stretch(size=NETWORK), (50, 50)))
+        decode(SPEC, outputs(**changes), shown(Stretch(size=NETWORK), (50, 50)))
 
 
 def test_a_missing_map_an_empty_list_of_channels_and_an_unsettled_frame_are_refused():
     geometry = shown(Stretch(size=NETWORK), (50, 50))
     without = {name: array for name, array in outputs().items() if name != "semantic"}
     with pytest.raises(ResultError, match="no output 'semantic'"):
-        panoptic_fusion(SPEC, LABELS, without, geometry)
+        decode(SPEC, without, geometry)
     empty = msgspec.structs.replace(SPEC, semantic_classes=())
     with pytest.raises(ResultError, match="semantic_classes are empty"):
-        panoptic_fusion(empty, LABELS, outputs(), geometry)
+        decode(empty, outputs(), geometry)
     settled = msgspec.structs.replace(SPEC, settled="settled")
     with pytest.raises(ResultError, match="suppression"):
-        panoptic_fusion(settled, LABELS, outputs(settled=np.zeros(1, np.int32)), geometry)
+        decode(settled, outputs(settled=np.zeros(1, np.int32)), geometry)

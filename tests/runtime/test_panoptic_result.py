@@ -165,7 +165,7 @@ def test_maps_that_mean_nothing_are_refused(segments, classes, scores):
 
 
 def test_coco_records():
-    records = result().to_coco(image_id=7)
+    records = result().records(image_id=7)
     assert [record["image_id"] for record in records] == [7] * 4
     assert [record["category_id"] for record in records] == [9, 3, 200, 90]
     assert [record["bbox"] for record in records] == [
@@ -213,7 +213,7 @@ def test_nothing_found():
     nothing = Panoptic.of_segments(np.zeros(SIZE, np.uint8), [], [], LABELS)
     assert len(nothing) == 0
     assert nothing.names == ()
-    assert nothing.to_coco(1) == []
+    assert nothing.records(1) == []
     assert nothing.to_coco_panoptic(1, "a.png")[0]["segments_info"] == []
     assert len(nothing.masks) == 0
     frame = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)

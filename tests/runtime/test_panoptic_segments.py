@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from edgewise.runtime.contract.postprocessing import PanopticSegments
 from edgewise.runtime.contract.preprocessing import Letterbox, Stretch
 from edgewise.runtime.frames.preprocessing import preprocess
-from edgewise.runtime.kinds.panoptic.segments import panoptic_segments
 from edgewise.runtime.pixels.geometry import Geometry, scaling
 from edgewise.runtime.system.errors import ResultError
 
-from .five_classes import CAT, DOG, GRASS, LABELS, ROAD, SKY
+from .five_classes import CAT, DOG, GRASS, LABELS, ROAD, SKY, decode
 
 STUFF = (SKY, GRASS, ROAD)
 UNKNOWN = 3 + 4
@@ -128,15 +127,15 @@ def any_geometry(draw):
 @settings(max_examples=100, deadline=None)
 def test_counting_at_the_maps_resolution_is_counting_frame_pixels(outputs, geometry, limit, agreement):
     spec = msgspec.structs.replace(SPEC, stuff_area_limit=limit, agreement=agreement)
-    found = panoptic_segments(spec, LABELS, outputs, geometry)
+    found = decode(spec, outputs, geometry)
     assert_same(found, slow(spec, outputs, geometry))
     assert found.areas.sum() + (found.segments == 0).sum() == found.segments.size
-    again = panoptic_segments(spec, LABELS, outputs, geometry)
+    again = decode(spec, outputs, geometry)
     np.testing.assert_array_equal(found.segments, again.segments)
 
 
 def test_an_instance_on_stuff_becomes_that_stuff():
-    found = panoptic_segments(SPEC, LABELS, head(), stretched())
+    found = decode(SPEC, head(), stretched())
     assert found.names == ("cat", "sky", "grass")
     assert found.scores.tolist() == [0.5, 1, 1]
     assert found.display_threshold == SPEC.display_threshold
@@ -148,14 +147,14 @@ def test_an_instance_on_stuff_becomes_that_stuff():
 @pytest.mark.parametrize(("agreement", "merged"), [(0.5, True), (2 / 3, True), (0.67, False), (1.0, False)])
 def test_the_agreement_decides_and_a_share_equal_to_it_is_enough(agreement, merged):
     spec = msgspec.structs.replace(SPEC, agreement=agreement)
-    found = panoptic_segments(spec, LABELS, head(), stretched())
+    found = decode(spec, head(), stretched())
     assert ("dog" not in found.names) == merged
 
 
 def test_a_vote_for_another_thing_changes_nothing():
     semantic = head()["semantic"]
     semantic[:, 3:6, 7:10] = CAT
-    found = panoptic_segments(SPEC, LABELS, head(semantic=semantic), stretched())
+    found = decode(SPEC, head(semantic=semantic), stretched())
     assert found.names == ("dog", "cat", "sky", "grass")
 
 
@@ -164,7 +163,7 @@ def test_equal_votes_go_to_the_lower_index():
     semantic[:, 3:6, 7:10] = [[[DOG, GRASS, DOG], [GRASS, DOG, GRASS], [ROAD, ROAD, SKY]]]
     # Three for the dog, three for grass.
     spec = msgspec.structs.replace(SPEC, agreement=0.0)
-    assert "dog" in panoptic_segments(spec, LABELS, head(semantic=semantic), stretched()).names
+    assert "dog" in decode(spec, head(semantic=semantic), stretched()).names
 
 
 def test_stuff_below_the_limit_is_void_and_at_the_limit_it_is_not():
@@ -173,7 +172,7 @@ def test_stuff_below_the_limit_is_void_and_at_the_limit_it_is_not():
     outputs = head(segments=segments)
     for limit, there in ((20, True), (21, False)):
         spec = msgspec.structs.replace(SPEC, stuff_area_limit=limit)
-        found = panoptic_segments(spec, LABELS, outputs, stretched())
+        found = decode(spec, outputs, stretched())
         assert ("road" in found.names) == there
         assert (found.segments[14:, :10] == 0).all() != there
 
@@ -183,19 +182,19 @@ def test_unused_slots_and_the_unknown_are_void():
     segments[:, 0] = UNKNOWN
     segments[:, 1, :6] = 3 + 2
     segments[:, 1, 6:] = 3 + 3
-    found = panoptic_segments(SPEC, LABELS, head(segments=segments), stretched())
+    found = decode(SPEC, head(segments=segments), stretched())
     assert (found.segments[:4] == 0).all()
     assert (found.segments[4:] > 0).all()
 
 
 def test_a_score_equal_to_the_threshold_is_no_instance():
     spec = msgspec.structs.replace(SPEC, score_threshold=0.5)
-    assert "cat" not in panoptic_segments(spec, LABELS, head(), stretched()).names
+    assert "cat" not in decode(spec, head(), stretched()).names
 
 
 def test_all_void():
     everything = np.full((1, 8, 12), UNKNOWN, np.int32)
-    found = panoptic_segments(SPEC, LABELS, head(segments=everything), stretched())
+    found = decode(SPEC, head(segments=everything), stretched())
     assert len(found) == 0
     assert (found.segments == 0).all()
 
@@ -206,7 +205,7 @@ def test_no_slots_at_all():
         classes=np.zeros((1, 0), np.int64),
         segments=np.minimum(head()["segments"], 3),
     )
-    found = panoptic_segments(SPEC, LABELS, outputs, stretched())
+    found = decode(SPEC, outputs, stretched())
     assert found.names == ("sky", "grass")
     assert (found.segments[4:12, 2:8] == 0).all()
 
@@ -216,7 +215,7 @@ def test_an_instance_in_the_padding_vanishes():
     segments, semantic = np.zeros((1, 8, 12), np.int32), np.full((1, 8, 12), SKY, np.int32)
     segments[:, :2], semantic[:, :2] = 3, CAT
     segments[:, 5, 3], semantic[:, 5, 3] = 4, DOG
-    found = panoptic_segments(SPEC, LABELS, head(segments=segments, semantic=semantic), geometry)
+    found = decode(SPEC, head(segments=segments, semantic=semantic), geometry)
     assert found.names == ("dog", "sky")
     assert found.areas.tolist() == [16, 16 * 48 - 16]
     assert found.boxes[0].tolist() == [12, 12, 16, 16]
@@ -224,7 +223,7 @@ def test_an_instance_in_the_padding_vanishes():
 
 def test_outputs_are_not_changed():
     outputs, before = head(), head()
-    panoptic_segments(SPEC, LABELS, outputs, stretched())
+    decode(SPEC, outputs, stretched())
     for name in outputs:
         np.testing.assert_array_equal(outputs[name], before[name])
 
@@ -268,23 +267,23 @@ def with_value(name, value):
 )
 def test_wrong_outputs_are_named(outputs, says):
     with pytest.raises(ResultError, match=says):
-        panoptic_segments(SPEC, LABELS, outputs, stretched())
+        decode(SPEC, outputs, stretched())
 
 
 def test_an_unsettled_frame_is_refused():
     spec = msgspec.structs.replace(SPEC, settled="settled")
     with pytest.raises(ResultError, match="no output 'settled'"):
-        panoptic_segments(spec, LABELS, head(), stretched())
+        decode(spec, head(), stretched())
     for settled in (1, 0):
         outputs = head(settled=np.array([settled], np.int32))
         if settled:
-            assert len(panoptic_segments(spec, LABELS, outputs, stretched())) == 3
+            assert len(decode(spec, outputs, stretched())) == 3
         else:
             with pytest.raises(ResultError, match="suppression"):
-                panoptic_segments(spec, LABELS, outputs, stretched())
+                decode(spec, outputs, stretched())
 
 
 def test_a_turned_geometry_is_refused():
     turned = Geometry((9, 9), NETWORK, np.array([[0.0, 1, 0], [1, 0, 0]]))
     with pytest.raises(ResultError, match="turned"):
-        panoptic_segments(SPEC, LABELS, head(), turned)
+        decode(SPEC, head(), turned)

@@ -7,16 +7,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 
 from edgewise.runtime.command.sinks import OutputFolder
 from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
 from edgewise.runtime.frames.sources import Frame
-from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.kinds.panoptic.result import Panoptic
 from edgewise.runtime.kinds.panoptic.sink import PANOPTIC, PANOPTIC_FOLDER, PanopticResults
-from edgewise.runtime.pixels.masks import no_masks
-from edgewise.runtime.system.errors import ResultError
 
 SIZE = (48, 64)
 LABELS = (ClassLabel(id=5, name="cat"), ClassLabel(id=90, name="sky", kind=ClassKind.STUFF))
@@ -103,11 +99,3 @@ def test_an_interrupted_run_leaves_a_valid_part(tmp_path: Path) -> None:
     assert names == {"panoptic.partial.json", "panoptic.partial"}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
     assert len(json.loads((tmp_path / "out" / "panoptic.partial.json").read_text())["annotations"]) == 1
-
-
-def test_other_results_are_refused(tmp_path: Path) -> None:
-    empty = np.zeros(0, np.float32)
-    boxes, classes = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
-    instances = Instances(boxes, empty, classes, no_masks(SIZE), LABELS, SIZE)
-    with pytest.raises(ResultError, match="Instances result cannot be written as COCO panoptic"):
-        sink_in(tmp_path).write(frame(0), instances)

@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgewise.runtime.contract.manifest import ClassLabel, Graph, Manifest, Provenance, Task
-from edgewise.runtime.contract.postprocessing import Faces, MaskRule, PastedInstances, PrototypeInstances
+from edgewise.runtime.contract.manifest import ClassLabel, Graph, Manifest, Provenance
+from edgewise.runtime.contract.postprocessing import PastedInstances, PrototypeInstances
 from edgewise.runtime.contract.preprocessing import Letterbox, Stretch
-from edgewise.runtime.decoding.decode import postprocess
-from edgewise.runtime.frames.looks import View, Views
+from edgewise.runtime.decoding.decode import decode_result
+from edgewise.runtime.frames.looks import Look, Looks
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.pixels.paste import paste_box_masks
 from edgewise.runtime.system.errors import ResultError
@@ -29,7 +29,6 @@ def manifest(spec):
     return Manifest(
         writer="edgewise tests",
         name="slots",
-        task=Task.INSTANCES,
         classes=LABELS,
         provenance=Provenance(definition="tests"),
         graphs={"main": Graph(inputs=(), outputs=())},
@@ -43,8 +42,8 @@ def geometry(size=(200, 330), spec=None):
 
 
 def decode(manifest, outputs, geometry):
-    look = View(np.zeros((1, *geometry.network_size, 3), np.uint8), geometry)
-    return postprocess(manifest, Views(geometry.source_size, (look,)), [outputs])
+    look = Look(np.zeros((1, *geometry.network_size, 3), np.uint8), geometry)
+    return decode_result(manifest, Looks(geometry.source_size, (look,)), [outputs])
 
 
 def prototype_outputs(**changes):
@@ -136,7 +135,7 @@ def test_nothing_found():
     outputs = prototype_outputs(scores=np.zeros((1, SLOTS), np.float32))
     found = decode(manifest(PROTOTYPES), outputs, geometry())
     assert len(found) == 0
-    assert found.to_coco(1) == []
+    assert found.records(1) == []
     assert (found.draw(np.zeros((200, 330, 3), np.uint8)) == 0).all()
 
 
@@ -233,20 +232,3 @@ def test_pasted_instances():
     expected = paste_box_masks(outputs["masks"][0, :4], whole_boxes, (200, 330), 0.5)
     np.testing.assert_array_equal(found.dense_masks(), expected.dense())
     assert found.boxes[2, 0] == 0
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        PrototypeInstances(mask_rule=MaskRule.PASTE_ALIGNED),
-        PastedInstances(mask_rule=MaskRule.BILINEAR_HALF_PIXEL),
-    ],
-)
-def test_a_rule_of_the_other_kind_is_refused(spec):
-    with pytest.raises(ResultError, match="rule"):
-        decode(manifest(spec), prototype_outputs(), geometry())
-
-
-def test_kinds_that_are_not_built_are_named():
-    with pytest.raises(ResultError, match="faces"):
-        decode(manifest(Faces()), prototype_outputs(), geometry())

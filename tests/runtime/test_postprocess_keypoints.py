@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edgewise.runtime.contract.manifest import ClassLabel, Graph, KeypointLayout, Manifest, Provenance, Task
+from edgewise.runtime.contract.manifest import ClassLabel, Graph, KeypointLayout, Manifest, Provenance
 from edgewise.runtime.contract.postprocessing import HeatmapDecoding, HeatmapKeypoints
 from edgewise.runtime.contract.preprocessing import AffineCrop, Stretch
-from edgewise.runtime.decoding.decode import postprocess
-from edgewise.runtime.frames.looks import FrameBoxes, views_of
+from edgewise.runtime.decoding.decode import decode_result, looks_of
+from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.kinds.keypoints.decode import (
     average_mirrored,
     cells_to_source,
@@ -213,7 +213,6 @@ def manifest(preprocess=None, **fields) -> Manifest:
     return Manifest(
         writer="edgewise tests",
         name="pose",
-        task=Task.KEYPOINTS,
         classes=(ClassLabel(id=1, name="person"),),
         keypoints=LAYOUT,
         provenance=Provenance(definition="tests"),
@@ -230,11 +229,11 @@ FRAME = np.zeros((200, 300, 3), np.uint8)
 TRUTH = np.array([[[40, 60], [50, 75], [30, 80]], [[112, 80], [118, 100], [105, 120]]], np.float64)
 
 
-def outputs_for(views, shift=0.0):
+def outputs_for(looks, shift=0.0):
     """Gaussians where the true points lie in each look; mirrored looks see the mirrored person."""
     outputs = []
-    straight = [look for look in views.looks if not look.mirrored]
-    for look in views.looks:
+    straight = [look for look in looks.looks if not look.mirrored]
+    for look in looks.looks:
         person = next(index for index, one in enumerate(straight) if one.geometry is look.geometry)
         cells = look.geometry.to_network(TRUTH[person]) / 4
         if look.mirrored:
@@ -247,8 +246,8 @@ def outputs_for(views, shift=0.0):
 @pytest.mark.parametrize("decoding", [QUARTER, DARK])
 def test_people_come_back_to_the_frame(flip_test, decoding):
     model = manifest(flip_test=flip_test, decoding=decoding, display_threshold=0.3)
-    views = views_of(model, FRAME, BOXES)
-    found = postprocess(model, views, outputs_for(views))
+    looks = looks_of(model, FRAME, BOXES)
+    found = decode_result(model, looks, outputs_for(looks))
     assert isinstance(found, Keypoints)
     # A quarter of a cell is up to 2.9 source pixels in these crops.
     assert np.abs(found.points - TRUTH).max() < (3.0 if decoding is QUARTER else 0.6)
@@ -260,37 +259,37 @@ def test_people_come_back_to_the_frame(flip_test, decoding):
 
 def test_the_flip_test_halves_what_one_look_gets_wrong():
     model = manifest(flip_test=True, decoding=DARK)
-    views = views_of(model, FRAME, BOXES)
-    found = postprocess(model, views, outputs_for(views, shift=1.0))
+    looks = looks_of(model, FRAME, BOXES)
+    found = decode_result(model, looks, outputs_for(looks, shift=1.0))
     error = found.points[..., 0] - TRUTH[..., 0]
-    scale = np.array([look.geometry.matrix[0, 0] for look in views.looks[::2]])[:, None]
+    scale = np.array([look.geometry.matrix[0, 0] for look in looks.looks[::2]])[:, None]
     np.testing.assert_allclose(error, np.broadcast_to(-0.5 * 4 / scale, error.shape), atol=0.6)
 
 
 def test_no_people():
     model = manifest(flip_test=True)
     nobody = FrameBoxes(np.zeros((0, 4), np.float64), np.zeros(0, np.float32))
-    found = postprocess(model, views_of(model, FRAME, nobody), [])
+    found = decode_result(model, looks_of(model, FRAME, nobody), [])
     assert len(found) == 0
-    assert found.to_coco(1) == []
+    assert found.records(1) == []
     assert (found.draw(FRAME) == 0).all()
 
 
 def test_a_model_of_whole_frames_sees_one_person():
     model = manifest(Stretch(size=(64, 48)))
-    views = views_of(model, FRAME)
+    looks = looks_of(model, FRAME)
     heatmaps = np.zeros((1, 3, 16, 12), np.float32)
     heatmaps[0, :, 8, 6] = 0.7
-    found = postprocess(model, views, [{"heatmaps": heatmaps}])
+    found = decode_result(model, looks, [{"heatmaps": heatmaps}])
     np.testing.assert_allclose(found.points[0, 0], [6.5 / 12 * 300, 8.5 / 16 * 200], rtol=1e-6)
     np.testing.assert_array_equal(found.boxes, [[0, 0, 300, 200]])
 
 
 def test_the_looks_must_be_those_of_the_manifest():
     plain, flipped = manifest(), manifest(flip_test=True)
-    views = views_of(plain, FRAME, BOXES)
+    looks = looks_of(plain, FRAME, BOXES)
     with pytest.raises(ResultError, match="flip test"):
-        postprocess(flipped, views, outputs_for(views))
+        decode_result(flipped, looks, outputs_for(looks))
 
 
 @pytest.mark.parametrize(
@@ -305,19 +304,19 @@ def test_the_looks_must_be_those_of_the_manifest():
 )
 def test_wrong_heatmaps_are_named(change, says):
     model = manifest()
-    views = views_of(model, FRAME, BOXES)
-    outputs = outputs_for(views)
+    looks = looks_of(model, FRAME, BOXES)
+    outputs = outputs_for(looks)
     outputs[1]["heatmaps"] = change(outputs[1]["heatmaps"])
     with pytest.raises(ResultError, match=says) as caught:
-        postprocess(model, views, outputs)
+        decode_result(model, looks, outputs)
     assert "'heatmaps'" in str(caught.value)
 
 
 def test_a_missing_output_is_named():
     model = manifest()
-    views = views_of(model, FRAME, BOXES)
+    looks = looks_of(model, FRAME, BOXES)
     with pytest.raises(ResultError, match="no output 'heatmaps'"):
-        postprocess(model, views, [{"maps": output["heatmaps"]} for output in outputs_for(views)])
+        decode_result(model, looks, [{"maps": output["heatmaps"]} for output in outputs_for(looks)])
 
 
 def test_a_layout_without_flip_pairs_keeps_every_channel():

@@ -94,7 +94,7 @@ def test_what_does_not_belong_together_is_refused(changes):
 
 
 def test_coco_records():
-    records = instances().to_coco(image_id=7)
+    records = instances().records(image_id=7)
     assert [record["image_id"] for record in records] == [7, 7, 7]
     assert [record["category_id"] for record in records] == [1, 44, 1]
     assert [record["bbox"] for record in records] == [[10, 5, 20, 15], [1.3, 2.0, 2.2, 7.9], [50, 30, 10, 10]]
@@ -107,13 +107,13 @@ def test_coco_records():
 
 def test_boxes_without_extent_are_no_coco_results():
     boxes = np.array([[10, 5, 10, 20], [5, 9, 8, 4], [50, 30, 60, 40]], np.float32)
-    records = instances(boxes=boxes).to_coco(image_id=0)
+    records = instances(boxes=boxes).records(image_id=0)
     assert [record["score"] for record in records] == [0.25]
 
 
 def test_nothing_found():
     nothing = instances()[:0]
-    assert nothing.to_coco(image_id=0) == []
+    assert nothing.records(image_id=0) == []
     assert nothing.dense_masks().shape == (0, *SIZE)
 
 

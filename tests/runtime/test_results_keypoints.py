@@ -90,7 +90,7 @@ def test_what_does_not_belong_together_is_refused(changes):
 
 
 def test_coco_records_count_from_pixel_centres():
-    records = people().to_coco(image_id=3)
+    records = people().records(image_id=3)
     assert [record["image_id"] for record in records] == [3, 3]
     assert [record["category_id"] for record in records] == [7, 7]
     assert records[0]["bbox"] == [10, 10, 60, 60]
@@ -123,7 +123,7 @@ def test_pycocotools_reads_the_records(tmp_path):
         "categories": [{"id": 7, "name": "person"}],
     }
     (tmp_path / "truth.json").write_text(json.dumps(truth))
-    (tmp_path / "results.json").write_text(json.dumps(found.to_coco(image_id=3)))
+    (tmp_path / "results.json").write_text(json.dumps(found.records(image_id=3)))
     dataset = COCO(str(tmp_path / "truth.json"))
     evaluation = COCOeval(dataset, dataset.loadRes(str(tmp_path / "results.json")), "keypoints")
     evaluation.params.kpt_oks_sigmas = np.array(LAYOUT.sigmas)

@@ -21,7 +21,6 @@ from edgewise.runtime.contract.manifest import (
     Precision,
     Provenance,
     Target,
-    Task,
     TensorSpec,
 )
 from edgewise.runtime.contract.postprocessing import PanopticSegments
@@ -33,6 +32,7 @@ from .test_cli import Verb, edgewise, only_panel
 
 __all__ = ["edgewise"]
 
+FLIP_TEST = "postprocess.flip_test=true"
 TO_THE_RIGHT = np.array([20, 0])
 
 
@@ -150,8 +150,12 @@ def test_boxes_from_a_detector(
             "no int8 model",
         ),
         (("run", "{detector}", "{image}", "--boxes", "{annotations}"), "looks at whole frames"),
-        (("run", "{detector}", "{image}", "--flip-test"), "have a flip test"),
-        (("bench", "{detector}", "--no-flip-test"), "have a flip test"),
+        (("run", "{detector}", "{image}", "--set", FLIP_TEST), "'postprocess.flip_test' cannot be set"),
+        (("bench", "{detector}", "--set", FLIP_TEST), "'postprocess.flip_test' cannot be set"),
+        (("run", "{pose}", "{image}", "--set", "postprocess.heatmaps=x"), "cannot be set"),
+        (("run", "{pose}", "{image}", "--set", "postprocess.flip_test=maybe"), "cannot be 'maybe'"),
+        (("run", "{pose}", "{image}", "--set", "postprocess.flip_test"), "names no value"),
+        (("bench", "{pose}", "--set", "postprocess.score_threshold=2"), "cannot be '2'"),
     ],
 )
 def test_wrong_boxes_end_in_one_panel(
@@ -180,7 +184,7 @@ def test_wrong_boxes_end_in_one_panel(
 
 def test_bench_looks_at_the_boxes_of_the_golden(edgewise: Verb, pose_folder: Path) -> None:
     arguments = ("bench", pose_folder, "--runs", 3, "--warm-up", 1, "--threads", 1)
-    status, out, _ = edgewise(*arguments, "--flip-test")
+    status, out, _ = edgewise(*arguments, "--set", FLIP_TEST)
     assert status == 0
     assert "240x160 with 2 boxes" in out
     assert "postprocess" in out
@@ -243,7 +247,6 @@ def panoptic_folder(tmp_path: Path) -> Path:
     manifest = Manifest(
         writer="edgewise tests",
         name="lamps",
-        task=Task.PANOPTIC,
         classes=THING_AND_STUFF,
         provenance=Provenance(definition="tests.lamps"),
         graphs={"main": Graph(inputs=(image,), outputs=outputs, files=(file,))},

@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 
 from edgewise.runtime.command.selftest import SelfTestReport, selftest
-from edgewise.runtime.compare.checks import Check, tensor_checks, tensor_level
+from edgewise.runtime.compare.checks import Check, Level, output_checks, tensor_checks
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import DType, Graph, Precision, TensorSpec
 from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
 from edgewise.runtime.system.errors import BackendError, BundleError, ManifestError
 
-from .conftest import IMAGE, OUTPUTS, budget, detector, detector_manifest, write_files
+from .conftest import IMAGE, ONE_THREAD, OUTPUTS, budget, detector, detector_manifest, write_files
 
 
 def run(path: Path, precision: str = "fp32") -> SelfTestReport:
-    return selftest(Bundle.open(path), "onnxruntime", precision, threads=1)
+    return selftest(Bundle.open(path), ONE_THREAD, precision)
 
 
 def failed(report: SelfTestReport) -> set[str]:
-    return {check.quantity for check in report.failures}
+    return {check.figure for check in report.failures}
 
 
 def test_a_good_bundle_passes(bundle_folder: Path) -> None:
@@ -85,7 +85,7 @@ def test_values_outside_their_declared_range_fail(bundle_folder: Path, tmp_path:
     )
     graphs = {"main": msgspec.structs.replace(graph, outputs=narrow)}
     report = run(rewritten(bundle_folder, tmp_path / "again", lambda files: None, graphs=graphs))
-    assert [(check.sample, check.subject, check.quantity) for check in report.failures] == [
+    assert [(check.sample, check.subject, check.figure) for check in report.failures] == [
         ("goldens/000.png", "scores", "outside its range by")
     ]
 
@@ -124,10 +124,18 @@ def test_no_budget_is_no_pass(bundle_folder: Path, tmp_path: Path) -> None:
 
 
 def test_nan_never_passes_a_check() -> None:
-    assert not Check("y", "error", float("nan"), 1.0).passed
-    assert not Check("y", "share", float("nan"), 0.0, True).passed
-    assert Check("y", "error", 1.0, 1.0).passed
-    assert Check("y", "share", 1.0, 1.0, True).passed
+    def passed(value: float | None, limit: float, *, at_least: bool = False) -> bool:
+        return Check(level=Level.RAW, figure="share", value=value, limit=limit, at_least=at_least).passed
+
+    for unknown in (float("nan"), None):
+        assert not passed(unknown, 1.0)
+        assert not passed(unknown, 0.0, at_least=True)
+    assert not passed(float("inf"), 0.0, at_least=True)
+    assert not passed(float("inf"), float("inf"))
+    for at_least in (False, True):
+        assert passed(1.0, 1.0, at_least=at_least)
+    assert not passed(1.1, 1.0)
+    assert not passed(0.9, 1.0, at_least=True)
 
 
 def test_an_empty_report_has_not_passed(bundle_folder: Path) -> None:
@@ -146,7 +154,9 @@ def test_tensor_figures() -> None:
     assert all(check.passed for check in same)
     zero = {"scores": np.zeros((1, 2), np.float32)}
     assert all(check.passed for check in tensor_checks("g", [spec], zero, zero, budget(Precision.FP32)))
-    assert not any(check.passed for check in tensor_checks("g", [spec], zero, off, budget(Precision.FP32)))
+    against_zero = tensor_checks("g", [spec], zero, off, budget(Precision.FP32))
+    assert not any(check.passed for check in against_zero)
+    assert against_zero[0].value == float("inf")
 
 
 def test_a_graph_without_slots_compares_its_outputs() -> None:
@@ -155,8 +165,8 @@ def test_a_graph_without_slots_compares_its_outputs() -> None:
     tensors = {"heatmaps": np.array([[0.0, 1.0]], np.float32)}
     wrong = {"heatmaps": np.array([[1.0, 0.0]], np.float32)}
     manifest = msgspec.structs.replace(detector_manifest({}), postprocess=HeatmapKeypoints())
-    good = tensor_level("g", manifest, graph, tensors, tensors, budget(Precision.FP32))
-    bad = tensor_level("g", manifest, graph, tensors, wrong, budget(Precision.FP32))
+    good = output_checks("g", manifest, graph, tensors, tensors, budget(Precision.FP32))
+    bad = output_checks("g", manifest, graph, tensors, wrong, budget(Precision.FP32))
     assert good
     assert all(check.passed for check in good)
     assert not any(check.passed for check in bad)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from edgewise.runtime.command.selftest import SelfTestReport, selftest
-from edgewise.runtime.compare.checks import IMPOSSIBLE, UNKNOWN, class_maps
 from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import Manifest
 from edgewise.runtime.contract.postprocessing import PanopticFusion
+from edgewise.runtime.decoding.kinds import kind_of
+from edgewise.runtime.kinds.panoptic.kind import IMPOSSIBLE, UNKNOWN
+from edgewise.runtime.results.outputs import Outputs
 from edgewise.runtime.system.errors import BackendError
 
-from .conftest import detector_manifest, write_files
+from .conftest import ONE_THREAD, detector_manifest, write_files
 from .hand_built import (
     balls_frame,
     build,
@@ -29,17 +32,17 @@ from .hand_built import (
 
 
 def run(path: Path) -> SelfTestReport:
-    return selftest(Bundle.open(path), threads=1)
+    return selftest(Bundle.open(path), ONE_THREAD)
 
 
 def failed(report: SelfTestReport) -> set[tuple[str, str]]:
-    return {(check.subject, check.quantity) for check in report.failures}
+    return {(check.subject, check.figure) for check in report.failures}
 
 
 def test_a_pose_bundle_holds_in_every_look(tmp_path: Path) -> None:
     report = run(build_pose_bundle(tmp_path / "pose"))
     assert report.passed, report.failures
-    looks = [check.sample for check in report.checks if check.quantity == "cosine"]
+    looks = [check.sample for check in report.checks if check.figure == "cosine"]
     assert looks == [
         *(f"goldens/000.png, look {number}" for number in (1, 2, 3, 4)),
         *(f"goldens/001.png, look {number}" for number in (1, 2)),
@@ -70,7 +73,7 @@ def test_goldens_with_another_number_of_looks_are_refused(tmp_path: Path) -> Non
 def test_a_panoptic_bundle_holds(tmp_path: Path) -> None:
     report = run(build_panoptic_bundle(tmp_path / "panoptic"))
     assert report.passed, report.failures
-    maps = [check.subject for check in report.checks if check.quantity == "equal pixels"]
+    maps = [check.subject for check in report.checks if check.figure == "equal share"]
     assert maps == ["segments", "semantic"] * 2
 
 
@@ -83,8 +86,8 @@ def test_slots_may_change_places(tmp_path: Path) -> None:
 def test_a_missing_stuff_class_fails(tmp_path: Path) -> None:
     report = run(build_panoptic_bundle(tmp_path / "panoptic", panoptic_network(blind=True)))
     assert {
-        ("segments", "equal pixels"),
-        ("semantic", "equal pixels"),
+        ("segments", "equal share"),
+        ("semantic", "equal share"),
         ("result", "matched fraction"),
     } <= failed(report)
 
@@ -100,6 +103,10 @@ def test_goldens_are_decoded_before_anything_runs(tmp_path: Path) -> None:
     )
     rewrite(path, tmp_path / "again", "goldens/000.json", first_record_only)
     assert ("decoding", "matched fraction") in failed(run(tmp_path / "again"))
+
+
+def class_maps(manifest: Manifest, outputs: Outputs) -> Mapping[str, np.ndarray]:
+    return kind_of(manifest).compared(manifest.postprocess, manifest, outputs).maps
 
 
 def test_maps_of_slots_become_maps_of_classes() -> None:

@@ -17,12 +17,12 @@ from edgewise.runtime.system.errors import BackendError, SourceError
 from edgewise.runtime.walk.pipeline import overlapped
 from edgewise.runtime.walk.session import Session
 
-from .conftest import bright_frame, detector
+from .conftest import ONE_THREAD, bright_frame, detector
 
 
 @pytest.fixture
 def session(bundle_folder: Path) -> Generator[Session]:
-    with Session.open(bundle_folder, threads=1) as opened:
+    with Session.open(bundle_folder, backend=ONE_THREAD) as opened:
         yield opened
 
 
@@ -71,7 +71,10 @@ def test_arrays_that_are_no_image(session: Session, image: np.ndarray) -> None:
 
 def test_nan_stops_the_run(make_bundle: Callable[..., Path]) -> None:
     path = make_bundle(models={Precision.FP32: detector(nan=True)})
-    with Session.open(path, threads=1) as session, pytest.raises(BackendError, match="'scores' holds NaN"):
+    with (
+        Session.open(path, backend=ONE_THREAD) as session,
+        pytest.raises(BackendError, match="'scores' holds NaN"),
+    ):
         session(bright_frame())
 
 
@@ -113,7 +116,7 @@ def test_an_error_in_a_later_stage_stops_the_source(session: Session) -> None:
             taken += 1
             yield Frame(taken, "bad" if taken == 3 else "good", bright_frame(), 0.0)
 
-    session.prepare = _failing_on(session.prepare, "bad")  # type: ignore[method-assign]
+    session.walk.prepare = _failing_on(session.walk.prepare, "bad")  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
         for _ in session.stream(frames()):
             pass

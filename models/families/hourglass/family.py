@@ -17,7 +17,7 @@ from edgewise.models.families.hourglass.losses import losses
 from edgewise.models.families.hourglass.network import StackedHourglass
 from edgewise.models.families.tensors import float_tensor, frame_tensor
 from edgewise.models.tasks.keypoints.targets import KeypointTargets
-from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance, Task
+from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance
 from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
 from edgewise.runtime.contract.preprocessing import AffineCrop
 
@@ -45,7 +45,6 @@ def manifest(name: str, config: HourglassConfig, vocabulary: Vocabulary, provena
     return Manifest(
         writer=f"edgewise {version('edgewise')}",
         name=name,
-        task=Task.KEYPOINTS,
         classes=vocabulary.classes,
         keypoints=vocabulary.keypoints,
         provenance=provenance,
@@ -62,7 +61,7 @@ def raw_heads(heatmaps: Sequence[Tensor]) -> dict[str, Tensor]:
 
 FAMILY = Family(
     name="hourglass",
-    task=Task.KEYPOINTS,
+    task="keypoints",
     micro=MICRO,
     named=Named("Stacked Hourglass finds the keypoints of one class", things=1, keypoints="keypoint_count"),
     build=StackedHourglass,

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from edgewise.models.families.config import Config, Index, Positive, Rounds, Threshold, TopCount
+from edgewise.models.layers.anchors import AnchorRule
+from edgewise.models.layers.box_coding import BoxCoding
 from edgewise.models.layers.image_input import ImageInput
-from edgewise.models.layers.proposals import ProposalConfig
 from edgewise.models.layers.resnet import ResNetConfig
-from edgewise.models.layers.sampling import AnchorSampling, RoiSampling
+from edgewise.models.layers.two_stage.box_stage import BoxDecoding, BoxStageConfig, ClearClass
+from edgewise.models.layers.two_stage.class_rows import ClassRows
+from edgewise.models.layers.two_stage.mask_stage import MaskStageConfig, MaskTargets
+from edgewise.models.layers.two_stage.proposal_stage import Divisor, ProposalConfig, ProposalStageConfig
+from edgewise.models.layers.two_stage.region_pooling import RegionPooling
+from edgewise.models.layers.two_stage.sampling import AnchorSampling, RoiSampling
 from edgewise.runtime.contract.parts import Fraction, NonNegative, PositiveInt
 from edgewise.runtime.contract.preprocessing import ColourOrder
 
 Decisive = Annotated[float, Meta(ge=0.5, le=1.0)]
+
+SIZE_LIMIT = math.log(1000.0 / 16.0)
+"""Largest dw or dh of a box regression: a box is at most 62.5 times as large as what it starts from."""
 
 
 class AnchorConfig(Config, frozen=True):
@@ -156,6 +166,78 @@ class UpsnetConfig(Config, frozen=True):
         """(height, width) of the panoptic map."""
         stride = self.decoding.panoptic_stride
         return self.input_size[0] // stride, self.input_size[1] // stride
+
+    # The stages in UPSNet's published conventions: inclusive corners, the background's row first.
+
+    @property
+    def proposal_stage(self) -> ProposalStageConfig:
+        return ProposalStageConfig(
+            inputs=self.pyramid_channels,
+            strides=self.level_strides,
+            grids=self.level_sizes,
+            anchor_sizes=tuple(
+                tuple(scale * stride for scale in self.anchors.scales) for stride in self.level_strides
+            ),
+            anchor_ratios=self.anchors.ratios,
+            anchor_rule=AnchorRule.DETECTRON,
+            coding=BoxCoding(weights=(1.0, 1.0, 1.0, 1.0), plus_one=True, size_limit=SIZE_LIMIT),
+            extent=self.input_size,
+            sampling=self.training.anchors,
+            beta=1.0 / 9.0,
+            objectness_divisor=Divisor.WHOLE_SAMPLE,
+            box_divisor=Divisor.SAMPLED,
+        )
+
+    @property
+    def box_stage(self) -> BoxStageConfig:
+        decoding = self.decoding
+        return BoxStageConfig(
+            inputs=self.pyramid_channels,
+            pooling=self._pooling,
+            bins=self.box_bins,
+            channels=self.box_channels,
+            logits=self._class_rows,
+            background=0,
+            regression=self._class_rows,
+            coding=BoxCoding(weights=(10.0, 10.0, 5.0, 5.0), plus_one=True, size_limit=SIZE_LIMIT),
+            extent=self.input_size,
+            beta=1.0,
+            decoding=BoxDecoding(
+                choice=ClearClass(score_threshold=decoding.score_threshold),
+                iou_threshold=decoding.iou_threshold,
+                rounds=decoding.rounds,
+                slots=decoding.slots,
+            ),
+        )
+
+    @property
+    def mask_stage(self) -> MaskStageConfig:
+        return MaskStageConfig(
+            inputs=self.pyramid_channels,
+            pooling=self._pooling,
+            bins=self.mask_bins,
+            channels=self.mask_channels,
+            convolutions=self.mask_convolutions,
+            rows=self._class_rows,
+            targets=MaskTargets(plus_one=True, half_pixel=True, samples_per_bin=2, threshold=0.5),
+        )
+
+    @property
+    def _class_rows(self) -> ClassRows:
+        return ClassRows(classes=self.thing_count, count=1 + self.thing_count, first=1)
+
+    @property
+    def _pooling(self) -> RegionPooling:
+        return RegionPooling(
+            strides=self.backbone.stage_strides,
+            canonical_level=2,
+            canonical_size=self.canonical_size,
+            epsilon=1e-6,
+            epsilon_inside=True,
+            plus_one=True,
+            half_pixel=False,
+            samples_per_bin=self.region_samples_per_bin,
+        )
 
 
 R50_COCO = UpsnetConfig()

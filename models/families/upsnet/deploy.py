@@ -9,12 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgewise.models.families.upsnet.config import UpsnetConfig
-from edgewise.models.families.upsnet.network import PROPOSAL_CODING, REGION_CODING, Features, Upsnet
+from edgewise.models.families.upsnet.network import Upsnet
 from edgewise.models.families.upsnet.panoptic_head import panoptic_map
 from edgewise.models.layers.boxes import exclusive
-from edgewise.models.layers.deform_conv import deploy_deform_convs
-from edgewise.models.layers.nms import greedy_nms, rank_order
-from edgewise.models.layers.proposals import proposals
+from edgewise.models.layers.nms import rank_order
 
 
 class UpsnetDeploy(nn.Module):
@@ -44,29 +42,19 @@ class UpsnetDeploy(nn.Module):
         super().__init__()
         self.config = config
         self.network = copy.deepcopy(module).eval().requires_grad_(False)
-        self.network.deploy = True
-        deploy_deform_convs(self.network)
         self.input = config.image_input.fold_into(self.network.backbone.stem)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         config, decoding = self.config, self.config.decoding
-        features: Features = self.network(self.input(image))
+        network = self.network
+        features = network.deploy(self.input(image))
         # One constant for all suppressions of the graph.
         order = rank_order(max(decoding.proposals.candidates, decoding.proposals.kept), image.device)
-        found = proposals(
-            features.objectness,
-            features.deltas,
-            self.network.anchors,
-            coding=PROPOSAL_CODING,
-            extent=config.input_size,
-            config=decoding.proposals,
-            order=order,
+        found = network.proposal_head.propose(features.proposals, decoding.proposals, order=order)
+        boxes, scores, classes, settled = network.box_head.detect(
+            features.levels, found.boxes[0], found.valid[0], order
         )
-        boxes, scores, classes, settled = self._candidates(features, found.boxes[0], found.valid[0], order)
-        pooled = self.network.pool(features.levels, boxes, config.mask_bins)
-        every = self.network.mask_head(pooled)[:, 1:]
-        chosen = (classes[:, None] == torch.arange(config.thing_count, device=classes.device)).to(every.dtype)
-        logits = (every * chosen[:, :, None, None]).sum(dim=1)
+        logits = network.mask_head.masks(features.levels, boxes, classes)
         maps = features.scores
         if maps.shape[-2:] != config.panoptic_size:
             maps = F.interpolate(maps, size=config.panoptic_size, mode="bilinear")
@@ -94,48 +82,7 @@ class UpsnetDeploy(nn.Module):
             panoptic.segments.to(torch.int32)[None],
             semantic.to(torch.int32)[None],
             settled.to(torch.int32).reshape(1),
-            *features.objectness,
-            *features.deltas,
+            *features.proposals.objectness,
+            *features.proposals.deltas,
             features.scores,
         )
-
-    def _candidates(
-        self, features: Features, regions: Tensor, valid: Tensor, order: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The best K regions of a clear class, after suppression regardless of class.
-
-        Above one half no region can be of two classes, so the best class of each is its only candidate.
-
-        Returns:
-            boxes float32 [K, 4] inclusive, scores [K] falling (0 = empty), classes int64 [K], settled bool.
-        """
-        config, decoding = self.config, self.config.decoding
-        logits, deltas = self.network.box_head(self.network.pool(features.levels, regions, config.box_bins))
-        best, classes = torch.softmax(logits, dim=1)[:, 1:].max(dim=1)
-        taking = valid & (best > decoding.score_threshold)
-        count = regions.shape[0]
-        ranked, index = torch.where(taking, best, 0.0).topk(count)
-        classes = classes.index_select(0, index)
-        # The class's own row of the regression, as one flat Gather; row 0 is the background's.
-        row = index * deltas.shape[1] + classes + 1
-        own = deltas.flatten(0, 1).index_select(0, row)
-        decoded = REGION_CODING.decode(own, regions.index_select(0, index))
-        boxes = REGION_CODING.clip(decoded, config.input_size)
-        keep, settled = greedy_nms(
-            boxes[None],
-            None,
-            (ranked > 0.0)[None],
-            decoding.iou_threshold,
-            decoding.rounds,
-            plus_one=True,
-            order=order,
-        )
-        scores, place = (ranked * keep[0].to(ranked.dtype)).topk(min(decoding.slots, count))
-        full = scores > 0.0
-        boxes = boxes.index_select(0, place) * full.to(boxes.dtype)[:, None]
-        classes = classes.index_select(0, place) * full.to(classes.dtype)
-        missing = decoding.slots - scores.shape[0]
-        if missing > 0:
-            boxes = F.pad(boxes, (0, 0, 0, missing))
-            scores, classes = F.pad(scores, (0, missing)), F.pad(classes, (0, missing))
-        return boxes, scores, classes, settled[0]

@@ -21,7 +21,7 @@ from edgewise.models.families.upsnet.deploy import UpsnetDeploy
 from edgewise.models.families.upsnet.layouts import LAYOUTS
 from edgewise.models.families.upsnet.losses import losses
 from edgewise.models.families.upsnet.network import Features, Upsnet
-from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance, Task, TensorSpec
+from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance, TensorSpec
 from edgewise.runtime.contract.postprocessing import PanopticSegments
 from edgewise.runtime.contract.preprocessing import Letterbox, PadSide
 
@@ -32,7 +32,6 @@ def manifest(name: str, config: UpsnetConfig, vocabulary: Vocabulary, provenance
     return Manifest(
         writer=f"edgewise {version('edgewise')}",
         name=name,
-        task=Task.PANOPTIC,
         classes=vocabulary.classes,
         provenance=provenance,
         graphs={"main": Graph(inputs=(image,), outputs=_outputs(config), probes=_probes(config))},
@@ -54,8 +53,8 @@ def preprocessing(config: UpsnetConfig) -> Letterbox:
 def raw_heads(features: Features) -> dict[str, Tensor]:
     """The graph's probes: the maps that the two stages and the panoptic head read."""
     return {
-        **{f"objectness_{level}": value for level, value in enumerate(features.objectness)},
-        **{f"deltas_{level}": value for level, value in enumerate(features.deltas)},
+        **{f"objectness_{level}": value for level, value in enumerate(features.proposals.objectness)},
+        **{f"deltas_{level}": value for level, value in enumerate(features.proposals.deltas)},
         "fcn_score": features.scores,
     }
 
@@ -101,7 +100,7 @@ def _maps(name: str, config: UpsnetConfig, width: int, meaning: str) -> list[Ten
 
 FAMILY = Family(
     name="upsnet",
-    task=Task.PANOPTIC,
+    task="panoptic",
     micro=MICRO,
     named=Named("UPSNet names things and stuff", things="thing_count", stuff="stuff_count"),
     build=Upsnet,

@@ -10,37 +10,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgewise.models.families.upsnet.config import UpsnetConfig
-from edgewise.models.families.upsnet.network import PROPOSAL_CODING, REGION_CODING, Features, Upsnet
+from edgewise.models.families.upsnet.network import Features, Upsnet
 from edgewise.models.families.upsnet.panoptic_head import panoptic_logits, paste, thing_maps
 from edgewise.models.layers.boxes import exclusive
-from edgewise.models.layers.proposals import per_anchor, proposals
 from edgewise.models.layers.roi_align import roi_align
-from edgewise.models.layers.sampling import (
-    BACKGROUND,
-    FOREGROUND,
-    NEUTRAL,
-    RoiTargets,
-    anchor_targets,
-    roi_targets,
-)
+from edgewise.models.layers.two_stage.sampling import Objects, Regions, sample_regions
 from edgewise.models.tasks.panoptic.targets import PanopticTargets
 
 IGNORED = -1
-ANCHOR_BETA, REGION_BETA = 1.0 / 9.0, 1.0
-"""Where the smooth L1 loss turns linear (sigma 3 and 1)."""
 
 
 class Truth(NamedTuple):
     """The ground truth of one image in the network's conventions."""
 
-    boxes: Tensor
-    """float32 [n, 4], inclusive corners."""
-    classes: Tensor
-    """int64 [n], index into the things."""
-    masks: Tensor
-    """[n, H, W] of 0 and 1."""
-    crowd_boxes: Tensor
-    """float32 [c, 4], inclusive corners."""
+    objects: Objects
+    """Boxes and crowd regions with inclusive corners; classes index the things."""
     channels: Tensor
     """int64 [H, W], channel of the semantic scores (stuff first), or IGNORED."""
 
@@ -63,22 +47,24 @@ def losses(
         targets: One for each image, in network pixels.
     """
     truths = [_truth(config, item) for item in targets]
+    objects = [truth.objects for truth in truths]
     features = module(images)
     weights = config.training
-    objectness, anchor_box = proposal_loss(config, module, features, truths)
-    sampled = _sample_regions(config, module, features, truths)
-    label, box = region_loss(config, module, features, sampled)
-    keeping = [_choose_kept(len(truth.boxes), weights.kept_boxes, images.device) for truth in truths]
-    masks, true_masks = _mask_logits(config, module, features, truths, sampled, keeping)
+    objectness, anchor_box = module.proposal_head.loss(features.proposals, objects)
+    regions = _sample_regions(config, module, features, objects)
+    label, box = module.box_head.loss(features.levels, regions)
+    keeping = [_choose_kept(len(item.boxes), weights.kept_boxes, images.device) for item in objects]
+    masks, true_masks = _mask_logits(config, module, features, objects, regions, keeping)
+    mask = module.mask_head.loss(masks.logits, [item.masks for item in objects], masks.boxes, masks.objects)
+    panoptic = panoptic_loss(config, features.scores, true_masks, truths, keeping)
     terms = {
         "objectness": objectness * weights.objectness_weight,
         "anchor_box": anchor_box * weights.anchor_box_weight,
         "class": label * weights.class_weight,
         "box": box * weights.box_weight,
-        "mask": mask_loss(config, masks, truths, sampled) * weights.mask_weight,
+        "mask": mask * weights.mask_weight,
         "semantic": semantic_loss(features.scores, truths) * weights.semantic_weight,
-        "panoptic": panoptic_loss(config, features.scores, true_masks, truths, keeping)
-        * weights.panoptic_weight,
+        "panoptic": panoptic * weights.panoptic_weight,
     }
     if weights.region_semantic_weight > 0:
         region = region_semantic_loss(config, module, features, truths)
@@ -91,109 +77,29 @@ def _truth(config: UpsnetConfig, target: PanopticTargets) -> Truth:
     one = target.instances.boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
     semantic, things = target.semantic, config.thing_count
     channels = torch.where(semantic >= things, semantic - things, semantic + config.stuff_count)
-    return Truth(
+    objects = Objects(
         boxes=target.instances.boxes - one,
         classes=target.instances.classes,
         masks=target.instances.masks,
         crowd_boxes=target.instances.crowd_boxes - one,
-        channels=torch.where(semantic < 0, IGNORED, channels),
     )
-
-
-# ---------------------------------------------------------------- proposals
-
-
-def proposal_loss(
-    config: UpsnetConfig, module: Upsnet, features: Features, truths: Sequence[Truth]
-) -> tuple[Tensor, Tensor]:
-    """Objectness and anchor box terms: sums over sampled anchors, divided by how many a full sample has."""
-    logits = torch.cat([per_anchor(level, 1)[..., 0] for level in features.objectness], dim=1)
-    deltas = torch.cat([per_anchor(level, 4) for level in features.deltas], dim=1)
-    anchors, sampling = torch.cat(module.anchors), config.training.anchors
-    objectness, anchor_box = logits.new_zeros(()), logits.new_zeros(())
-    height, width = config.input_size
-    for index, truth in enumerate(truths):
-        wanted = anchor_targets(
-            anchors,
-            truth.boxes,
-            truth.crowd_boxes,
-            coding=PROPOSAL_CODING,
-            sampling=sampling,
-            extent=(height, width),
-        )
-        taken = torch.nonzero(wanted.labels != NEUTRAL).flatten()
-        positive = torch.nonzero(wanted.labels == FOREGROUND).flatten()
-        labels = (wanted.labels[taken] != BACKGROUND).to(logits.dtype)
-        objectness = objectness + F.binary_cross_entropy_with_logits(
-            logits[index, taken], labels, reduction="sum"
-        )
-        difference = F.smooth_l1_loss(
-            deltas[index, positive], wanted.deltas[positive], beta=ANCHOR_BETA, reduction="sum"
-        )
-        anchor_box = anchor_box + difference / max(len(taken), 1)
-    return objectness / (sampling.count * len(truths)), anchor_box / len(truths)
+    return Truth(objects, torch.where(semantic < 0, IGNORED, channels))
 
 
 # ---------------------------------------------------------------- regions
 
 
-class Regions(NamedTuple):
-    """Sampled regions of the whole batch."""
-
-    per_image: tuple[RoiTargets, ...]
-    boxes: Tensor
-    """float32 [R, 4], all images, inclusive corners."""
-    images: Tensor
-    """int64 [R]."""
-
-
 @torch.no_grad()
 def _sample_regions(
-    config: UpsnetConfig, module: Upsnet, features: Features, truths: Sequence[Truth]
+    config: UpsnetConfig, module: Upsnet, features: Features, objects: Sequence[Objects]
 ) -> Regions:
-    height, width = config.input_size
-    found = proposals(
-        [level.detach() for level in features.objectness],
-        [level.detach() for level in features.deltas],
-        module.anchors,
-        coding=PROPOSAL_CODING,
-        extent=(height, width),
-        config=config.training.proposals,
-        exact=True,
+    found = module.proposal_head.propose(features.proposals, config.training.proposals, exact=True)
+    return sample_regions(
+        found.of_images(),
+        objects,
+        coding=module.box_head.config.coding,
+        sampling=config.training.regions,
     )
-    chosen = tuple(
-        roi_targets(
-            boxes[valid],
-            truth.boxes,
-            truth.classes,
-            truth.crowd_boxes,
-            coding=REGION_CODING,
-            sampling=config.training.regions,
-        )
-        for boxes, valid, truth in zip(found.boxes, found.valid, truths, strict=True)
-    )
-    return Regions(chosen, torch.cat([item.rois for item in chosen]), _owners(chosen, found.boxes.device))
-
-
-def _owners(parts: Sequence[RoiTargets], device: torch.device) -> Tensor:
-    counts = torch.tensor([len(part.rois) for part in parts], device=device)
-    return torch.arange(len(parts), device=device).repeat_interleave(counts)
-
-
-def region_loss(
-    config: UpsnetConfig, module: Upsnet, features: Features, regions: Regions
-) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of the classes; smooth L1 of the true class's box, summed, over all regions."""
-    pooled = module.pool(features.levels, regions.boxes, config.box_bins, regions.images)
-    logits, deltas = module.box_head(pooled)
-    wanted = torch.cat([item.classes for item in regions.per_image]) + 1
-    boxes = torch.cat([item.deltas for item in regions.per_image])
-    positive = torch.nonzero(wanted > 0).flatten()
-    difference = F.smooth_l1_loss(
-        deltas[positive, wanted[positive]], boxes[positive], beta=REGION_BETA, reduction="sum"
-    )
-    count = max(len(wanted), 1)
-    return F.cross_entropy(logits, wanted, reduction="sum") / count, difference / count
 
 
 class MaskLogits(NamedTuple):
@@ -211,11 +117,11 @@ def _mask_logits(
     config: UpsnetConfig,
     module: Upsnet,
     features: Features,
-    truths: Sequence[Truth],
+    truths: Sequence[Objects],
     regions: Regions,
     keeping: Sequence[Tensor],
 ) -> tuple[MaskLogits, MaskLogits]:
-    """The mask head on sampled foreground regions, and on the kept objects' own boxes, in one pass."""
+    """The mask stage on sampled foreground regions, and on the kept objects' own boxes, in one pass."""
     limit = config.training.mask_positives_limit
     objects, boxes = [], []
     for item in regions.per_image:
@@ -229,47 +135,14 @@ def _mask_logits(
     counts = [len(part) for part in boxes]
     classes = [truth.classes[part] for truth, part in zip((*truths, *truths), objects, strict=True)]
     images = [torch.full_like(part, index % len(truths)) for index, part in enumerate(objects)]
-    pooled = module.pool(features.levels, torch.cat(boxes), config.mask_bins, torch.cat(images))
-    every = torch.cat(classes) + 1
-    logits = module.mask_head(pooled)[torch.arange(len(every), device=every.device), every].split(counts)
+    logits = module.mask_head.logits(
+        features.levels, torch.cat(boxes), torch.cat(classes), torch.cat(images)
+    ).split(counts)
     half = len(truths)
     return (
         MaskLogits(tuple(objects[:half]), tuple(boxes[:half]), tuple(logits[:half])),
         MaskLogits(tuple(objects[half:]), tuple(boxes[half:]), tuple(logits[half:])),
     )
-
-
-def mask_loss(config: UpsnetConfig, masks: MaskLogits, truths: Sequence[Truth], regions: Regions) -> Tensor:
-    """Mean binary cross-entropy over the cells of all foreground regions.
-
-    The wanted map of a region is its object's mask read at the cells' centres, where at least one half.
-    """
-    side = 2 * config.mask_bins
-    logits = torch.cat(masks.logits)
-    wanted = torch.cat(
-        [
-            _read_masks(truth.masks, boxes, objects, side)
-            for truth, boxes, objects in zip(truths, masks.boxes, masks.objects, strict=True)
-        ]
-    )
-    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
-    return entropy / max(len(logits), 1) / side**2
-
-
-@torch.no_grad()
-def _read_masks(masks: Tensor, boxes: Tensor, objects: Tensor, side: int) -> Tensor:
-    """Masks [n, H, W] inside boxes [r, 4] -> [r, side, side] of 0 and 1."""
-    if len(boxes) == 0:
-        return boxes.new_zeros(0, side, side)
-    read = roi_align(
-        masks.to(boxes.dtype)[:, None],
-        exclusive(boxes),
-        output=side,
-        scale=1.0,
-        half_pixel=True,
-        images=objects,
-    )
-    return (read[:, 0] >= 0.5).to(boxes.dtype)
 
 
 # ---------------------------------------------------------------- maps
@@ -286,14 +159,14 @@ def region_semantic_loss(
     config: UpsnetConfig, module: Upsnet, features: Features, truths: Sequence[Truth]
 ) -> Tensor:
     """Cross-entropy of the semantic scores read inside every true box, mean over the boxes."""
-    side = 2 * config.mask_bins
-    boxes = torch.cat([truth.boxes for truth in truths])
+    side = config.mask_stage.side
+    boxes = torch.cat([truth.objects.boxes for truth in truths])
     if len(boxes) == 0:
         return features.scores.sum() * 0.0
-    images = torch.cat([torch.full_like(truth.classes, index) for index, truth in enumerate(truths)])
+    images = torch.cat([torch.full_like(truth.objects.classes, index) for index, truth in enumerate(truths)])
     stride = config.backbone.stage_strides[0]
     pooled = roi_align(features.semantic, boxes, output=side, scale=1.0 / stride, images=images)
-    wanted = torch.cat([_read_channels(truth.channels, truth.boxes, side) for truth in truths])
+    wanted = torch.cat([_read_channels(truth.channels, truth.objects.boxes, side) for truth in truths])
     entropy = F.cross_entropy(
         module.semantic_head.score(pooled), wanted, ignore_index=IGNORED, reduction="none"
     )
@@ -329,10 +202,10 @@ def panoptic_loss(
     for index, (truth, kept) in enumerate(zip(truths, keeping, strict=True)):
         image = scores[index]
         # Boxes in cells of the grid, whose cells are then the pixels of the head.
-        boxes = truth.boxes[kept] / stride
+        boxes = truth.objects.boxes[kept] / stride
         size = (image.shape[1], image.shape[2])
         pasted = paste(masks.logits[index], boxes, size, 1)
-        things = thing_maps(image, boxes, truth.classes[kept], config.stuff_count, 1)
+        things = thing_maps(image, boxes, truth.objects.classes[kept], config.stuff_count, 1)
         alive = torch.ones(len(kept), dtype=torch.bool, device=image.device)
         logits = panoptic_logits(image, things, pasted, alive, config.stuff_count)
         wanted = panoptic_truth(truth, kept, config.stuff_count, stride)
@@ -349,10 +222,10 @@ def panoptic_truth(truth: Truth, kept: Tensor, stuff_count: int, stride: int) ->
     first = stride // 2
     channels = truth.channels[first::stride, first::stride]
     wanted = torch.where(channels < stuff_count, channels, IGNORED)
-    if len(truth.boxes) == 0:
+    if len(truth.objects.boxes) == 0:
         return wanted
-    masks = truth.masks[:, first::stride, first::stride] > 0
-    place = torch.full((len(truth.boxes),), len(kept), device=kept.device)
+    masks = truth.objects.masks[:, first::stride, first::stride] > 0
+    place = torch.full((len(truth.objects.boxes),), len(kept), device=kept.device)
     place[kept] = torch.arange(len(kept), device=kept.device)
     for mask, position in zip(masks, place, strict=True):
         wanted = torch.where(mask, stuff_count + position, wanted)

@@ -25,7 +25,7 @@ from edgewise.models.families.yolact.deploy import YolactDeploy
 from edgewise.models.families.yolact.layouts import LAYOUTS
 from edgewise.models.families.yolact.losses import losses
 from edgewise.models.families.yolact.network import Predictions, Yolact
-from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance, Task, TensorSpec
+from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance, TensorSpec
 from edgewise.runtime.contract.postprocessing import PrototypeInstances
 from edgewise.runtime.contract.preprocessing import Stretch
 
@@ -44,7 +44,6 @@ def manifest(name: str, config: YolactConfig, vocabulary: Vocabulary, provenance
     return Manifest(
         writer=f"edgewise {version('edgewise')}",
         name=name,
-        task=Task.INSTANCES,
         classes=vocabulary.classes,
         provenance=provenance,
         graphs={"main": Graph(inputs=(image,), outputs=_outputs(config), probes=_probes(config))},
@@ -95,7 +94,7 @@ def _probes(config: YolactConfig) -> tuple[TensorSpec, ...]:
 
 FAMILY = Family(
     name="yolact",
-    task=Task.INSTANCES,
+    task="instances",
     micro=MICRO,
     named=Named("YOLACT finds things", things="class_count"),
     build=Yolact,

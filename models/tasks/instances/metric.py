@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,101 +14,77 @@ from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
 from edgewise.models.data.dataset import Dataset
-from edgewise.models.tasks.metric import Measured, Records
-from edgewise.models.tasks.records import chosen_ids, records_by_image
+from edgewise.models.tasks.instances.dataset import CocoInstances
+from edgewise.models.tasks.measured_images import MeasuredImages
+from edgewise.models.tasks.task import Measured
+from edgewise.runtime.kinds.instances.result import Instances
+from edgewise.runtime.results.result import Result
 from edgewise.runtime.system.errors import DatasetError
+
+_PARTS = ("AP50", "AP75", "small", "medium", "large")
+"""The evaluator's figures after the AP itself, in its order."""
 
 
 @dataclass(frozen=True)
 class MaskAp:
-    """COCO's mask average precision, 0..1; NaN where there is no ground truth to measure on.
+    """COCO's mask average precision, the metric of instance segmentation.
 
-    Attributes:
-        ap: Mean over IoU thresholds .50:.05:.95, classes and recalls, 100 detections an image.
-        ap50: At IoU .50.
-        ap75: At IoU .75.
-        small: `ap` for objects under 32^2 pixels.
-        medium: `ap` for objects from 32^2 to 96^2 pixels.
-        large: `ap` for larger objects.
-        images: How many images were measured, those without objects or results included.
-        classes: `ap` by class name.
+    The value is the mean over IoU thresholds .50:.05:.95, classes and recalls, of 100 detections an image.
+    The parts are AP50 and AP75 (at one IoU), small (objects under 32^2 pixels), medium (to 96^2), large, and
+    each class.
     """
-
-    ap: float
-    ap50: float
-    ap75: float
-    small: float
-    medium: float
-    large: float
-    images: int
-    classes: dict[str, float] = field(default_factory=dict)
-
-
-def mask_ap(
-    ground_truth: Path, results: Sequence[dict[str, Any]], *, image_ids: Iterable[int] | None = None
-) -> MaskAp:
-    """Measure COCO results against a COCO annotation file.
-
-    Args:
-        ground_truth: Annotation file with instance masks.
-        results: Records with image_id, category_id, score and a compressed RLE `segmentation`; may be empty.
-        image_ids: Measure on these images only; by default on all of the file.
-
-    Raises:
-        DatasetError: No such file, a result for an image that is not measured, an unknown category, a score
-            that is not a number, or no images.
-    """
-    if not ground_truth.is_file():
-        raise DatasetError(
-            "no such annotation file",
-            where=str(ground_truth),
-            hint="give the COCO json of the evaluation set",
-        )
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(ground_truth))
-    chosen = chosen_ids(truth.getImgIds(), image_ids)
-    records_by_image(results, chosen, set(truth.getImgIds()), set(truth.getCatIds()), ground_truth)
-    for annotation in truth.dataset["annotations"]:
-        annotation.setdefault("iscrowd", 0)
-    with contextlib.redirect_stdout(io.StringIO()):
-        # The evaluator adds keys to the records it is given.
-        found = truth.loadRes([dict(result) for result in results]) if results else _no_results(truth)
-        evaluator = COCOeval_faster(truth, found, "segm")
-        evaluator.params.imgIds = chosen
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    names = {category["id"]: category["name"] for category in truth.loadCats(truth.getCatIds())}
-    precision = evaluator.eval["precision"]  # [IoU, recall, class, area range, detection limit], -1 = none
-    stats = [float(value) if value > -1 else math.nan for value in evaluator.stats[:6]]
-    return MaskAp(
-        *stats,
-        images=len(chosen),
-        classes={
-            names[category]: _mean(precision[:, :, index, 0, -1])
-            for index, category in enumerate(evaluator.params.catIds)
-        },
-    )
-
-
-@dataclass(frozen=True)
-class MaskApMetric:
-    """`mask_ap` as the metric of instance segmentation."""
 
     name: str = "mask AP"
 
-    def measure(self, dataset: Dataset, records: Records, image_ids: Iterable[int] | None = None) -> Measured:
-        """See `Metric.measure`; the parts are AP50, AP75, the sizes and each class."""
-        found = mask_ap(dataset.json, records, image_ids=image_ids)
-        parts = {
-            "AP50": found.ap50,
-            "AP75": found.ap75,
-            "small": found.small,
-            "medium": found.medium,
-            "large": found.large,
-            **found.classes,
+    def begin(self, dataset: Dataset) -> MaskApMeasuring:
+        """See `Metric.begin`."""
+        if not isinstance(dataset, CocoInstances):
+            raise DatasetError(
+                "mask AP needs instance ground truth",
+                where=str(dataset.json),
+                hint="give a folder with instances.json and images/",
+            )
+        return MaskApMeasuring(self.name, dataset.json, MeasuredImages(dataset))
+
+
+@dataclass
+class MaskApMeasuring:
+    """Mask AP while results come in, kept as COCO records: the evaluator sorts all of them together."""
+
+    name: str
+    ground_truth: Path
+    images: MeasuredImages
+    _records: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+    def add(self, index: int, result: Result) -> None:
+        """See `Measuring.add`."""
+        image, found = self.images.add(index, result, Instances)
+        self._records += found.records(image.id)
+
+    def value(self) -> Measured:
+        """See `Measuring.value`."""
+        chosen = self.images.ids
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO(str(self.ground_truth))
+            for annotation in truth.dataset["annotations"]:
+                annotation.setdefault("iscrowd", 0)
+            # The evaluator adds keys to the records it is given.
+            records = [dict(record) for record in self._records]
+            found = truth.loadRes(records) if records else _no_results(truth)
+            evaluator = COCOeval_faster(truth, found, "segm")
+            evaluator.params.imgIds = chosen
+            evaluator.evaluate()
+            evaluator.accumulate()
+            evaluator.summarize()
+        names = {category["id"]: category["name"] for category in truth.loadCats(truth.getCatIds())}
+        # [IoU, recall, class, area range, detection limit], -1 where there is none
+        precision = evaluator.eval["precision"]
+        value, *parts = (float(stat) if stat > -1 else math.nan for stat in evaluator.stats[:6])
+        classes = {
+            names[category]: _mean(precision[:, :, index, 0, -1])
+            for index, category in enumerate(evaluator.params.catIds)
         }
-        return Measured(self.name, found.ap, parts, found.images)
+        return Measured(self.name, value, {**dict(zip(_PARTS, parts, strict=True)), **classes}, len(chosen))
 
 
 def _no_results(truth: COCO) -> COCO:

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,9 +22,11 @@ from numpy.typing import NDArray
 
 from edgewise.models.data.coco_file import corners
 from edgewise.models.data.dataset import Dataset
-from edgewise.models.tasks.keypoints.dataset import CocoKeypoints, CocoPerson
-from edgewise.models.tasks.metric import Measured, Records
-from edgewise.models.tasks.records import chosen_ids, records_by_image
+from edgewise.models.tasks.keypoints.dataset import PIXEL_CENTRE, CocoKeypoints, CocoPerson
+from edgewise.models.tasks.measured_images import MeasuredImages
+from edgewise.models.tasks.task import Measured
+from edgewise.runtime.kinds.keypoints.result import Keypoints
+from edgewise.runtime.results.result import Result
 from edgewise.runtime.system.errors import DatasetError
 
 SHARE = 0.1
@@ -37,57 +38,79 @@ Distances = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class KeypointAccuracy:
-    """PCK@0.1 as the metric of keypoint models that are given the annotated boxes."""
+    """PCK@0.1 as the metric of keypoint models that are given the annotated boxes.
+
+    Its parts are PCK at other shares, OKS AP, and PCK@0.1 of each keypoint.
+    """
 
     name: str = f"PCK@{SHARE}"
 
-    def measure(self, dataset: Dataset, records: Records, image_ids: Iterable[int] | None = None) -> Measured:
-        """See `Metric.measure`; the parts are PCK at other shares, OKS AP, and PCK@0.1 of each keypoint."""
+    def begin(self, dataset: Dataset) -> KeypointMeasuring:
+        """See `Metric.begin`."""
         if not isinstance(dataset, CocoKeypoints):
             raise DatasetError(
                 "keypoint accuracy needs keypoint ground truth",
                 where=str(dataset.json),
                 hint="give a folder with keypoints.json and images/",
             )
-        names = dataset.layout.names
-        index_of = {image.id: index for index, image in enumerate(dataset.images)}
-        categories = [label.id for label in dataset.vocabulary.classes]
-        chosen = chosen_ids(index_of, image_ids)
-        by_image = records_by_image(records, chosen, index_of.keys(), categories, dataset.json)
-        _refuse_odd_records(records, len(names), dataset)
-        distances = [
-            relative_distances(dataset.people(index_of[image_id]), found, len(names))
-            for image_id, found in by_image.items()
-        ]
-        every = np.concatenate(distances) if distances else np.zeros((0, len(names)))
+        return KeypointMeasuring(self.name, dataset, MeasuredImages(dataset))
+
+
+@dataclass
+class KeypointMeasuring:
+    """PCK while results come in; it keeps distances, and COCO records for the similarity."""
+
+    name: str
+    dataset: CocoKeypoints
+    images: MeasuredImages
+    _distances: list[Distances] = field(default_factory=list, repr=False)
+    _records: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+    def add(self, index: int, result: Result) -> None:
+        """See `Measuring.add`; DatasetError too where people have another number of points."""
+        count = len(self.dataset.layout.names)
+        if isinstance(result, Keypoints) and result.points.shape[1] != count:
+            raise self.images.refusal(f"a result has {result.points.shape[1]} keypoints, not {count}")
+        image, found = self.images.add(index, result, Keypoints)
+        self._distances.append(relative_distances(self.dataset.people(index), found.points, found.boxes))
+        if self.dataset.layout.sigmas:
+            self._records += found.records(image.id)
+
+    def value(self) -> Measured:
+        """See `Measuring.value`."""
+        chosen, layout = self.images.ids, self.dataset.layout
+        every = np.concatenate(self._distances)
         parts = {f"PCK@{share}": _within(every, share) for share in OTHER_SHARES}
-        if dataset.layout.sigmas:
-            parts["OKS AP"] = oks_ap(dataset, records, chosen)
-        parts |= {name: _within(every[:, index], SHARE) for index, name in enumerate(names)}
+        if layout.sigmas:
+            parts["OKS AP"] = oks_ap(self.dataset, self._records, chosen)
+        parts |= {name: _within(every[:, index], SHARE) for index, name in enumerate(layout.names)}
         return Measured(self.name, _within(every, SHARE), parts, len(chosen))
 
 
 def relative_distances(
-    people: tuple[CocoPerson, ...], found: list[dict[str, Any]], keypoints: int
+    people: tuple[CocoPerson, ...], points: NDArray[np.float32], boxes: NDArray[np.float32]
 ) -> Distances:
     """How far each keypoint of each annotated person is off, as a part of the person's size.
 
+    Args:
+        people: The annotated people of an image.
+        points: [n, k, 2], where n results have their keypoints, in continuous pixels.
+        boxes: [n, 4], xyxy of the results.
+
     Returns:
-        float64 [people, keypoints]; infinite where no result belongs to the person, NaN where the keypoint
-        is not labelled.
+        float64 [people, k]; infinite where no result belongs to the person, NaN where the keypoint is not
+        labelled.
     """
-    result = np.full((len(people), keypoints), np.inf)
+    result = np.full((len(people), points.shape[1]), np.inf)
     unlabelled = np.array([one.points[:, 2] == 0 for one in people], np.bool_).reshape(result.shape)
-    matches = _matches(corners([one.bbox for one in people]), corners([record["bbox"] for record in found]))
-    for person, record in matches:
-        placed = np.array(found[record]["keypoints"], np.float64).reshape(-1, 3)[:, :2]
-        offsets = placed - people[person].points[:, :2]
+    for person, number in _matches(corners([one.bbox for one in people]), boxes.astype(np.float64)):
+        offsets = points[number].astype(np.float64) - PIXEL_CENTRE - people[person].points[:, :2]
         result[person] = np.hypot(offsets[:, 0], offsets[:, 1]) / max(people[person].bbox[2:])
     result[unlabelled] = np.nan
     return result
 
 
-def oks_ap(dataset: CocoKeypoints, records: Records, image_ids: list[int]) -> float:
+def oks_ap(dataset: CocoKeypoints, records: list[dict[str, Any]], image_ids: list[int]) -> float:
     """COCO's keypoint AP (OKS .50:.05:.95), 0..1; NaN where there is nobody to find."""
     people = [
         {
@@ -148,13 +171,3 @@ def _box_iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray
 def _within(distances: Distances, share: float) -> float:
     labelled = distances[~np.isnan(distances)]
     return float((labelled <= share).mean()) if labelled.size else float("nan")
-
-
-def _refuse_odd_records(records: Records, keypoints: int, dataset: Dataset) -> None:
-    for record in records:
-        if len(record.get("keypoints", ())) != 3 * keypoints or len(record.get("bbox", ())) != 4:
-            raise DatasetError(
-                f"a result for image {record['image_id']} has not {keypoints} keypoints and a box",
-                where=str(dataset.json),
-                hint="measure keypoint results, as Keypoints.to_coco gives them",
-            )

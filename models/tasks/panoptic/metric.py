@@ -16,23 +16,21 @@ one at most).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.models.data.dataset import Dataset
-from edgewise.models.tasks.metric import Measured, Records
+from edgewise.models.tasks.measured_images import MeasuredImages
 from edgewise.models.tasks.panoptic.dataset import CocoPanoptic, Segments
-from edgewise.models.tasks.records import chosen_ids, records_by_image
+from edgewise.models.tasks.task import Measured
 from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
-from edgewise.runtime.pixels.rle import rle_counts
-from edgewise.runtime.system.errors import DatasetError, ResultError
-
-LabelMap = NDArray[np.unsignedinteger]
+from edgewise.runtime.kinds.panoptic.result import Panoptic
+from edgewise.runtime.pixels.label_maps import LabelMap
+from edgewise.runtime.results.result import Result
+from edgewise.runtime.system.errors import DatasetError
 
 
 @dataclass(frozen=True)
@@ -136,81 +134,44 @@ def summarise(counts: PanopticCounts, labels: Sequence[ClassLabel]) -> tuple[flo
 
 @dataclass(frozen=True)
 class PanopticQuality:
-    """PQ as the metric of panoptic segmentation; results are RLE records, one a segment, not overlapping."""
+    """PQ as the metric of panoptic segmentation; its parts are those of `summarise`."""
 
     name: str = "PQ"
 
-    def measure(self, dataset: Dataset, records: Records, image_ids: Iterable[int] | None = None) -> Measured:
-        """See `Metric.measure`; the parts are those of `summarise`.
-
-        Raises:
-            DatasetError: Also where the segments of an image overlap, are empty or of another size.
-        """
+    def begin(self, dataset: Dataset) -> PanopticMeasuring:
+        """See `Metric.begin`."""
         if not isinstance(dataset, CocoPanoptic):
             raise DatasetError(
                 "panoptic quality needs panoptic ground truth",
                 where=str(dataset.json),
                 hint="give a folder with panoptic.json and panoptic/",
             )
-        labels = dataset.vocabulary.classes
-        index_of = {image.id: index for index, image in enumerate(dataset.images)}
-        class_of = {label.id: index for index, label in enumerate(labels)}
-        chosen = chosen_ids(index_of, image_ids)
-        by_image = records_by_image(records, chosen, index_of.keys(), class_of.keys(), dataset.json)
-        counts = PanopticCounts.none(len(labels))
-        for image_id, found in by_image.items():
-            truth = dataset.segments(index_of[image_id])
-            size = (truth.places.shape[0], truth.places.shape[1])
-            places = label_map(found, size, dataset.json)
-            classes = np.array([class_of[record["category_id"]] for record in found], np.int64)
-            counts += count_matches(truth, places, classes, len(labels))
-        value, parts = summarise(counts, labels)
-        return Measured(self.name, value, parts, len(chosen))
+        counts = PanopticCounts.none(len(dataset.vocabulary.classes))
+        return PanopticMeasuring(self.name, dataset, MeasuredImages(dataset), counts)
 
 
-def label_map(records: Records, size: tuple[int, int], where: Path) -> LabelMap:
-    """The map of one image's RLE records: i + 1 where record i is, 0 elsewhere.
+@dataclass
+class PanopticMeasuring:
+    """PQ while results come in; memory does not grow with the images."""
 
-    Raises:
-        DatasetError: A record is no RLE of the image's size, is empty, or overlaps another.
-    """
-    height, width = size
-    flat = np.zeros(height * width, np.uint32)
-    pixels = 0
-    for number, record in enumerate(records, start=1):
-        runs = _runs(record, size, where)
-        ends = np.cumsum(runs)
-        for start, end in zip(ends[0:-1:2].tolist(), ends[1::2].tolist(), strict=True):
-            flat[start:end] = number
-        area = int(runs[1::2].sum())
-        if area == 0:
-            raise _unusable(record, "has an empty segment", where)
-        pixels += area
-    if np.count_nonzero(flat) != pixels:
-        raise _unusable(records[0], "has segments that overlap", where)
-    return flat.reshape(width, height).T
+    name: str
+    dataset: CocoPanoptic
+    images: MeasuredImages
+    counts: PanopticCounts
 
+    def add(self, index: int, result: Result) -> None:
+        """See `Measuring.add`."""
+        _, found = self.images.add(index, result, Panoptic)
+        labels = self.dataset.vocabulary.classes
+        class_of = {label.id: class_index for class_index, label in enumerate(labels)}
+        # Only classes that occur were looked up in the dataset; -1 stands for the others and is never chosen.
+        classes = np.array([class_of.get(label.id, -1) for label in found.labels], np.int64)[found.classes]
+        self.counts += count_matches(self.dataset.segments(index), found.segments, classes, len(labels))
 
-def _runs(record: dict[str, Any], size: tuple[int, int], where: Path) -> NDArray[np.int64]:
-    """Run lengths of a record, zeros first."""
-    segmentation = record.get("segmentation")
-    if not isinstance(segmentation, dict) or tuple(segmentation["size"]) != size:
-        raise _unusable(record, f"has a segment that is no RLE of {size[0]} x {size[1]} pixels", where)
-    try:
-        runs = rle_counts(segmentation["counts"])
-    except ResultError as error:
-        raise _unusable(record, f"is broken: {error.what}", where) from None
-    if (runs < 0).any() or runs.sum() != size[0] * size[1]:
-        raise _unusable(record, "has runs that do not fill the image", where)
-    return runs
-
-
-def _unusable(record: dict[str, Any], problem: str, where: Path) -> DatasetError:
-    return DatasetError(
-        f"the result for image {record['image_id']} {problem}",
-        where=str(where),
-        hint="measure panoptic results: one RLE record a segment, as Panoptic.to_coco gives them",
-    )
+    def value(self) -> Measured:
+        """See `Measuring.value`."""
+        value, parts = summarise(self.counts, self.dataset.vocabulary.classes)
+        return Measured(self.name, value, parts, len(self.images.ids))
 
 
 def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,18 +5,15 @@ Only the pixels under a crop, a box or a label are touched; the frame is copied 
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.runtime.pixels.colours import Colour, Frame, instance_colour
 from edgewise.runtime.pixels.masks import BoolArray, MaskCrops
 from edgewise.runtime.system.errors import ResultError
-
-Frame = NDArray[np.uint8]
-Colour = tuple[int, int, int]
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _TINT = 0.45
@@ -52,7 +49,9 @@ def draw_instances(
         )
     canvas = frame.copy()
     thickness = max(1, round(_size(frame) ** 0.75))
-    colours = [instance_colour(int(kind), nth) for kind, nth in zip(classes, _ordinals(classes), strict=True)]
+    colours = [
+        instance_colour(int(index), nth) for index, nth in zip(classes, _ordinals(classes), strict=True)
+    ]
     layers = list(zip(masks, masks.places.tolist(), colours, strict=True))
     for crop, place, colour in reversed(layers):
         _tint(canvas, crop, place, colour, thickness)
@@ -64,14 +63,6 @@ def draw_instances(
     return canvas
 
 
-def instance_colour(kind: int, nth: int) -> Colour:
-    """BGR: the class chooses the hue, its `nth` instance shifts hue and lightness a little."""
-    hue = (0.58 + kind * 0.381966 + (nth % 5) * 0.028) % 1.0
-    lightness = 0.5 + 0.1 * ((nth * 2) % 3 - 1)
-    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.95)
-    return round(blue * 255), round(green * 255), round(red * 255)
-
-
 def _size(frame: Frame) -> float:
     """The shorter side in units of 480 pixels; lines and letters grow more slowly than frames."""
     return min(frame.shape[:2]) / 480
@@ -79,7 +70,7 @@ def _size(frame: Frame) -> float:
 
 def _ordinals(classes: NDArray[np.int32]) -> list[int]:
     """How many instances of the same class come before each."""
-    return [int(np.count_nonzero(classes[:index] == kind)) for index, kind in enumerate(classes)]
+    return [int(np.count_nonzero(classes[:place] == index)) for place, index in enumerate(classes)]
 
 
 def _tint(canvas: Frame, crop: BoolArray, place: list[int], colour: Colour, thickness: int) -> None:

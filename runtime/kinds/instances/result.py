@@ -52,7 +52,7 @@ class Instances:
     0
     >>> int(found.dense_masks().sum())
     6
-    >>> found.to_coco(image_id=3)[0]["bbox"]
+    >>> found.records(image_id=3)[0]["bbox"]
     [2.0, 1.0, 3.0, 2.0]
     """
 
@@ -124,7 +124,7 @@ class Instances:
         shown = self.above(self.display_threshold if threshold is None else threshold)
         return draw_instances(frame, shown.boxes, shown.scores, shown.classes, shown.masks, shown.names)
 
-    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+    def records(self, image_id: int) -> list[dict[str, Any]]:
         """COCO results: one dictionary an instance, masks as compressed RLE.
 
         `bbox` is x, y, width, height, each rounded to the nearest tenth of a pixel (half to even), as the

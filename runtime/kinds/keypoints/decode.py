@@ -36,9 +36,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.manifest import ClassLabel, KeypointLayout
+from edgewise.runtime.contract.manifest import Manifest
 from edgewise.runtime.contract.postprocessing import HeatmapDecoding, HeatmapKeypoints
-from edgewise.runtime.frames.looks import Views, whole_frame
+from edgewise.runtime.frames.looks import Looks, whole_frame
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.pixels.geometry import Geometry
 from edgewise.runtime.results.outputs import Outputs, read_output
@@ -56,12 +56,8 @@ _FLOOR = 1e-10
 """Least smoothed value whose logarithm DARK takes."""
 
 
-def heatmap_keypoints(
-    spec: HeatmapKeypoints,
-    labels: tuple[ClassLabel, ...],
-    layout: KeypointLayout,
-    outputs: Sequence[Outputs],
-    views: Views,
+def decode_keypoints(
+    spec: HeatmapKeypoints, manifest: Manifest, looks: Looks, outputs: Sequence[Outputs]
 ) -> Keypoints:
     """Decode the heatmaps of all looks at one frame: one person a box, in the order of the boxes.
 
@@ -70,22 +66,25 @@ def heatmap_keypoints(
 
     Args:
         spec: Output name, decoding, flip test and thresholds.
-        labels: The manifest's classes; people are of the first.
-        layout: Names and flip pairs of the keypoints.
+        manifest: Its classes (people are of the first) and keypoints.
+        looks: The looks, each person's straight one followed by its mirrored one where `spec.flip_test`.
         outputs: One mapping a look; the heatmaps are float32 [1, k, h, w].
-        views: The looks, each person's straight one followed by its mirrored one where `spec.flip_test`.
 
     Raises:
-        ResultError: See `edgewise.runtime.decoding.decode.postprocess`.
+        ResultError: An output is missing, mis-shaped, ill-typed or not finite, or the looks are not those of
+            `spec`.
     """
-    people = views.boxes if views.boxes is not None else whole_frame(views.frame_size)
-    looks = 2 if spec.flip_test else 1
-    mirrored = [look.mirrored for look in views.looks]
-    if mirrored != [False, True][:looks] * len(people):
+    if manifest.keypoints is None:
+        raise ResultError("the manifest names no keypoints", where=manifest.name, hint="export it again")
+    layout = manifest.keypoints
+    people = looks.boxes if looks.boxes is not None else whole_frame(looks.frame_size)
+    each = 2 if spec.flip_test else 1
+    mirrored = [look.mirrored for look in looks.looks]
+    if mirrored != [False, True][:each] * len(people):
         raise ResultError(
             f"{len(people)} people and {'a' if spec.flip_test else 'no'} flip test do not fit "
-            f"{len(views.looks)} looks, of which {sum(mirrored)} are mirrored",
-            hint="make the looks with views_of and the same manifest",
+            f"{len(looks.looks)} looks, of which {sum(mirrored)} are mirrored",
+            hint="make the looks with looks_of and the same manifest",
         )
     count = len(layout.names)
     if not len(people):
@@ -100,16 +99,16 @@ def heatmap_keypoints(
             cells, point_scores = decode_heatmaps(heatmaps, spec.decoding)
         except ResultError as error:
             raise ResultError(error.what, where=f"output {spec.heatmaps!r}", hint=error.hint) from None
-        points = cells_to_source(cells, heatmaps.shape[2:], [look.geometry for look in views.looks[::looks]])
+        points = cells_to_source(cells, heatmaps.shape[2:], [look.geometry for look in looks.looks[::each]])
     return Keypoints(
         points=points.astype(np.float32),
         point_scores=point_scores,
         boxes=people.boxes.astype(np.float32),
         scores=person_scores(people.scores, point_scores, spec.score_threshold),
         classes=np.zeros(len(people), np.int32),
-        labels=labels,
+        labels=manifest.classes,
         layout=layout,
-        frame_size=views.frame_size,
+        frame_size=looks.frame_size,
         display_threshold=spec.display_threshold,
         point_threshold=spec.score_threshold,
     )

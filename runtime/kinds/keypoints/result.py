@@ -48,7 +48,7 @@ class Keypoints:
     ... )
     >>> len(found), found.names
     (1, ('person',))
-    >>> found.to_coco(image_id=9)[0]["keypoints"]
+    >>> found.records(image_id=9)[0]["keypoints"]
     [3.0, 1.0, 0.75, 3.0, 3.5, 0.25]
     >>> found.above(0.6).points.shape
     (0, 2, 2)
@@ -142,7 +142,7 @@ class Keypoints:
             self.point_threshold,
         )
 
-    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+    def records(self, image_id: int) -> list[dict[str, Any]]:
         """COCO results: one dictionary a person.
 
         `keypoints` is x, y, score of each point. COCO's annotations name the pixel that a point lies in, so

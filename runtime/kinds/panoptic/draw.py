@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.kinds.instances.draw import Colour, Frame, instance_colour
+from edgewise.runtime.pixels.colours import Colour, Frame, instance_colour
 from edgewise.runtime.pixels.label_maps import LabelMap, as_mask, rename_labels
 from edgewise.runtime.pixels.masks import BoolArray
 from edgewise.runtime.system.errors import ResultError

@@ -13,17 +13,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
+from edgewise.runtime.contract.manifest import ClassKind, ClassLabel, Manifest
 from edgewise.runtime.contract.postprocessing import (
-    MaskRule,
     PanopticFusion,
-    PastedInstances,
-    PrototypeInstances,
 )
-from edgewise.runtime.kinds.instances.decode import pasted_instances, prototype_instances
-from edgewise.runtime.kinds.instances.result import Instances
+from edgewise.runtime.frames.looks import Looks
 from edgewise.runtime.kinds.panoptic.result import MOST_SEGMENTS, Panoptic
-from edgewise.runtime.pixels.geometry import Geometry
 from edgewise.runtime.pixels.label_maps import (
     LabelMap,
     as_mask,
@@ -33,38 +28,40 @@ from edgewise.runtime.pixels.label_maps import (
     rename_labels,
 )
 from edgewise.runtime.pixels.masks import IntArray, MaskCrops
-from edgewise.runtime.results.outputs import Outputs, read_output, require
+from edgewise.runtime.results.outputs import Outputs, only_look, read_output, require
+from edgewise.runtime.results.slots import read_things
 from edgewise.runtime.system.errors import ResultError
 
 
-def panoptic_fusion(
-    spec: PanopticFusion, labels: tuple[ClassLabel, ...], outputs: Outputs, geometry: Geometry
+def decode_fusion(
+    spec: PanopticFusion, manifest: Manifest, looks: Looks, outputs: Sequence[Outputs]
 ) -> Panoptic:
     """Paste the instances, resample the semantic map to the frame, and `fuse` both.
 
     Args:
         spec: Output names, thresholds and limits.
-        labels: The manifest's classes.
-        outputs: boxes, scores, classes, masks and settled as for instances; semantic float32 [1, C, h, w]
-            logits or int32 or int64 [1, h, w] channel numbers, over the whole network input. The channel of
-            a cell is the one with the greatest logit, the lowest of equal ones.
-        geometry: What preprocessing did to the frame.
+        manifest: Its classes.
+        looks: The one look at the frame.
+        outputs: Of that look: boxes, scores, classes, masks and settled as for instances; semantic float32
+            [1, C, h, w] logits or int32 or int64 [1, h, w] channel numbers, over the whole network input. The
+            channel of a cell is the one with the greatest logit, the lowest of equal ones.
 
     Raises:
-        ResultError: See `edgewise.runtime.decoding.decode.postprocess`.
+        ResultError: An output is missing, mis-shaped, ill-typed, unsettled or out of range.
     """
-    channels = _channels(spec, outputs)
+    geometry, only = only_look(looks, outputs)
+    channels = _channels(spec, only)
     grid = nearest_grid(geometry, (channels.shape[0], channels.shape[1]))
     outside = len(spec.semantic_classes)
     semantic = grid.spread(grid.seen(channels).astype(narrowest(outside + 1)), outside)
-    found = _instances(spec, labels, outputs, geometry)
+    found = read_things(spec, len(manifest.classes), only, geometry)
     return fuse(
         found.masks,
         found.scores,
         found.classes,
         semantic,
         (*spec.semantic_classes, -1),
-        labels,
+        manifest.classes,
         overlap_limit=spec.overlap_limit,
         stuff_area_limit=spec.stuff_area_limit,
         display_threshold=spec.display_threshold,
@@ -125,8 +122,8 @@ def fuse(
     shown = np.flatnonzero((stuff_areas >= stuff_area_limit) & (stuff_areas > 0))
     names = np.zeros(count + 1 + len(owners), np.uint16)
     names[: count + 1] = np.arange(count + 1)
-    for number, kind in enumerate(shown.tolist(), count + 1):
-        names[count + 1 :][owners == kind] = number
+    for number, category in enumerate(shown.tolist(), count + 1):
+        names[count + 1 :][owners == category] = number
     runs, total = runs.renamed(names), count + len(shown)
     return Panoptic(
         segments=rename_labels(codes, names),
@@ -191,9 +188,9 @@ def _check(
             f"{count} masks need as many classes and finite scores, not {list(classes.shape)} and "
             f"{list(scores.shape)}"
         )
-    for kind in set(classes.tolist()):
-        if not 0 <= kind < len(labels) or labels[kind].kind is not ClassKind.THING:
-            raise ResultError(f"the class {kind} of an instance is no thing among the {len(labels)} labels")
+    for index in set(classes.tolist()):
+        if not 0 <= index < len(labels) or labels[index].kind is not ClassKind.THING:
+            raise ResultError(f"the class {index} of an instance is no thing among the {len(labels)} labels")
     if semantic.shape != masks.frame_size or semantic.dtype.kind not in "iu":
         raise ResultError(
             f"the semantic map is {semantic.dtype} {list(semantic.shape)}; the masks belong to a "
@@ -225,29 +222,3 @@ def _argmax(logits: NDArray[np.float32]) -> LabelMap:
         np.copyto(channels, channel, where=logits[channel] > best)
         np.maximum(best, logits[channel], out=best)
     return channels
-
-
-def _instances(
-    spec: PanopticFusion, labels: tuple[ClassLabel, ...], outputs: Outputs, geometry: Geometry
-) -> Instances:
-    if spec.mask_rule is MaskRule.PASTE_ALIGNED:
-        pasted = PastedInstances(
-            boxes=spec.boxes,
-            scores=spec.scores,
-            classes=spec.classes,
-            masks=spec.masks,
-            settled=spec.settled,
-            score_threshold=spec.score_threshold,
-            mask_threshold=spec.mask_threshold,
-        )
-        return pasted_instances(pasted, labels, outputs, geometry)
-    prototypes = PrototypeInstances(
-        boxes=spec.boxes,
-        scores=spec.scores,
-        classes=spec.classes,
-        masks=spec.masks,
-        settled=spec.settled,
-        score_threshold=spec.score_threshold,
-        mask_threshold=spec.mask_threshold,
-    )
-    return prototype_instances(prototypes, labels, outputs, geometry)

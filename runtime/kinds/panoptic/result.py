@@ -54,7 +54,7 @@ class Panoptic:
     [[2, 2, 2, 2], [2, 1, 1, 0]]
     >>> found.above(0.9).segments.tolist()
     [[1, 1, 1, 1], [1, 0, 0, 0]]
-    >>> found.to_coco(image_id=3)[0]["bbox"]
+    >>> found.records(image_id=3)[0]["bbox"]
     [1.0, 1.0, 2.0, 1.0]
     >>> annotation, image = found.to_coco_panoptic(image_id=3, file_name="3.png")
     >>> annotation["segments_info"][1]["category_id"], image.shape
@@ -203,7 +203,7 @@ class Panoptic:
             frame, shown.segments, shown.boxes, shown.scores, shown.classes, shown.things, shown.names
         )
 
-    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+    def records(self, image_id: int) -> list[dict[str, Any]]:
         """COCO results: one dictionary a segment, stuff included, masks as compressed RLE.
 
         `bbox` is x, y, width, height; `category_id` is the label's id. Evaluators of panoptic quality want

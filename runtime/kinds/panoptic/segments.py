@@ -6,37 +6,47 @@ often as the frame shows it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
+from edgewise.runtime.contract.manifest import ClassKind, ClassLabel, Manifest
 from edgewise.runtime.contract.postprocessing import PanopticSegments
+from edgewise.runtime.frames.looks import Looks
 from edgewise.runtime.kinds.panoptic.result import MOST_SEGMENTS, Panoptic
-from edgewise.runtime.pixels.geometry import Geometry
 from edgewise.runtime.pixels.label_maps import LabelMap, label_runs, narrowest, nearest_grid, rename_labels
 from edgewise.runtime.pixels.masks import BoolArray, IntArray
-from edgewise.runtime.results.outputs import Outputs, read_output, read_scores, require, require_settled
+from edgewise.runtime.results.outputs import (
+    Outputs,
+    only_look,
+    read_output,
+    read_scores,
+    require,
+    require_settled,
+)
 
 
-def panoptic_segments(
-    spec: PanopticSegments, labels: tuple[ClassLabel, ...], outputs: Outputs, geometry: Geometry
+def decode_segments(
+    spec: PanopticSegments, manifest: Manifest, looks: Looks, outputs: Sequence[Outputs]
 ) -> Panoptic:
     """Vote, merge, apply the stuff area limit, and resample to the frame.
 
     Args:
         spec: Output names, thresholds and limits.
-        labels: The manifest's classes; S of them are stuff.
-        outputs: scores float32 [1, K]; classes [1, K], index into `labels`; segments [1, h, w]: 0..S - 1 is
-            the s-th stuff class, S + i slot i, S + K unknown; semantic [1, h, w], index into `labels`; both
-            maps cover the whole network input; settled [1] where `spec` names it. Integers are
+        manifest: S of its classes are stuff.
+        looks: The one look at the frame; any scale and offset, but not turned.
+        outputs: Of that look: scores float32 [1, K]; classes [1, K], index into `labels`; segments [1, h, w]:
+            0..S - 1 is the s-th stuff class, S + i slot i, S + K unknown; semantic [1, h, w], index into
+            `labels`; both maps cover the whole network input; settled [1] where `spec` names it. Integers are
             int32 or int64.
-        geometry: What preprocessing did to the frame; any scale and offset, but not turned.
 
     Raises:
         ResultError: See `edgewise.runtime.decoding.decode.postprocess`.
     """
-    head = _read(spec, labels, outputs)
+    geometry, only = only_look(looks, outputs)
+    labels = manifest.classes
+    head = _read(spec, labels, only)
     grid = nearest_grid(geometry, (head.segments.shape[0], head.segments.shape[1]))
     codes = grid.seen(head.segments)
     count = len(head.stuff) + len(head.scores) + 1
@@ -55,8 +65,8 @@ def panoptic_segments(
     total = len(instances) + len(shown)
     names = np.zeros(count, np.uint16)
     names[instances] = np.arange(1, len(instances) + 1)
-    for number, kind in enumerate(shown.tolist(), len(instances) + 1):
-        names[owners == kind] = number
+    for number, category in enumerate(shown.tolist(), len(instances) + 1):
+        names[owners == category] = number
     seen = rename_labels(codes.astype(narrowest(count)), names)
     return Panoptic(
         segments=grid.spread(seen),

@@ -7,16 +7,17 @@ so that it can be opened as a dataset.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import msgspec
 
-from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
+from edgewise.runtime.contract.manifest import ClassKind, ClassLabel, Manifest
 from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.kinds.panoptic.result import Panoptic
-from edgewise.runtime.results.result import Result
+from edgewise.runtime.results.kind import SinkForm
 from edgewise.runtime.system.errors import ResultError
 
 PANOPTIC = "panoptic.json"
@@ -31,9 +32,6 @@ class PanopticResults:
             also of those without a segment, and `categories`.
         folder: Made for the PNG files, which are named after the source images: id = R + 256 * G + 65536 * B.
         labels: The manifest's classes.
-
-    Raises:
-        ResultError: From `write`, where the result is not panoptic.
     """
 
     def __init__(self, path: Path, folder: Path, labels: tuple[ClassLabel, ...]) -> None:
@@ -48,11 +46,7 @@ class PanopticResults:
         self._images = self._waiting.open("w+b")
         self._count = 0
 
-    def write(self, frame: Frame, result: Result) -> None:
-        if not isinstance(result, Panoptic):
-            raise ResultError(
-                f"a {type(result).__name__} result cannot be written as COCO panoptic", where=frame.name
-            )
+    def write(self, frame: Frame, result: Panoptic) -> None:
         stem = Path(frame.name).stem
         name = f"{stem if stem not in self._used else frame.name}.png"
         self._used.add(name.removesuffix(".png"))
@@ -93,3 +87,10 @@ def _category(label: ClassLabel) -> dict[str, Any]:
         "supercategory": "thing" if thing else "stuff",
         "isthing": int(thing),
     }
+
+
+def _open(paths: Sequence[Path], manifest: Manifest) -> PanopticResults:
+    return PanopticResults(paths[0], paths[1], manifest.classes)
+
+
+PANOPTIC_FILES = SinkForm((PANOPTIC, PANOPTIC_FOLDER), _open)

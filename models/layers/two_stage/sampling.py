@@ -6,7 +6,9 @@ names: with `plus_one` their ends are inclusive.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -16,6 +18,19 @@ from edgewise.models.layers import boxes as box_ops
 from edgewise.models.layers.box_coding import BoxCoding
 
 FOREGROUND, BACKGROUND, NEUTRAL = 1, 0, -1
+
+
+class Objects(NamedTuple):
+    """What is to be found in one image, in input pixels and the stages' corner convention."""
+
+    boxes: Tensor
+    """float32 [n, 4]."""
+    classes: Tensor
+    """int64 [n], 0-based."""
+    masks: Tensor
+    """[n, H, W] of 0 and 1."""
+    crowd_boxes: Tensor
+    """float32 [c, 4]."""
 
 
 class AnchorSampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -88,6 +103,21 @@ class RoiTargets:
     objects: Tensor
     deltas: Tensor
     foreground: int
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Sampled boxes of the whole batch.
+
+    Attributes:
+        per_image: Those of each image.
+        boxes: float32 [R, 4], all images, corner form.
+        images: int64 [R], which image each lies in.
+    """
+
+    per_image: tuple[RoiTargets, ...]
+    boxes: Tensor
+    images: Tensor
 
 
 @torch.no_grad()
@@ -180,6 +210,27 @@ def roi_targets(
         wanted[:count] = classes[objects[:count]]
         deltas[:count] = coding.encode(boxes[objects[:count]], pool[foreground])
     return RoiTargets(pool[chosen], wanted, objects, deltas, count)
+
+
+def sample_regions(
+    candidates: Sequence[Tensor], objects: Sequence[Objects], *, coding: BoxCoding, sampling: RoiSampling
+) -> Regions:
+    """`roi_targets` of every image of a batch.
+
+    Args:
+        candidates: float32 [K, 4] of each image, as `Proposals.of_images` gives them.
+        objects: Of each image.
+        coding: Box regression and corner convention of the box stage.
+        sampling: Counts and thresholds.
+    """
+    chosen = tuple(
+        roi_targets(boxes, image.boxes, image.classes, image.crowd_boxes, coding=coding, sampling=sampling)
+        for boxes, image in zip(candidates, objects, strict=True)
+    )
+    boxes = torch.cat([item.rois for item in chosen])
+    counts = torch.tensor([len(item.rois) for item in chosen], device=boxes.device)
+    images = torch.arange(len(chosen), device=boxes.device).repeat_interleave(counts)
+    return Regions(chosen, boxes, images)
 
 
 def _inside(anchors: Tensor, extent: tuple[float, float], border: float | None, coding: BoxCoding) -> Tensor:

@@ -1,19 +1,18 @@
-"""Level 1: raw tensors of two stages, by exact name, with nothing skipped.
+"""How far two tensors are apart, and what makes a tensor unfit to be compared: one rule for every room.
 
-A tensor that is missing, undeclared, of another shape or dtype, or not finite is a problem and fails the
-stage. What remains is compared: floats by the largest and mean absolute error, the largest error relative to
-the reference's largest magnitude, and the cosine of the flattened tensors; integers (class numbers, maps of
-segments) by the share of equal elements.
+Floats are compared by the largest and mean absolute error, the largest error relative to the reference's
+largest magnitude, and the cosine of the flattened tensors; integers (class numbers, maps of segments) by the
+share of equal elements. A reference that is zero everywhere allows no error: relative to it, any is infinite.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 
-from edgewise.runtime.compare.checks import equal_share
 from edgewise.runtime.contract.manifest import TensorSpec
 from edgewise.runtime.engines.base import Tensor, describe, numpy_dtype
 
@@ -25,9 +24,9 @@ NEAR = 0.1
 class TensorDifference:
     """How far one tensor is from its reference.
 
-    `relative` is max|a - b| / max|b|: 0 where both are all zero, infinite where only the reference is.
-    `cosine` lies in -1..1: 1 where both are all zero, 0 where only one is. `equal` is the share of equal
-    elements of integers, None for floats.
+    `relative` is max|a - b| / max|b|: 0 where both are all zero, infinite where only the reference is, or
+    where shapes or infinities differ. `cosine` lies in -1..1: 1 where both are all zero, 0 where only one is
+    or nothing can be compared. `equal` is the share of equal elements of integers, None for floats.
     """
 
     max_abs: float
@@ -37,18 +36,26 @@ class TensorDifference:
     equal: float | None = None
 
 
+_INCOMPARABLE = TensorDifference(max_abs=inf, mean_abs=inf, relative=inf, cosine=0.0, equal=None)
+
+
 def difference(candidate: Tensor, reference: Tensor) -> TensorDifference:
-    """Compare two finite tensors of the same shape and any numeric dtype."""
+    """Compare two tensors of any numeric dtype. Equal infinities are equal, NaN differs from everything."""
     if candidate.shape != reference.shape:
-        raise ValueError(f"shapes {candidate.shape} and {reference.shape} cannot be compared")
+        return _INCOMPARABLE
     a, b = _numbers(candidate), _numbers(reference)
+    finite = np.isfinite(b)
+    if not (np.array_equal(finite, np.isfinite(a)) and np.array_equal(a[~finite], b[~finite])):
+        return _INCOMPARABLE
+    if not finite.all():
+        a, b = a[finite], b[finite]
     if a.size == 0:
         return TensorDifference(max_abs=0.0, mean_abs=0.0, relative=0.0, cosine=1.0)
     with np.errstate(over="ignore"):  # an infinite error fails its check
         error = a - b
     np.abs(error, out=error)
     max_abs, largest = float(error.max()), max(float(b.max()), -float(b.min()))
-    relative = max_abs / largest if largest > 0 else (0.0 if max_abs == 0 else float("inf"))
+    relative = max_abs / largest if largest > 0 else (0.0 if max_abs == 0 else inf)
     return TensorDifference(
         max_abs=max_abs,
         mean_abs=float(error.mean(dtype=np.float64)),
@@ -56,6 +63,11 @@ def difference(candidate: Tensor, reference: Tensor) -> TensorDifference:
         cosine=_cosine(a, b, _norm(error)),
         equal=equal_share(candidate, reference) if _both_whole(candidate, reference) else None,
     )
+
+
+def equal_share(first: Tensor, second: Tensor) -> float:
+    """Share of elements in which two arrays of the same shape are equal; 1 where they have none."""
+    return float((first == second).mean()) if first.size else 1.0
 
 
 def _both_whole(candidate: Tensor, reference: Tensor) -> bool:
@@ -123,28 +135,28 @@ def value_problems(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 @dataclass
 class TensorTally:
-    """The worst of one tensor over all looks at all images; constant memory."""
+    """The worst of one tensor over all looks at all frames; constant memory."""
 
     looks: int = 0
     max_abs: float = 0.0
     relative: float = 0.0
     cosine: float = 1.0
     equal: float | None = None
-    worst_image: int | None = None
-    """Id of the image with the largest relative error, or the smallest equal share."""
+    worst_frame: int | None = None
+    """Number of the frame with the largest relative error, or the smallest equal share."""
     _mean_abs_sum: float = field(default=0.0, repr=False)
 
     @property
     def mean_abs(self) -> float:
         return self._mean_abs_sum / self.looks if self.looks else 0.0
 
-    def add(self, image_id: int, found: TensorDifference) -> None:
+    def add(self, frame: int, found: TensorDifference) -> None:
         worse = found.relative > self.relative
         if found.equal is not None:
             worse = self.equal is None or found.equal < self.equal
             self.equal = found.equal if self.equal is None else min(self.equal, found.equal)
         if self.looks == 0 or worse:
-            self.worst_image = image_id
+            self.worst_frame = frame
         self.looks += 1
         self.max_abs = max(self.max_abs, found.max_abs)
         self.relative = max(self.relative, found.relative)

@@ -1,4 +1,4 @@
-"""Proposals against the published procedure written as loops."""
+"""Proposals and their loss against the published procedure written as loops."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,21 @@ from hypothesis import strategies as st
 
 from edgewise.models.layers.anchors import AnchorRule, pyramid_anchors
 from edgewise.models.layers.box_coding import BoxCoding
-from edgewise.models.layers.proposals import ProposalConfig, per_anchor, proposals
+from edgewise.models.layers.two_stage.proposal_stage import (
+    Divisor,
+    ProposalConfig,
+    ProposalStage,
+    ProposalStageConfig,
+    per_anchor,
+    proposals,
+)
+from edgewise.models.layers.two_stage.sampling import (
+    FOREGROUND,
+    NEUTRAL,
+    AnchorSampling,
+    Objects,
+    anchor_targets,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -20,7 +34,7 @@ RATIOS = (0.5, 1.0, 2.0)
 
 def anchors_of(coding: BoxCoding) -> tuple[torch.Tensor, ...]:
     rule = AnchorRule.DETECTRON if coding.plus_one else AnchorRule.DETECTRON2
-    return pyramid_anchors(GRIDS, STRIDES, [2 * stride for stride in STRIDES], RATIOS, rule)
+    return pyramid_anchors(GRIDS, STRIDES, [(2 * stride,) for stride in STRIDES], RATIOS, rule)
 
 
 def maps(seed: int, images: int = 1) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -176,3 +190,103 @@ def test_nothing_that_is_exported_has_a_shape_made_of_data():
 def test_counts_that_cannot_be_built_are_refused(wrong):
     with pytest.raises(ValueError, match=r"1\.\.3840|at least 2"):
         ProposalConfig(**wrong)
+
+
+# ---------------------------------------------------------------- the stage
+
+
+def stage_of(objectness: Divisor = Divisor.WHOLE_SAMPLE, box: Divisor = Divisor.SAMPLED) -> ProposalStage:
+    torch.manual_seed(2)
+    stage = ProposalStage(
+        ProposalStageConfig(
+            inputs=4,
+            strides=STRIDES,
+            grids=tuple(GRIDS),
+            anchor_sizes=tuple((2.0 * stride, 3.0 * stride) for stride in STRIDES),
+            anchor_ratios=RATIOS,
+            anchor_rule=AnchorRule.DETECTRON,
+            coding=BoxCoding(plus_one=True),
+            extent=SIZE,
+            # More than the small image holds, so that the divisors differ.
+            sampling=AnchorSampling(count=5000),
+            beta=0.2,
+            objectness_divisor=objectness,
+            box_divisor=box,
+        )
+    )
+    for layer in (stage.objectness, stage.deltas):
+        torch.nn.init.normal_(layer.weight, std=0.5)
+    return stage
+
+
+def levels_of(images: int = 2) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(images, 4, *grid, generator=generator) for grid in GRIDS]
+
+
+NOTHING = torch.zeros(0, 4)
+OBJECTS = [
+    Objects(torch.tensor([[8.0, 6, 25, 21], [30, 20, 55, 44]]), torch.tensor([1, 0]), NOTHING, NOTHING),
+    Objects(NOTHING, torch.zeros(0, dtype=torch.int64), NOTHING, torch.tensor([[0.0, 0, 20, 47]])),
+]
+
+
+@pytest.mark.parametrize("objectness", list(Divisor))
+@pytest.mark.parametrize("box", list(Divisor))
+def test_the_loss_is_the_formula_anchor_by_anchor(objectness, box):
+    stage = stage_of(objectness, box)
+    maps = stage(levels_of())
+    got = stage.loss(maps, OBJECTS)
+    anchors, entropies, differences = torch.cat(stage.anchors), [], []
+    for image, objects in enumerate(OBJECTS):
+        labels = anchor_targets(
+            anchors,
+            objects.boxes,
+            objects.crowd_boxes,
+            coding=stage.config.coding,
+            sampling=stage.config.sampling,
+            extent=SIZE,
+        )
+        entropy, difference, count, place = torch.zeros(()), torch.zeros(()), 0, 0
+        for scores, regression, (height, width) in zip(*maps, GRIDS, strict=True):
+            for row, column, shape in np.ndindex(height, width, 6):
+                label = int(labels.labels[place])
+                if label != NEUTRAL:
+                    count += 1
+                    sign = 1 if label == FOREGROUND else -1
+                    entropy = entropy - torch.nn.functional.logsigmoid(
+                        sign * scores[image, shape, row, column]
+                    )
+                if label == FOREGROUND:
+                    given = regression[image, 4 * shape : 4 * shape + 4, row, column]
+                    error = (given - labels.deltas[place]).abs()
+                    difference = difference + torch.where(error < 0.2, 2.5 * error**2, error - 0.1).sum()
+                place += 1
+        assert 0 < count < 5000
+        entropies.append(entropy / (5000 if objectness is Divisor.WHOLE_SAMPLE else count))
+        differences.append(difference / (5000 if box is Divisor.WHOLE_SAMPLE else count))
+    assert float(differences[0].detach()) > 0.0 == float(differences[1].detach())
+    torch.testing.assert_close(got[0], sum(entropies) / 2)
+    torch.testing.assert_close(got[1], sum(differences) / 2)
+
+
+def test_the_stage_proposes_from_its_own_anchors():
+    stage, config = stage_of(), ProposalConfig(candidates=40, kept=30, rounds=40)
+    with torch.no_grad():
+        maps = stage(levels_of())
+        found = stage.propose(maps, config)
+        exact = stage.propose(maps, config, exact=True)
+        wanted = proposals(
+            *maps, stage.config.anchors(), coding=BoxCoding(plus_one=True), extent=SIZE, config=config
+        )
+    assert [level.shape[1] for level in maps.objectness] == [6, 6, 6]
+    for part, again, expected in zip(found, exact, wanted, strict=True):
+        assert torch.equal(part, expected)
+        assert torch.equal(again, expected)
+    for boxes, slots, valid in zip(found.of_images(), found.boxes, found.valid, strict=True):
+        assert 0 < len(boxes) <= 30
+        assert torch.equal(boxes, slots[: int(valid.sum())])
+
+
+def test_anchors_are_no_part_of_a_checkpoint():
+    assert {key.split(".")[0] for key in stage_of().state_dict()} == {"conv", "objectness", "deltas"}

@@ -1,0 +1,82 @@
+"""A deploy module in torch as a runner of a walk: one graph of a manifest, outputs and probes by name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgewise.runtime.contract.manifest import Graph, TensorSpec
+from edgewise.runtime.engines.base import Held, Ran, Tensor
+from edgewise.runtime.system.errors import ExportError
+
+
+class TorchRunner:
+    """`forward(*inputs)` of a module in evaluation mode, on the device of its parameters.
+
+    Args:
+        module: Returns the graph's outputs and then its probes, in the manifest's order.
+        graph: Names, types and shapes of inputs, outputs and probes.
+
+    Raises:
+        ExportError: From a run: the count, type, shape or finiteness of a tensor does not fit the manifest.
+    """
+
+    def __init__(self, module: nn.Module, graph: Graph) -> None:
+        self.name = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+        self.specs = (*graph.outputs, *graph.probes)
+        self._inputs = graph.inputs
+        self._module = module.eval()
+        self._device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `Runner.run`."""
+        return self.step(inputs, {}, ()).outputs
+
+    def hold(self, tensor: Tensor) -> Held:
+        """A tensor on the module's device."""
+        return torch.from_numpy(np.ascontiguousarray(tensor)).to(self._device)
+
+    def step(self, inputs: Mapping[str, Tensor], state: Mapping[str, Held], keep: Collection[str]) -> Ran:
+        """See `Runner.step`."""
+        arguments = [
+            state[spec.name] if spec.name in state else self._argument(spec, inputs) for spec in self._inputs
+        ]
+        with torch.inference_mode():
+            values = self._module(*arguments)
+        values = (values,) if isinstance(values, torch.Tensor) else tuple(values)
+        if len(values) != len(self.specs):
+            raise ExportError(
+                f"the module returns {len(values)} tensors, the manifest declares {len(self.specs)}",
+                where=", ".join(spec.name for spec in self.specs),
+                hint="return the outputs and then the probes, in the manifest's order",
+            )
+        named = {spec.name: value.detach() for spec, value in zip(self.specs, values, strict=True)}
+        outputs = {name: value.cpu().numpy() for name, value in named.items()}
+        for spec in self.specs:
+            _check(spec, outputs[spec.name])
+        return Ran(outputs, {name: named[name] for name in keep})
+
+    def _argument(self, spec: TensorSpec, inputs: Mapping[str, Tensor]) -> torch.Tensor:
+        if spec.name not in inputs:
+            raise ExportError(
+                f"the sample gives no tensor {spec.name!r}", hint="give one array per graph input"
+            )
+        _check(spec, inputs[spec.name])
+        return torch.from_numpy(np.ascontiguousarray(inputs[spec.name])).to(self._device)
+
+
+def _check(spec: TensorSpec, array: Tensor) -> None:
+    if array.dtype.name != spec.dtype.value or array.shape != spec.shape:
+        raise ExportError(
+            f"the tensor is {array.dtype.name} {list(array.shape)}, "
+            f"the manifest declares {spec.dtype.value} {list(spec.shape)}",
+            where=spec.name,
+            hint="change the manifest's tensor, or cast and reshape inside the deploy module",
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ExportError(
+            "the tensor holds NaN or infinity", where=spec.name, hint="check the weights and the decoding"
+        )

@@ -1,0 +1,147 @@
+"""The way of a frame, written once.
+
+    source -> looks -> runner, graph by schedule, state kept by the runner -> decode (kind) -> result
+
+Session, self test, goldens, evaluation, the INT8 search, parity and benchmarks are walks with other runners
+and another reader at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.runtime.contract.check import image_input
+from edgewise.runtime.contract.manifest import Manifest
+from edgewise.runtime.decoding.decode import decode_result, looks_of
+from edgewise.runtime.engines.base import Held, Runner, Tensor, check_not_nan, numpy_dtype
+from edgewise.runtime.frames.looks import FrameBoxes, Looks
+from edgewise.runtime.frames.sources import Frame
+from edgewise.runtime.results.result import Result
+from edgewise.runtime.system.errors import SourceError
+from edgewise.runtime.walk.schedule import graph_choice
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A preprocessed frame: the graph chosen for it, and the looks that it takes."""
+
+    frame: Frame
+    graph: str
+    looks: Looks
+
+
+@dataclass(frozen=True, eq=False)
+class Inferred:
+    """The outputs of every look at a frame, and the looks that lead them back to the source image."""
+
+    frame: Frame
+    graph: str
+    runner: str
+    looks: Looks
+    outputs: tuple[dict[str, Tensor], ...]
+
+
+class Walk:
+    """Frames in order, through the graphs that the manifest's schedule runs. Use it from one thread at a
+    time.
+
+    The three stages of a frame are public, so that they can overlap with those of its neighbours and a
+    benchmark times exactly what runs. What `prepare` gives may be inferred by several walks over one
+    manifest.
+
+    Args:
+        manifest: Preprocessing, schedule, state and kind of result.
+        runners: One for each graph that the schedule runs.
+    """
+
+    def __init__(self, manifest: Manifest, runners: Mapping[str, Runner]) -> None:
+        self.manifest = manifest
+        self.runners = {graph: runners[graph] for graph in manifest.schedule.graphs}
+        self._images = {graph: image_input(manifest, graph) for graph in self.runners}
+        self._reads = {graph: _reads(manifest, graph) for graph in self.runners}
+        self._writes = {graph: _writes(manifest, graph) for graph in self.runners}
+        self._held: dict[str, Held] = {}
+        self.reset()
+
+    def __call__(self, image: NDArray[np.uint8], boxes: FrameBoxes | None = None) -> Result:
+        """The result of the next frame, uint8 [H, W, 3] BGR; `boxes` say where a model of crops looks."""
+        return self.finish(self.infer(self.prepare(Frame(0, "", image, 0.0), boxes)))
+
+    def prepare(self, frame: Frame, boxes: FrameBoxes | None = None) -> Prepared:
+        """Choose the graph and preprocess every look. Call once per frame, in order.
+
+        Raises:
+            SourceError: The image is not uint8 [H, W, 3], or it or a box does not fit the preprocessing.
+        """
+        _check_image(frame.image, frame.name)
+        graph = self._choose(frame.image)
+        return Prepared(frame, graph, looks_of(self.manifest, frame.image, boxes))
+
+    def infer(self, prepared: Prepared) -> Inferred:
+        """Run the graph with the state that earlier frames left. Call in frame order.
+
+        Raises:
+            EdgewiseError: The run failed.
+        """
+        graph = prepared.graph
+        runner, image = self.runners[graph], self._images[graph]
+        reads, writes = self._reads[graph], self._writes[graph]
+        outputs: list[dict[str, Tensor]] = []
+        for look in prepared.looks.looks:
+            if not reads and not writes:
+                outputs.append(runner.run({image: look.tensor}))
+                continue
+            # The manifest's check sees to it that a frame of a model with state takes one look.
+            state = {tensor: self._held[name] for tensor, name in reads.items()}
+            ran = runner.step({image: look.tensor}, state, tuple(dict.fromkeys(writes.values())))
+            self._held.update({name: ran.held[tensor] for name, tensor in writes.items()})
+            outputs.append(ran.outputs)
+        return Inferred(prepared.frame, graph, runner.name, prepared.looks, tuple(outputs))
+
+    def finish(self, inferred: Inferred) -> Result:
+        """Decode to source-image coordinates.
+
+        Raises:
+            BackendError: An output holds NaN. (Looked for here, beside the inference of the next frame.)
+            ResultError: The outputs cannot be decoded.
+        """
+        for outputs in inferred.outputs:
+            check_not_nan(outputs, where=inferred.runner)
+        return decode_result(self.manifest, inferred.looks, inferred.outputs)
+
+    def reset(self) -> None:
+        """Forget state and schedule: the next frame is a first frame."""
+        self._choose = graph_choice(self.manifest.schedule)
+        for state in self.manifest.state:
+            graph, _ = state.sinks[0].rsplit(".", 1) if state.sinks else state.source.rsplit(".", 1)
+            initial = np.full(state.spec.shape, state.initial_value, numpy_dtype(state.spec.dtype))
+            self._held[state.name] = self.runners[graph].hold(initial)
+
+
+def _reads(manifest: Manifest, graph: str) -> dict[str, str]:
+    """Input of the graph -> the state that it reads."""
+    return {
+        tensor: state.name
+        for state in manifest.state
+        for owner, tensor in (address.rsplit(".", 1) for address in state.sinks)
+        if owner == graph
+    }
+
+
+def _writes(manifest: Manifest, graph: str) -> dict[str, str]:
+    """State -> the output of the graph that writes it."""
+    addresses = ((state.name, *state.source.rsplit(".", 1)) for state in manifest.state)
+    return {name: tensor for name, owner, tensor in addresses if owner == graph}
+
+
+def _check_image(image: NDArray[np.uint8], name: str) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise SourceError(
+            f"an image is {image.dtype} {list(image.shape)}, must be uint8 [H, W, 3] in BGR order",
+            where=name,
+            hint="cv2.imread gives such an image; convert grey or RGBA images with cv2.cvtColor",
+        )
