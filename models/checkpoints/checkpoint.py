@@ -40,7 +40,10 @@ class CheckpointMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     vocabulary: Vocabulary
     training_command: str = ""
     origin: str = ""
-    """Where imported weights come from: layout and SHA-256 of the imported file."""
+    """Where published weights come from that were imported, or that the training began from: layout and
+    SHA-256 of the imported file."""
+    licence: str = ""
+    """Terms of those published weights; empty where there are none."""
     metrics: dict[str, float] = {}
 
     @classmethod
@@ -51,6 +54,7 @@ class CheckpointMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         *,
         training_command: str = "",
         origin: str = "",
+        licence: str = "",
         metrics: dict[str, float] | None = None,
     ) -> CheckpointMeta:
         """The metadata of a module that `entry.build()` gave."""
@@ -60,6 +64,7 @@ class CheckpointMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             vocabulary=vocabulary,
             training_command=training_command,
             origin=origin,
+            licence=licence,
             metrics=metrics or {},
         )
 
@@ -185,8 +190,10 @@ def _read_meta(text: str, path: Path) -> CheckpointMeta:
             )
         if "labels" in plain:  # how instance models said it before there were other vocabularies
             plain["vocabulary"] = {"classes": plain.pop("labels")}
+        if plain.get("origin") and "licence" not in plain:  # imported before checkpoints kept it
+            plain["licence"] = registry.find(plain["model"]).licence
         return msgspec.convert(plain, CheckpointMeta)
-    except (ValueError, TypeError, KeyError, msgspec.ValidationError) as error:
+    except (ValueError, TypeError, KeyError, msgspec.ValidationError, ModelError) as error:
         raise CheckpointError(
             f"the checkpoint's metadata is broken: {error}", where=str(path), hint=_RETRAIN
         ) from None

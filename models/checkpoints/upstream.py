@@ -102,7 +102,8 @@ def convert_checkpoint(
     except ModelError as error:
         raise CheckpointError(error.what, where=str(file), hint=hint) from None
     origin = f"{report.layout}, sha256 {report.sha256}"
-    save_checkpoint(destination, module, CheckpointMeta.of(entry, chosen, origin=origin))
+    meta = CheckpointMeta.of(entry, chosen, origin=origin, licence=entry.licence)
+    save_checkpoint(destination, module, meta)
     return report
 
 

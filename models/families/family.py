@@ -131,7 +131,7 @@ class ModelEntry:
         family: Its architecture.
         config: Its sizes and thresholds, a struct of the family's config type.
         recipe: How it is trained where nothing else is asked for.
-        licence: Terms of the weights that are published (or shipped) for it; it goes into the manifest.
+        licence: Terms of the weights that are published for it; a checkpoint that imports them keeps them.
         published: What their authors report; empty where nobody published any.
     """
 
@@ -218,14 +218,13 @@ class ModelEntry:
         return self.family.preprocessing(self.config)
 
     def manifest(self, vocabulary: Vocabulary, provenance: Provenance) -> Manifest:
-        """The draft of a bundle's manifest: no files, precisions, calibration, goldens or budgets yet.
+        """The draft of a bundle's manifest: nothing of the weights, files, calibration or goldens yet.
 
         Raises:
             ModelError: The model names more or less than the vocabulary has.
         """
         self.refuse_misfit(vocabulary)
-        draft = self.family.manifest(self.name, self.config, vocabulary, provenance)
-        return msgspec.structs.replace(draft, licence=self.licence) if self.licence else draft
+        return self.family.manifest(self.name, self.config, vocabulary, provenance)
 
 
 def _refuse_mixed_order(vocabulary: Vocabulary) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from edgewise.models.checkpoints.checkpoint import (
     CheckpointMeta,
     LoadedModel,
+    load_checkpoint,
     save_checkpoint,
 )
 from edgewise.models.data.dataset import Dataset
@@ -114,12 +115,20 @@ def train(request: TrainingRequest) -> Path:
     entry = request.entry.fit(dataset.vocabulary)
     device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     identity = _identity(entry, recipe, request, dataset)
+    begun = None if request.initial is None else load_checkpoint(request.initial)[0]
     learner = Supervised(entry, recipe, request.seed, request.initial, device)
     history = _load_state(state_path, learner, identity) if state_path.exists() else []
 
     def write(path: Path) -> None:
         metrics = dict(history[-1]) if history else {}
-        meta = CheckpointMeta.of(entry, dataset.vocabulary, training_command=request.command, metrics=metrics)
+        meta = CheckpointMeta.of(
+            entry,
+            dataset.vocabulary,
+            training_command=request.command,
+            origin="" if begun is None else begun.origin,
+            licence="" if begun is None else begun.licence,
+            metrics=metrics,
+        )
         save_checkpoint(path, learner.result, meta)
 
     def save() -> None:

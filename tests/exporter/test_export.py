@@ -35,13 +35,12 @@ from edgewise.runtime.walk.session import Session
 
 @pytest.fixture(scope="module")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """YOLACT-tiny with seeded weights."""
+    """YOLACT-tiny with seeded weights, said to be imported."""
     entry = registry.find("yolact-tiny").with_config(class_count=len(LABELS))
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save_checkpoint(
-        path, entry.build(), CheckpointMeta.of(entry, Vocabulary(tuple(LABELS)), training_command="none")
-    )
+    meta = CheckpointMeta.of(entry, Vocabulary(tuple(LABELS)), origin="published", licence="terms")
+    save_checkpoint(path, entry.build(), meta)
     return path
 
 
@@ -190,6 +189,7 @@ def test_goldens_of_crops_have_boxes() -> None:
 def test_a_checkpoint_of_the_registry(tiny_checkpoint: Path, tmp_path: Path) -> None:
     bundle = export_checkpoint(tiny_checkpoint, tmp_path / "tiny.bundle")
     provenance = bundle.manifest.provenance
+    assert bundle.manifest.licence == "terms"
     assert provenance.definition == "registry:yolact-tiny"
     assert provenance.checkpoint_sha256 == hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest()
     assert bundle.read("source/checkpoint.safetensors") == tiny_checkpoint.read_bytes()

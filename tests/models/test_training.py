@@ -17,8 +17,14 @@ import torch
 
 import edgewise.models
 from edgewise.models import registry
-from edgewise.models.checkpoints.checkpoint import load_checkpoint, load_model
+from edgewise.models.checkpoints.checkpoint import (
+    CheckpointMeta,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+)
 from edgewise.models.data.augment import NO_AUGMENTATION, Augmentation
+from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.families.family import ModelEntry
 from edgewise.models.families.recipe import TINY, Optimiser, Recipe, Schedule
 from edgewise.models.families.yolact.recipes import PAPER
@@ -168,7 +174,8 @@ def test_what_fits_of_another_model_begins_the_training(scenes: Path, tmp_path: 
     recipe = replace(registry.find("upsnet-tiny").recipe, steps=1, batch=1, learning_rate=0.0)
     entry = registry.find("upsnet-tiny").with_config(input_size=(64, 64))
     request = replace(_request(scenes, tmp_path / "m.safetensors", recipe), entry=entry, initial=tiny)
-    begun, given = load_checkpoint(train(request))[1], load_checkpoint(tiny)[1]
+    (meta, begun), (_, given) = load_checkpoint(train(request)), load_checkpoint(tiny)
+    assert (meta.origin, meta.licence) == ("", "")
     shared = [key for key in begun if key.startswith("backbone.") and key.endswith("weight")]
     assert len(shared) > 20
     for key in shared:
@@ -176,6 +183,15 @@ def test_what_fits_of_another_model_begins_the_training(scenes: Path, tmp_path: 
     refused = replace(request, entry=_small_hourglass(), out=tmp_path / "n.safetensors")
     with pytest.raises(CheckpointError, match="none of its"):
         train(replace(refused, recipe=replace(registry.find("hourglass-tiny").recipe, steps=1, batch=1)))
+
+
+def test_what_begins_with_imported_weights_keeps_their_terms(scenes: Path, tmp_path: Path) -> None:
+    entry, imported = small_entry().fit(Vocabulary(LABELS)), tmp_path / "imported.safetensors"
+    meta = CheckpointMeta.of(entry, Vocabulary(LABELS), origin="published, sha256 0", licence="terms")
+    save_checkpoint(imported, entry.build(), meta)
+    recipe = replace(SHORT, steps=1)
+    begun = load_model(train(_request(scenes, tmp_path / "m.safetensors", recipe, initial=imported))).meta
+    assert (begun.origin, begun.licence) == ("published, sha256 0", "terms")
 
 
 def test_the_checkpoint_says_what_it_is(scenes: Path, tmp_path: Path) -> None:

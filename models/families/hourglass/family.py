@@ -92,5 +92,5 @@ ENTRIES = (
     ModelEntry(
         "hourglass-8-princeton", FAMILY, princeton(8), recipes.MPII, _AUTHORS, _pckh(0.902, _AUTHORS_SOURCE)
     ),
-    ModelEntry("hourglass-tiny", FAMILY, TINY, recipes.TINY, "Apache-2.0"),
+    ModelEntry("hourglass-tiny", FAMILY, TINY, recipes.TINY),
 )

@@ -133,5 +133,5 @@ ENTRIES = (
         NON_COMMERCIAL,
         (PublishedFigure("PQ", 0.593, "Cityscapes val", f"{_SOURCE} 1024x2048 pixels"),),
     ),
-    ModelEntry("upsnet-tiny", FAMILY, TINY, recipes.TINY, "Apache-2.0"),
+    ModelEntry("upsnet-tiny", FAMILY, TINY, recipes.TINY),
 )

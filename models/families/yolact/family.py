@@ -116,5 +116,5 @@ ENTRIES = (
     _published("yolact-r50", R50, 0.282),
     _published("yolact-r101", R101, 0.298),
     _published("yolact-darknet53", DARKNET53, 0.287),
-    ModelEntry("yolact-tiny", FAMILY, TINY, recipes.TINY, "Apache-2.0"),
+    ModelEntry("yolact-tiny", FAMILY, TINY, recipes.TINY),
 )
