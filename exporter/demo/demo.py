@@ -189,7 +189,7 @@ def _require_selftest(bundle: Bundle, precision: Precision) -> None:
     if not report.passed:
         worst = report.failures[0]
         raise ParityError(
-            f"the self test in {precision.value} failed: {worst.quantity} is {worst.value:.4g}, "
+            f"the self test in {precision.value} failed: {worst.figure} is {worst.value}, "
             f"the limit is {worst.limit:.4g}",
             where=worst.where,
         )

@@ -8,6 +8,7 @@ import onnx
 
 from edgewise.runtime.contract.manifest import DType, TensorSpec
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edgewise.runtime.engines.options import OnnxRuntimeOptions
 from edgewise.runtime.system.errors import ParityError
 
 _FLOATS = {onnx.TensorProto.FLOAT: DType.FLOAT32, onnx.TensorProto.FLOAT16: DType.FLOAT16}
@@ -37,11 +38,21 @@ class InnerTensors:
         return _needed(self.model, names)[0]
 
     def open(
-        self, names: Sequence[str], inputs: Sequence[TensorSpec], *, threads: int = 1
+        self,
+        names: Sequence[str],
+        inputs: Sequence[TensorSpec],
+        *,
+        beside: Sequence[TensorSpec] = (),
+        threads: int = 1,
     ) -> OnnxRuntimeEngine:
-        """An engine whose outputs are exactly the float tensors `names`.
+        """An engine whose outputs are exactly the float tensors `names`, and those `beside` them.
 
         Nodes that none of them needs are left out.
+
+        Args:
+            names: Inner tensors.
+            inputs: Of the model.
+            beside: Outputs of the model.
 
         Raises:
             ParityError: A name is no float tensor of the model.
@@ -55,11 +66,11 @@ class InnerTensors:
                 hint="a pass renamed or removed it; probes keep their names in every lowered file",
             )
         return OnnxRuntimeEngine(
-            with_outputs(self.model, names).SerializeToString(),
+            with_outputs(self.model, [*(spec.name for spec in beside), *names]).SerializeToString(),
             inputs=inputs,
-            outputs=[self.specs[name] for name in names],
+            outputs=[*beside, *(self.specs[name] for name in names)],
             where=self.where,
-            threads=threads,
+            options=OnnxRuntimeOptions(threads=threads),
         )
 
 

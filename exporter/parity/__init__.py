@@ -10,7 +10,7 @@ from edgewise.exporter.parity.command import parity as parity
 from edgewise.exporter.parity.compare import Compared as Compared
 from edgewise.exporter.parity.compare import compare as compare
 from edgewise.exporter.parity.report import Against as Against
-from edgewise.exporter.parity.report import Level as Level
 from edgewise.exporter.parity.report import ParityReport as ParityReport
 from edgewise.exporter.parity.report import Status as Status
 from edgewise.exporter.parity.request import ParityRequest as ParityRequest
+from edgewise.runtime.compare.checks import Level as Level

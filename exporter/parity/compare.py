@@ -10,18 +10,17 @@ from dataclasses import dataclass
 
 from edgewise.exporter.parity.calibration_overlap import refuse_calibration_images
 from edgewise.exporter.parity.gallery import Overlay
-from edgewise.exporter.parity.opening import graph_of, open_stages
+from edgewise.exporter.parity.opening import open_stages
 from edgewise.exporter.parity.report import Against, ParityReport, Status
 from edgewise.exporter.parity.request import ParityRequest
-from edgewise.exporter.parity.stages import EngineStage
-from edgewise.exporter.parity.task import check_vocabulary, words_of
+from edgewise.exporter.parity.task import check_vocabulary
 from edgewise.exporter.parity.tracks import Decoded, Image, PairTrack, StageTrack
 from edgewise.exporter.parity.verdict import Run, gallery, report
 from edgewise.models.data.dataset import Dataset
 from edgewise.models.measuring.tasks import task_of
-from edgewise.runtime.compare.matching import display_threshold
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import Precision
+from edgewise.runtime.decoding.kinds import kind_of
 from edgewise.runtime.system.errors import DatasetError, ParityError
 from edgewise.runtime.system.processor import available_cores
 
@@ -54,7 +53,6 @@ def compare(request: ParityRequest, progress: Progress = _silent) -> Compared:
     started = time.perf_counter()
     bundle = Bundle.open(request.bundle)
     manifest = bundle.manifest
-    words, graph = words_of(manifest), graph_of(bundle)[1]
     task = task_of(manifest.task)
     dataset = task.dataset.open(request.dataset, request.images)
     check_vocabulary(manifest, dataset)
@@ -63,12 +61,11 @@ def compare(request: ParityRequest, progress: Progress = _silent) -> Compared:
     with ExitStack() as stack:
         progress("opening stages", 0, count)
         opened = open_stages(bundle, request, stack)
-        threshold = display_threshold(manifest.postprocess)
         stages = {
-            entry.info.name: StageTrack(entry, task.metric.begin(dataset), threshold) for entry in opened
+            entry.info.name: StageTrack(entry, manifest, task.metric.begin(dataset)) for entry in opened
         }
-        pairs = _pairs(bundle, stages, threshold)
-        run = Run(bundle, graph, words, dataset, task.metric, count, request, stages, pairs)
+        pairs = _pairs(bundle, stages)
+        run = Run(bundle, dataset, task.metric, count, request, stages, pairs)
         _compare_images(run, progress)
         found = report(run, progress, started)
         progress("drawing overlays", count, count)
@@ -81,9 +78,9 @@ def _image_count(request: ParityRequest, dataset: Dataset) -> int:
     return len(dataset) if request.limit is None else min(request.limit, len(dataset))
 
 
-def _pairs(bundle: Bundle, stages: dict[str, StageTrack], threshold: float) -> list[PairTrack]:
+def _pairs(bundle: Bundle, stages: dict[str, StageTrack]) -> list[PairTrack]:
     pairs = [
-        PairTrack(candidate, reference, against, bundle.manifest.budget(precision), threshold)
+        PairTrack(candidate, reference, against, bundle.manifest, bundle.manifest.budget(precision))
         for candidate, reference, against, precision in _comparisons(stages)
     ]
     if not pairs:
@@ -112,11 +109,11 @@ def _comparisons(
 
 
 def _compare_images(run: Run, progress: Progress) -> None:
+    kind = kind_of(run.manifest)
     with ThreadPoolExecutor(max_workers=available_cores()) as pool:
-        for index in range(run.count):
-            progress("comparing", index, run.count)
-            image = run.image(index)
-            run.objects[image.id] = len(run.dataset.truth(index))
+        for image in run.images():
+            progress("comparing", image.index, run.count)
+            run.objects[image.id] = kind.counts(run.dataset.truth(image.index), 0.0).total()
             found = _measure(run, pool, image)
             for pair in run.pairs:
                 pair.add(image.id, found[pair.candidate], found[pair.reference])
@@ -125,13 +122,12 @@ def _compare_images(run: Run, progress: Progress) -> None:
 
 def _measure(run: Run, pool: ThreadPoolExecutor, image: Image) -> dict[str, Decoded | None]:
     """One image through every stage: the CPU's side by side, engines on the thread that opened them."""
-    manifest = run.bundle.manifest
     on_pool = {
-        name: pool.submit(track.measure, manifest, image)
+        name: pool.submit(track.measure, image)
         for name, track in run.stages.items()
-        if not isinstance(track.opened.stage, EngineStage)
+        if track.opened.stage is None or not track.opened.stage.on_device
     }
     return {
-        name: on_pool[name].result() if name in on_pool else track.measure(manifest, image)
+        name: on_pool[name].result() if name in on_pool else track.measure(image)
         for name, track in run.stages.items()
     }

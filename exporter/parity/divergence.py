@@ -11,10 +11,10 @@ from edgewise.exporter.parity.report import (
     Divergence,
     LayerCurve,
     LayerFigure,
-    Level,
     TensorFigures,
     finite,
 )
+from edgewise.runtime.compare.checks import Level
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import Graph
 from edgewise.runtime.engines.base import Tensor

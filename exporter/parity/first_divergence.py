@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from edgewise.exporter.graph.inner_tensors import InnerTensors
-from edgewise.exporter.parity.tensors import difference
+from edgewise.runtime.compare.tensors import difference
 from edgewise.runtime.contract.manifest import TensorSpec
 from edgewise.runtime.engines.base import Tensor, numpy_dtype
 
@@ -72,7 +72,7 @@ def layer_errors(
                 tensor=name,
                 node=node.name or name,
                 operator=node.op_type,
-                relative=_relative(ours.pop(name), theirs.pop(name)),
+                relative=difference(ours.pop(name), theirs.pop(name)).relative,
             )
         start += len(chunk)
 
@@ -106,15 +106,6 @@ def _read(
         return engine.run(feeds)
     finally:
         engine.close()
-
-
-def _relative(a: Tensor, b: Tensor) -> float:
-    if a.shape != b.shape or not np.array_equal(np.isfinite(a), np.isfinite(b)):
-        return float("inf")
-    finite = np.isfinite(b)
-    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
-        return float("inf")
-    return difference(a[finite], b[finite]).relative
 
 
 def first_divergence(errors: Iterable[LayerError], limit: float) -> LayerError | None:

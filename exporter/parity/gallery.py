@@ -11,15 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.exporter.parity.report import Against, Comparison
-from edgewise.exporter.parity.stages import Stage
-from edgewise.exporter.parity.task import TaskWords
-from edgewise.exporter.parity.tensors import structure_problems, value_problems
-from edgewise.exporter.parity.tracks import Image
+from edgewise.exporter.parity.tracks import Image, StageTrack
 from edgewise.models.data.dataset import Dataset
 from edgewise.runtime.contract.manifest import Manifest
-from edgewise.runtime.decoding.decode import decode_result
-from edgewise.runtime.results.result import Result
-from edgewise.runtime.system.errors import EdgewiseError
+from edgewise.runtime.decoding.kinds import kind_of
+from edgewise.runtime.results.kind import Nouns
+from edgewise.runtime.results.result import Result, Scored
 
 TILE_WIDTH = 360
 JPEG_QUALITY = 84
@@ -75,45 +72,39 @@ def choose_images(
 
 def draw_overlay(
     manifest: Manifest,
-    words: TaskWords,
     dataset: Dataset,
     index: int,
     note: str,
-    image: Image,
-    stages: Sequence[Stage],
+    images: Sequence[Image],
+    tracks: Sequence[StageTrack],
 ) -> Overlay:
-    """Run `stages` on one image of the dataset and draw what they find beside the ground truth."""
-    frame, truth = dataset.frame(index), dataset.truth(index)
-    tiles = [_tile("ground truth", _counted(len(truth), words), truth.draw(frame))]
-    for stage in stages:
-        found = _result(manifest, stage, image)
+    """Draw what stages find on an image of the dataset beside the ground truth.
+
+    Args:
+        images: What a stage walks to come to the image, which is the last.
+    """
+    frame, truth, kind = dataset.frame(index), dataset.truth(index), kind_of(manifest)
+    shown_from = manifest.postprocess.shown_from
+    tiles = [_tile("ground truth", _counted(kind.counts(truth, 0.0).total(), kind.nouns), truth.draw(frame))]
+    for track in tracks:
+        found = track.result_of_last(images)
         if found is None:
-            tiles.append(Tile(stage.info.title, "gave no result", ""))
+            tiles.append(Tile(track.info.title, "gave no result", ""))
             continue
-        shown = found.above(found.display_threshold)
-        tiles.append(_tile(stage.info.title, _best(shown, words), shown.draw(frame)))
-    return Overlay(image.id, dataset.images[index].file_name, note, tuple(tiles))
+        caption = _caption(found, kind.counts(found, shown_from).total(), kind.nouns)
+        tiles.append(_tile(track.info.title, caption, found.draw(frame)))
+    return Overlay(images[-1].id, dataset.images[index].file_name, note, tuple(tiles))
 
 
-def _result(manifest: Manifest, stage: Stage, image: Image) -> Result | None:
-    """What a stage finds on an image; None where it gives nothing that can be decoded."""
-    try:
-        looks = [stage.run(inputs) for inputs in image.inputs]
-        if any(structure_problems(stage.tensors, look) + value_problems(look) for look in looks):
-            return None
-        return decode_result(manifest, image.looks, looks)
-    except EdgewiseError:
-        return None
+def _counted(count: int, nouns: Nouns) -> str:
+    return f"{count} {nouns.thing if count == 1 else nouns.things}"
 
 
-def _counted(count: int, words: TaskWords) -> str:
-    return f"{count} {words.thing if count == 1 else words.things}"
-
-
-def _best(shown: Result, words: TaskWords) -> str:
-    if len(shown) == 0:
+def _caption(found: Result, shown: int, nouns: Nouns) -> str:
+    if not shown:
         return "nothing shown"
-    return f"{_counted(len(shown), words)} shown, best {float(shown.scores.max()):.3f}"
+    best = f", best {float(found.scores.max()):.3f}" if isinstance(found, Scored) else ""
+    return f"{_counted(shown, nouns)} shown{best}"
 
 
 def _tile(title: str, caption: str, picture: NDArray[np.uint8]) -> Tile:

@@ -10,7 +10,6 @@ from edgewise.exporter.parity.gallery import Overlay
 from edgewise.exporter.parity.plots import all_plots, score_plots
 from edgewise.exporter.parity.report import (
     Against,
-    Check,
     Comparison,
     ParityReport,
     StageReport,
@@ -18,6 +17,7 @@ from edgewise.exporter.parity.report import (
     describe,
 )
 from edgewise.exporter.parity.table import columns, figure_text, limit_text, not_run
+from edgewise.runtime.compare.checks import Check
 
 TEMPLATE = "report.html.j2"
 

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from edgewise.exporter.parity.decoded import DecodedTally
+import msgspec
+
 from edgewise.exporter.parity.report import (
-    Check,
     DecodedFigures,
-    Level,
     MetricFigures,
     TensorFigures,
     finite,
 )
-from edgewise.exporter.parity.tensors import TensorTally
+from edgewise.runtime.compare.checks import (
+    Check,
+    Level,
+    cosine_check,
+    decoded_checks,
+    equal_check,
+    error_check,
+)
+from edgewise.runtime.compare.matching import MatchTally
+from edgewise.runtime.compare.tensors import TensorTally
 from edgewise.runtime.contract.manifest import Budget
 
 
@@ -29,13 +37,13 @@ def tensor_figures(tallies: Mapping[str, TensorTally], probes: Sequence[str]) ->
             relative=finite(tally.relative) if tally.equal is None else None,
             cosine=tally.cosine if tally.equal is None else None,
             equal=tally.equal,
-            worst_image=tally.worst_image,
+            worst_image=tally.worst_frame,
         )
         for name, tally in tallies.items()
     )
 
 
-def decoded_figures(tally: DecodedTally) -> DecodedFigures:
+def decoded_figures(tally: MatchTally) -> DecodedFigures:
     return DecodedFigures(
         reference_count=tally.reference_count,
         candidate_count=tally.candidate_count,
@@ -47,7 +55,7 @@ def decoded_figures(tally: DecodedTally) -> DecodedFigures:
         largest_score_difference=tally.largest_score_difference,
         images_both_empty=tally.both_empty,
         images_one_empty=tally.one_empty,
-        worst_image=tally.worst_image,
+        worst_image=tally.worst_frame,
     )
 
 
@@ -79,76 +87,47 @@ def _float_checks(figures: Sequence[TensorFigures], budget: Budget) -> Iterator[
         return
     by_error = max(figures, key=lambda figure: float("inf") if figure.relative is None else figure.relative)
     by_cosine = min(figures, key=lambda figure: figure.cosine or 0.0)
-    yield Check(
-        level=Level.RAW,
-        figure="relative error",
-        value=by_error.relative,
-        limit=budget.tensor_relative_error,
-        note=_where(by_error),
-    )
-    yield Check(
-        level=Level.RAW,
-        figure="cosine",
-        value=by_cosine.cosine,
-        limit=budget.tensor_cosine,
-        at_least=True,
-        note=_where(by_cosine),
-    )
+    yield _noted(error_check(by_error.name, by_error.relative, budget), _where(by_error))
+    yield _noted(cosine_check(by_cosine.name, by_cosine.cosine, budget), _where(by_cosine))
 
 
 def _equal_checks(figures: Sequence[TensorFigures], budget: Budget) -> Iterator[Check]:
     if not figures:
         return
     worst = min(figures, key=lambda figure: figure.equal or 0.0)
-    yield Check(
-        level=Level.RAW,
-        figure="equal share",
-        value=worst.equal,
-        limit=budget.similarity,
-        at_least=True,
-        note=_where(worst),
-    )
+    yield _noted(equal_check(worst.name, worst.equal, budget), _where(worst))
 
 
-def decoded_checks(figures: DecodedFigures, budget: Budget, images: int) -> tuple[Check, ...]:
+def _noted(check: Check, note: str) -> Check:
+    return msgspec.structs.replace(check, note=note)
+
+
+def result_checks(tally: MatchTally, budget: Budget) -> tuple[Check, ...]:
     """Matching, similarity and scores; a reference that shows nothing at all proves nothing and fails."""
+    matched, similarity, score = decoded_checks("all images", tally, budget)
+    found, things = (
+        tally.reference_found + tally.candidate_found,
+        tally.reference_count + tally.candidate_count,
+    )
     return (
         Check(
             level=Level.DECODED,
             figure="shown by the reference",
-            value=figures.reference_count,
+            value=tally.reference_count,
             limit=1,
             at_least=True,
         ),
-        Check(
-            level=Level.DECODED,
-            figure="matched fraction",
-            value=figures.matched_fraction,
-            limit=budget.matched_fraction,
-            at_least=True,
-            note=f"{figures.matched} of {figures.reference_count + figures.candidate_count}",
-        ),
+        _noted(matched, f"{found} of {things}"),
         Check(
             level=Level.DECODED,
             figure="images empty on both sides or on neither",
-            value=1.0 - figures.images_one_empty / max(images, 1),
+            value=1.0 - tally.one_empty / max(tally.frames, 1),
             limit=budget.matched_fraction,
             at_least=True,
-            note=f"{figures.images_one_empty} of {images} empty on one side",
+            note=f"{tally.one_empty} of {tally.frames} empty on one side",
         ),
-        Check(
-            level=Level.DECODED,
-            figure="mean similarity",
-            value=figures.similarity,
-            limit=budget.similarity,
-            at_least=True,
-        ),
-        Check(
-            level=Level.DECODED,
-            figure="mean score difference",
-            value=figures.score_difference,
-            limit=budget.score_difference,
-        ),
+        similarity,
+        score,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +14,26 @@ from edgewise.exporter.parity.stages import (
     CANONICAL,
     EXPORTED_STAGE,
     TORCH,
-    EngineStage,
-    LoweredStage,
-    OnnxStage,
+    ProbedRunner,
     Stage,
     StageInfo,
-    TorchStage,
 )
-from edgewise.exporter.way.export import CHECKPOINT, EXPORTED
+from edgewise.exporter.way.export import CHECKPOINT, exported_path
 from edgewise.runtime.contract.bundle import Bundle
-from edgewise.runtime.contract.manifest import Graph, GraphFile, Precision, Target
-from edgewise.runtime.contract.schedules import EveryFrame
+from edgewise.runtime.contract.manifest import GraphFile, Manifest, Precision, Target
+from edgewise.runtime.engines.base import Engine, Runner
 from edgewise.runtime.engines.cache import EngineCache
 from edgewise.runtime.engines.cuda import find_gpu
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edgewise.runtime.engines.opening import open_engine
+from edgewise.runtime.engines.options import OnnxRuntimeOptions, TensorRTOptions
 from edgewise.runtime.engines.tensorrt_api import import_tensorrt
-from edgewise.runtime.system.errors import BackendError, CheckpointError, MissingExtraError, ParityError
+from edgewise.runtime.system.errors import (
+    BackendError,
+    CheckpointError,
+    MissingExtraError,
+    ParityError,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,26 +55,7 @@ class Opened:
     reason: str = ""
 
 
-def graph_of(bundle: Bundle) -> tuple[str, Graph]:
-    """The one graph that parity runs.
-
-    Raises:
-        ParityError: Several graphs, state, or more inputs than one image.
-    """
-    manifest = bundle.manifest
-    schedule = manifest.schedule
-    if not isinstance(schedule, EveryFrame) or manifest.state or len(manifest.graphs) != 1:
-        raise ParityError(
-            "parity compares bundles of one graph without state",
-            where=str(bundle.path),
-            hint="run the self test",
-        )
-    graph = manifest.graphs[schedule.graph]
-    if len(graph.inputs) != 1:
-        raise ParityError(
-            f"parity feeds one image, the graph has {len(graph.inputs)} inputs", where=str(bundle.path)
-        )
-    return schedule.graph, graph
+Opener = Callable[[StageInfo], "Stage | Opened"]
 
 
 def open_stages(bundle: Bundle, request: ParityRequest, stack: ExitStack) -> list[Opened]:
@@ -82,21 +66,17 @@ def open_stages(bundle: Bundle, request: ParityRequest, stack: ExitStack) -> lis
         CheckpointError: The checkpoint is missing, broken or not the one that was exported.
         ParityError: A source file is missing and torch was not left out on request.
     """
-    name, graph = graph_of(bundle)
     opened: list[Opened] = []
     for info, opener in (
-        *_workstation(bundle, request, graph),
-        *_lowered(bundle, request, name, graph),
-        *_engines(bundle, request, name, graph),
+        *_workstation(bundle, request),
+        *_lowered(bundle, request),
+        *_engines(bundle, request),
     ):
         entry = _try(info, opener)
         if entry.stage is not None:
-            stack.callback(entry.stage.close)
+            stack.enter_context(entry.stage.closing)
         opened.append(entry)
     return opened
-
-
-Opener = Callable[[StageInfo], "Stage | Opened"]
 
 
 def _try(info: StageInfo, opener: Opener) -> Opened:
@@ -111,40 +91,92 @@ def _try(info: StageInfo, opener: Opener) -> Opened:
 # ---------------------------------------------------------------- torch, exported, canonical
 
 
-def _workstation(bundle: Bundle, request: ParityRequest, graph: Graph) -> Iterator[tuple[StageInfo, Opener]]:
-    listed = {entry.path for entry in bundle.manifest.files}
+def _workstation(bundle: Bundle, request: ParityRequest) -> Iterator[tuple[StageInfo, Opener]]:
+    manifest = bundle.manifest
+    listed = {entry.path for entry in manifest.files}
+    exported = {name: exported_path(name) for name in manifest.graphs}
     before = None
     if not request.without_torch:
-        if EXPORTED not in listed:
+        if absent := [path for path in exported.values() if path not in listed]:
             raise ParityError(
-                f"the bundle has no {EXPORTED}, so torch and its export cannot be compared",
+                f"the bundle has no {absent[0]}, so torch and its export cannot be compared",
                 where=str(bundle.path),
                 hint="take the bundle of the workstation (exported without --device-only), or pass "
                 "--without-torch to take the canonical ONNX model as the reference",
             )
-        module = torch_module(bundle, request)
-        info = StageInfo(TORCH, "torch", Precision.FP32, None)
-        yield info, lambda own: TorchStage(own, module, graph, threads=request.stage_threads)
-        info = StageInfo(EXPORTED_STAGE, "exported ONNX", Precision.FP32, TORCH, EXPORTED)
-        yield info, lambda own: OnnxStage(own, bundle.read(own.file), graph, threads=request.stage_threads)
+        modules = torch_modules(bundle, request)
+        yield (
+            StageInfo(TORCH, "torch", Precision.FP32, None),
+            lambda info: _torch_stage(info, manifest, modules, request.stage_threads),
+        )
+        yield (
+            StageInfo(EXPORTED_STAGE, "exported ONNX", Precision.FP32, TORCH, exported),
+            lambda info: _onnx_stage(info, bundle, request),
+        )
         before = EXPORTED_STAGE
-    if graph.canonical is None:
+    canonical = {name: graph.canonical for name, graph in manifest.graphs.items() if graph.canonical}
+    if len(canonical) != len(manifest.graphs):
         raise ParityError(
             "the manifest names no canonical model", where=str(bundle.path), hint="export the bundle again"
         )
-    info = StageInfo(CANONICAL, "canonical ONNX", Precision.FP32, before, graph.canonical)
-    yield info, lambda own: OnnxStage(own, bundle.read(own.file), graph, threads=request.stage_threads)
+    yield (
+        StageInfo(CANONICAL, "canonical ONNX", Precision.FP32, before, canonical),
+        lambda info: _onnx_stage(info, bundle, request),
+    )
 
 
-def torch_module(bundle: Bundle, request: ParityRequest) -> nn.Module:
-    """The deploy module that the bundle was exported from.
+def _torch_stage(
+    info: StageInfo, manifest: Manifest, modules: Mapping[str, nn.Module], threads: int
+) -> Stage:
+    """The training definition in its deploy form, in evaluation mode."""
+    import torch
+
+    from edgewise.models.measuring.torch_runner import TorchRunner
+
+    closing = ExitStack()
+    closing.callback(torch.set_num_threads, torch.get_num_threads())
+    torch.set_num_threads(threads)
+    runners = {
+        name: TorchRunner(modules[name], graph, check=False) for name, graph in manifest.graphs.items()
+    }
+    return Stage(info, runners, {name: runner.specs for name, runner in runners.items()}, closing=closing)
+
+
+def _onnx_stage(info: StageInfo, bundle: Bundle, request: ParityRequest) -> Stage:
+    """ONNX files of the workstation's way, whose probes are graph outputs, on ONNX Runtime."""
+    closing = ExitStack()
+    runners: dict[str, Runner] = {}
+    specs = {name: (*graph.outputs, *graph.probes) for name, graph in bundle.manifest.graphs.items()}
+    for name, path in info.files.items():
+        engine = OnnxRuntimeEngine(
+            bundle.read(path),
+            inputs=bundle.graph(name).inputs,
+            outputs=specs[name],
+            where=path,
+            options=OnnxRuntimeOptions(threads=request.stage_threads),
+        )
+        closing.callback(engine.close)
+        runners[name] = engine
+    return Stage(info, runners, specs, closing=closing)
+
+
+def torch_modules(bundle: Bundle, request: ParityRequest) -> Mapping[str, nn.Module]:
+    """The deploy module of each graph that the bundle was exported from.
 
     Raises:
-        ParityError: A bundle from outside the registry, and no module was given.
+        ParityError: A bundle from outside the registry, and no module was given, or not one for each graph.
         CheckpointError: The checkpoint is missing or not the one that the provenance names.
     """
+    graphs = set(bundle.manifest.graphs)
     if request.module is not None:
-        return request.module
+        given = request.module if isinstance(request.module, Mapping) else {"main": request.module}
+        if set(given) != graphs:
+            raise ParityError(
+                f"modules are given for {sorted(given)}, the bundle has the graphs {sorted(graphs)}",
+                where=str(bundle.path),
+                hint="give one deploy module per graph",
+            )
+        return given
     provenance = bundle.manifest.provenance
     if not provenance.definition.startswith("registry:"):
         raise ParityError(
@@ -170,120 +202,157 @@ def torch_module(bundle: Bundle, request: ParityRequest) -> nn.Module:
             where=str(path),
             hint=f"the manifest's provenance names {provenance.checkpoint_sha256}",
         )
-    return loaded.entry.deploy(loaded.module)
+    return {"main": loaded.entry.deploy(loaded.module)}
 
 
 # ---------------------------------------------------------------- lowered files on ONNX Runtime
 
 
-def _lowered(
-    bundle: Bundle, request: ParityRequest, name: str, graph: Graph
-) -> Iterator[tuple[StageInfo, Opener]]:
-    """One stage a distinct file: the device's engine for `onnxruntime`, its bytes for other targets."""
-    wanted = [file for file in graph.files if request.backends is None or file.target in request.backends]
-    for file in _distinct(graph):
-        sharing = [other for other in wanted if other.path == file.path]
-        if not sharing:
+@dataclass(frozen=True)
+class FileSet:
+    """The lowered files of all graphs for one target in one precision."""
+
+    target: Target
+    precision: Precision
+    files: Mapping[str, GraphFile]
+
+    @property
+    def paths(self) -> dict[str, str]:
+        return {name: file.path for name, file in self.files.items()}
+
+    def shares(self, other: FileSet) -> bool:
+        """Whether both are the same files."""
+        return self.paths == other.paths
+
+
+def file_sets(manifest: Manifest) -> list[FileSet]:
+    """Targets and precisions that all graphs have files for; by rising compression, ONNX Runtime first."""
+    found: list[FileSet] = []
+    for precision in Precision:
+        for target in sorted(Target, key=lambda target: target is not Target.ONNXRUNTIME):
+            files = {
+                name: file
+                for name, graph in manifest.graphs.items()
+                for file in graph.files
+                if (file.target, file.precision) == (target, precision)
+            }
+            if len(files) == len(manifest.graphs):
+                found.append(FileSet(target, precision, files))
+    return found
+
+
+def _lowered(bundle: Bundle, request: ParityRequest) -> Iterator[tuple[StageInfo, Opener]]:
+    """One stage for equal files: the device's engine where ONNX Runtime is among their targets."""
+    sets = file_sets(bundle.manifest)
+    wanted = [own for own in sets if request.backends is None or own.target in request.backends]
+    for own in _distinct(sets):
+        if not any(own.shares(other) for other in wanted):
             continue
+        fp32 = own.precision is Precision.FP32
         info = StageInfo(
-            stage_name(file, graph),
-            _title(file),
-            file.precision,
-            CANONICAL if file.precision is Precision.FP32 else _made_from(file, graph, wanted),
-            file.path,
+            stage_name(own, sets),
+            _title(own),
+            own.precision,
+            CANONICAL if fp32 else _made_from(own, sets, wanted),
+            own.paths,
         )
-        yield info, _lowered_opener(bundle, request, name, graph, file)
+        yield info, _lowered_opener(bundle, request, own)
 
 
-def _lowered_opener(
-    bundle: Bundle, request: ParityRequest, name: str, graph: Graph, file: GraphFile
-) -> Opener:
+def _lowered_opener(bundle: Bundle, request: ParityRequest, own: FileSet) -> Opener:
+    options = OnnxRuntimeOptions(threads=request.stage_threads)
+
     def opener(info: StageInfo) -> Stage:
-        data = bundle.read(file.path)
-        if file.target is Target.ONNXRUNTIME:
-            engine = open_engine(
-                bundle,
-                graph=name,
-                backend=Target.ONNXRUNTIME,
-                precision=file.precision,
-                threads=request.stage_threads,
+        closing, runners, specs = ExitStack(), {}, {}
+        for name, file in own.files.items():
+            graph, data = bundle.graph(name), bundle.read(file.path)
+            engine: Engine = (
+                open_engine(bundle, graph=name, precision=own.precision, backend=options)
+                if own.target is Target.ONNXRUNTIME
+                else OnnxRuntimeEngine(
+                    data, inputs=graph.inputs, outputs=graph.outputs, where=file.path, options=options
+                )
             )
-        else:
-            engine = OnnxRuntimeEngine(
-                data,
-                inputs=graph.inputs,
-                outputs=graph.outputs,
-                where=file.path,
-                threads=request.stage_threads,
-            )
-        return LoweredStage(info, engine, data, graph, threads=request.stage_threads)
+            closing.callback(engine.close)
+            runners[name], specs[name] = engine, graph.outputs
+            if graph.probes:
+                probed = ProbedRunner(
+                    engine,
+                    data,
+                    graph.outputs,
+                    graph.probes,
+                    where=file.path,
+                    threads=request.stage_threads,
+                )
+                closing.callback(probed.close)
+                runners[name], specs[name] = probed, (*graph.outputs, *probed.probes)
+        return Stage(info, runners, specs, lowered=True, closing=closing)
 
     return opener
 
 
-def _distinct(graph: Graph) -> list[GraphFile]:
-    """One entry a file, the one for ONNX Runtime where several targets share it; by rising compression."""
-    order = list(Precision)
-    entries = sorted(
-        graph.files, key=lambda file: (order.index(file.precision), file.target is not Target.ONNXRUNTIME)
-    )
-    return list({file.path: file for file in reversed(entries)}.values())[::-1]
+def _distinct(sets: list[FileSet]) -> list[FileSet]:
+    """Each set of files once, the first of its targets."""
+    return [own for place, own in enumerate(sets) if not any(own.shares(other) for other in sets[:place])]
 
 
-def stage_name(file: GraphFile, graph: Graph) -> str:
-    """`int8` for the file of ONNX Runtime, `int8.tensorrt` for another target's own file."""
-    representative = next(entry for entry in _distinct(graph) if entry.path == file.path)
+def stage_name(own: FileSet, sets: list[FileSet]) -> str:
+    """`int8` for the files of ONNX Runtime, `int8.tensorrt` for another target's own files."""
+    representative = next(other for other in sets if own.shares(other))
     if representative.target is Target.ONNXRUNTIME:
         return representative.precision.value
     return f"{representative.precision.value}.{representative.target.value}"
 
 
-def _title(file: GraphFile) -> str:
-    if file.target is Target.ONNXRUNTIME:
-        return file.precision.value.upper()
-    return f"{file.precision.value.upper()} for {_NAMES[file.target]}"
+def _title(own: FileSet) -> str:
+    if own.target is Target.ONNXRUNTIME:
+        return own.precision.value.upper()
+    return f"{own.precision.value.upper()} for {_NAMES[own.target]}"
 
 
-def _made_from(file: GraphFile, graph: Graph, wanted: list[GraphFile]) -> str:
+def _made_from(own: FileSet, sets: list[FileSet], wanted: list[FileSet]) -> str:
     """FP16 and INT8 are made from FP32: of the same target, else of ONNX Runtime, else canonical."""
-    for target in (file.target, Target.ONNXRUNTIME):
+    for target in (own.target, Target.ONNXRUNTIME):
         for other in wanted:
             if other.precision is Precision.FP32 and other.target is target:
-                return stage_name(other, graph)
+                return stage_name(other, sets)
     return CANONICAL
 
 
 # ---------------------------------------------------------------- engines
 
 
-def _engines(
-    bundle: Bundle, request: ParityRequest, name: str, graph: Graph
-) -> Iterator[tuple[StageInfo, Opener]]:
-    for file in graph.files:
-        if file.target is Target.ONNXRUNTIME:
+def _engines(bundle: Bundle, request: ParityRequest) -> Iterator[tuple[StageInfo, Opener]]:
+    sets = file_sets(bundle.manifest)
+    for own in sets:
+        if own.target is Target.ONNXRUNTIME:
             continue
-        if request.backends is not None and file.target not in request.backends:
+        if request.backends is not None and own.target not in request.backends:
             continue
         info = StageInfo(
-            f"engine.{file.target.value}.{file.precision.value}",
-            f"{_NAMES[file.target]} engine {file.precision.value.upper()}",
-            file.precision,
-            stage_name(file, graph),
-            file.path,
+            f"engine.{own.target.value}.{own.precision.value}",
+            f"{_NAMES[own.target]} engine {own.precision.value.upper()}",
+            own.precision,
+            stage_name(own, sets),
+            own.paths,
         )
-        yield info, _engine_opener(bundle, request, name, graph, file)
+        yield info, _engine_opener(bundle, request, own)
 
 
-def _engine_opener(
-    bundle: Bundle, request: ParityRequest, name: str, graph: Graph, file: GraphFile
-) -> Opener:
+def _engine_opener(bundle: Bundle, request: ParityRequest, own: FileSet) -> Opener:
     def opener(info: StageInfo) -> Stage | Opened:
-        obstacle = engine_obstacle(bundle, name, file)
-        if obstacle is not None:
-            asked = request.backends is not None
-            return Opened(info, None, Status.FAILED if asked else Status.NOT_RUN, obstacle)
-        engine = open_engine(bundle, graph=name, backend=file.target, precision=file.precision)
-        return EngineStage(info, engine, graph)
+        for name, file in own.files.items():
+            obstacle = engine_obstacle(bundle, name, file)
+            if obstacle is not None:
+                asked = request.backends is not None
+                return Opened(info, None, Status.FAILED if asked else Status.NOT_RUN, obstacle)
+        closing, runners = ExitStack(), {}
+        for name in own.files:
+            backend = TensorRTOptions(own.target)
+            runners[name] = open_engine(bundle, graph=name, precision=own.precision, backend=backend)
+            closing.callback(runners[name].close)
+        specs = {name: bundle.graph(name).outputs for name in own.files}
+        return Stage(info, runners, specs, on_device=True, closing=closing)
 
     return opener
 

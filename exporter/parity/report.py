@@ -10,21 +10,14 @@ import math
 
 import msgspec
 
+from edgewise.runtime.compare.checks import Check
 from edgewise.runtime.contract.manifest import Precision
 
-REPORT_FORMAT = 2
+REPORT_FORMAT = 3
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """Base of the report's structs. Reading ignores `passed` and `drop`, written for other readers."""
-
-
-class Level(enum.Enum):
-    RUN = "run"
-    """The stage runs, and gives exactly the declared tensors with finite values."""
-    RAW = "raw"
-    DECODED = "decoded"
-    METRIC = "metric"
 
 
 class Status(enum.Enum):
@@ -40,25 +33,6 @@ class Against(enum.Enum):
     """The first stage: torch, or the canonical ONNX model where torch was left out on request."""
     BEFORE = "before"
     """The stage that it was made from."""
-
-
-class Check(Part, frozen=True, kw_only=True):
-    """One figure against one limit."""
-
-    level: Level
-    figure: str
-    value: float | None
-    """None where there is nothing to compare; such a check has failed."""
-    limit: float
-    at_least: bool = False
-    """Whether the limit is the least value allowed; otherwise it is the largest."""
-    note: str = ""
-
-    @property
-    def passed(self) -> bool:
-        if self.value is None or not math.isfinite(self.value):
-            return False
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
 class TensorFigures(Part, frozen=True, kw_only=True):
@@ -175,6 +149,7 @@ class StageReport(Part, frozen=True, kw_only=True):
     precision: Precision
     before: str | None
     file: str
+    """What it runs, the files of several graphs after each other; empty for torch."""
     engine: str
     status: Status
     problems: tuple[str, ...]

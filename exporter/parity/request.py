@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,8 @@ class ParityRequest:
         output: Folder for `parity.json` and `parity.html`; None for `<bundle>.parity` beside the bundle.
         checkpoint: The checkpoint to take torch's numbers from; None for the one in the bundle. Its hash must
             be the one that the manifest's provenance names.
-        module: A deploy module for bundles from outside the registry; takes the checkpoint's place.
+        module: A deploy module for bundles from outside the registry, or one for each graph by name; takes
+            the checkpoint's place.
         without_torch: Leave torch and the exported file out: the canonical ONNX model becomes the reference.
         backends: Compare these targets only, and fail where one cannot run here; None takes every target of
             the bundle and lists what cannot run.
@@ -40,7 +42,7 @@ class ParityRequest:
     limit: int | None = None
     output: Path | None = None
     checkpoint: Path | None = None
-    module: nn.Module | None = field(default=None, repr=False)
+    module: nn.Module | Mapping[str, nn.Module] | None = field(default=None, repr=False)
     without_torch: bool = False
     backends: tuple[Target, ...] | None = None
     threads: int | None = None

@@ -9,13 +9,12 @@ from rich.text import Text
 
 from edgewise.exporter.parity.report import (
     Against,
-    Check,
     Comparison,
-    Level,
     ParityReport,
     StageReport,
     Status,
 )
+from edgewise.runtime.compare.checks import Check, Level
 
 
 def columns(report: ParityReport) -> tuple[tuple[str, Level, str], ...]:

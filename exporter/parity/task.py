@@ -1,42 +1,13 @@
-"""What parity asks of a task: its words, its dataset's vocabulary, and the metric of every stage."""
+"""What parity asks of a task: its dataset's vocabulary, and the metric of every stage."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from edgewise.exporter.parity.report import finite
 from edgewise.models.data.dataset import Dataset
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.tasks.task import Measured
 from edgewise.runtime.contract.manifest import Manifest
-from edgewise.runtime.system.errors import DatasetError, ParityError
-
-
-@dataclass(frozen=True)
-class TaskWords:
-    """What reports call the things of a task, and how alike two of them are."""
-
-    thing: str
-    things: str
-    similarity: str
-
-
-_WORDS = {
-    "instances": TaskWords("instance", "instances", "mask IoU"),
-    "panoptic": TaskWords("segment", "segments", "segment IoU"),
-    "keypoints": TaskWords("person", "people", "OKS"),
-}
-
-
-def words_of(manifest: Manifest) -> TaskWords:
-    """Raise ParityError where results of this task cannot be compared."""
-    if manifest.task not in _WORDS:
-        raise ParityError(
-            f"parity cannot decode and measure results of the task {manifest.task!r}",
-            where=manifest.name,
-            hint="`edgewise selftest` compares the bundle's golden samples",
-        )
-    return _WORDS[manifest.task]
+from edgewise.runtime.system.errors import DatasetError
 
 
 def check_vocabulary(manifest: Manifest, dataset: Dataset) -> None:

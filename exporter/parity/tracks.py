@@ -10,19 +10,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgewise.exporter.parity.decoded import DecodedTally, match_results, score_pairs
 from edgewise.exporter.parity.opening import Opened
 from edgewise.exporter.parity.report import Against, Status
 from edgewise.exporter.parity.stages import StageInfo
-from edgewise.exporter.parity.tensors import TensorTally, difference, structure_problems, value_problems
 from edgewise.models.tasks.task import Measuring
-from edgewise.runtime.compare.checks import class_maps
+from edgewise.runtime.compare.matching import MatchTally, margin_of, match
+from edgewise.runtime.compare.tensors import TensorTally, difference, structure_problems, value_problems
 from edgewise.runtime.contract.manifest import Budget, Manifest
 from edgewise.runtime.decoding.decode import decode_result
+from edgewise.runtime.decoding.kinds import kind_of
 from edgewise.runtime.engines.base import Tensor
-from edgewise.runtime.frames.looks import Looks
-from edgewise.runtime.results.result import Result
+from edgewise.runtime.results.result import Result, Scored
 from edgewise.runtime.system.errors import EdgewiseError
+from edgewise.runtime.walk.walk import Prepared, Walk
 
 PROBLEMS_SHOWN = 5
 SCORE_PAIRS = 1500
@@ -31,10 +31,9 @@ SCORE_PAIRS = 1500
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """One image of the dataset: the looks at it, and the graph's input for each."""
+    """One image of the dataset, preprocessed for every stage."""
 
-    looks: Looks
-    inputs: Sequence[Mapping[str, Tensor]]
+    prepared: Prepared
     index: int
     id: int
 
@@ -52,8 +51,8 @@ class StageTrack:
     """One stage over all images; with the wrong tensors it is not run again, NaN costs its image only."""
 
     opened: Opened
+    manifest: Manifest
     measuring: Measuring
-    threshold: float
     images: int = 0
     shown: int = 0
     problems: Counter[str] = field(default_factory=Counter)
@@ -63,7 +62,9 @@ class StageTrack:
     _seconds: list[float] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
-        if self.opened.stage is None:
+        stage = self.opened.stage
+        self._walk = Walk(self.manifest, stage.runners) if stage is not None else None
+        if stage is None:
             self.stopped = True
             self.problems[self.opened.reason] += 1
 
@@ -90,43 +91,64 @@ class StageTrack:
         more = len(self.problems) - PROBLEMS_SHOWN
         return (*lines, f"and {more} other problems") if more > 0 else tuple(lines)
 
-    def measure(self, manifest: Manifest, image: Image) -> Decoded | None:
+    def measure(self, image: Image) -> Decoded | None:
         """Run, check and decode one image; None where the stage has nothing comparable to show."""
-        found = self._measure(manifest, image)
-        if found is None and self.first_problem is None:
-            self.first_problem = image.id
+        found = self._measure(image)
+        if found is None:
+            if self.first_problem is None:
+                self.first_problem = image.id
+            if self.manifest.state and not self.stopped:
+                self._stop("stopped, because the frames behind a problem would start from a wrong state")
         return found
 
-    def _measure(self, manifest: Manifest, image: Image) -> Decoded | None:
+    def _measure(self, image: Image) -> Decoded | None:
         looks = self._run(image)
         if looks is None:
             return None
+        manifest, kind = self.manifest, kind_of(self.manifest)
         try:
-            result = decode_result(manifest, image.looks, looks)
+            result = decode_result(manifest, image.prepared.looks, looks)
         except EdgewiseError as error:
             self.problems[f"cannot be decoded: {error.what}"] += 1
             return None
         self.images += 1
-        self.shown += int((result.scores >= self.threshold).sum())
+        self.shown += kind.counts(result, manifest.postprocess.shown_from).total()
         self.measuring.add(image.index, result)
-        return Decoded([{**look, **class_maps(manifest, look)} for look in looks], result)
+        prefix = f"{image.prepared.graph}." if len(manifest.graphs) > 1 else ""
+        compared = ({**look, **kind.compared(manifest.postprocess, manifest, look).maps} for look in looks)
+        return Decoded([{prefix + name: value for name, value in look.items()} for look in compared], result)
 
-    def _run(self, image: Image) -> list[dict[str, Tensor]] | None:
+    def result_of_last(self, images: Sequence[Image]) -> Result | None:
+        """Walk some images anew, for a picture of the last; None where it gives nothing to decode."""
+        stage, walk = self.opened.stage, self._walk
+        if stage is None or walk is None:
+            return None
+        walk.reset()
+        try:
+            looks = [walk.infer(image.prepared).outputs for image in images][-1]
+            specs = stage.specs[images[-1].prepared.graph]
+            if any(structure_problems(specs, look) + value_problems(look) for look in looks):
+                return None
+            return decode_result(self.manifest, images[-1].prepared.looks, looks)
+        except EdgewiseError:
+            return None
+
+    def _run(self, image: Image) -> Sequence[Mapping[str, Tensor]] | None:
         """Checked tensors of every look; None where one of them is unusable."""
         stage = self.opened.stage
-        if stage is None or self.stopped:
+        if stage is None or self._walk is None or self.stopped:
             return None
-        looks: list[dict[str, Tensor]] = []
         start = time.perf_counter()
         try:
-            looks += [stage.run(inputs) for inputs in image.inputs]
+            looks = self._walk.infer(image.prepared).outputs
         except EdgewiseError as error:
             return self._stop(error.what)
         except (RuntimeError, ValueError, TypeError) as error:  # a module that torch cannot run
             return self._stop(f"{type(error).__name__}: {error}")
         if looks:
             self._seconds.append(time.perf_counter() - start)
-        wrong = [problem for look in looks for problem in structure_problems(stage.tensors, look)]
+        specs = stage.specs[image.prepared.graph]
+        wrong = [problem for look in looks for problem in structure_problems(specs, look)]
         if wrong:
             return self._stop(*dict.fromkeys(wrong))
         unusable = [problem for look in looks for problem in value_problems(look)]
@@ -149,11 +171,11 @@ class PairTrack:
     candidate: str
     reference: str
     against: tuple[Against, ...]
+    manifest: Manifest
     budget: Budget
-    threshold: float
     images: int = 0
     tensors: dict[str, TensorTally] = field(default_factory=dict)
-    decoded: DecodedTally = field(default_factory=DecodedTally)
+    decoded: MatchTally = field(default_factory=MatchTally)
     sampled_scores: list[tuple[float, float]] = field(default_factory=list, repr=False)
     _seen_pairs: int = field(default=0, repr=False)
     _random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0), repr=False)
@@ -167,13 +189,18 @@ class PairTrack:
                 if name in theirs:
                     found = difference(ours[name], theirs[name])
                     self.tensors.setdefault(name, TensorTally()).add(image_id, found)
-        matching = match_results(
-            candidate.result, reference.result, threshold=self.threshold, budget=self.budget
+        matching = match(
+            kind_of(self.manifest),
+            reference.result,
+            candidate.result,
+            threshold=self.manifest.postprocess.shown_from,
+            margin=margin_of(self.budget),
         )
-        self.decoded.add(image_id, matching)
-        if Against.REFERENCE in self.against:
-            for pair in score_pairs(matching, candidate.result, reference.result):
-                self._sample(pair)
+        self.decoded.add(matching, image_id)
+        ours, theirs = candidate.result, reference.result
+        if Against.REFERENCE in self.against and isinstance(ours, Scored) and isinstance(theirs, Scored):
+            for own, other in matching.pairs:
+                self._sample((float(theirs.scores[own]), float(ours.scores[other])))
         self.images += 1
 
     def _sample(self, pair: tuple[float, float]) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 import msgspec
 
 from edgewise.exporter.bundle.tool_versions import tool_versions, writer
-from edgewise.exporter.graph.numerics import network_inputs
+from edgewise.exporter.graph.numerics import GraphRunner
+from edgewise.exporter.graph.recorder import Recorder
 from edgewise.exporter.parity.divergence import OnnxFile, find_divergence, image_to_walk, layer_curve
 from edgewise.exporter.parity.gallery import Overlay, choose_images, draw_overlay
 from edgewise.exporter.parity.judge import (
-    decoded_checks,
     decoded_figures,
     metric_checks,
     raw_checks,
+    result_checks,
     run_check,
     tensor_figures,
 )
@@ -32,20 +34,33 @@ from edgewise.exporter.parity.report import (
     Status,
 )
 from edgewise.exporter.parity.request import ParityRequest
-from edgewise.exporter.parity.stages import CANONICAL, EXPORTED_STAGE, LoweredStage
-from edgewise.exporter.parity.task import TaskWords, task_metrics
+from edgewise.exporter.parity.stages import CANONICAL, EXPORTED_STAGE
+from edgewise.exporter.parity.task import task_metrics
 from edgewise.exporter.parity.tracks import Image, PairTrack, StageTrack
 from edgewise.models.data.dataset import Dataset
 from edgewise.models.tasks.task import Metric
 from edgewise.runtime.contract.bundle import MANIFEST, Bundle
-from edgewise.runtime.contract.manifest import Graph, Precision
-from edgewise.runtime.decoding.decode import looks_of
+from edgewise.runtime.contract.check import image_input
+from edgewise.runtime.contract.manifest import Manifest, Precision
+from edgewise.runtime.decoding.kinds import kind_of
 from edgewise.runtime.engines.base import Tensor
+from edgewise.runtime.frames.sources import Frame
+from edgewise.runtime.results.kind import Nouns
 from edgewise.runtime.system.atomic import sha256_of
 from edgewise.runtime.system.errors import BackendError, ParityError
+from edgewise.runtime.walk.walk import Preparation, Walk
 
 Metrics = Mapping[str, Mapping[str, float | None]]
 """Stage -> metric -> value."""
+
+
+@dataclass(frozen=True, eq=False)
+class Feeds:
+    """What a graph was given for its first look at an image."""
+
+    image: int
+    graph: str
+    tensors: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -53,8 +68,6 @@ class Run:
     """One comparison while its stages are open; `stages` and `pairs` hold what was measured."""
 
     bundle: Bundle
-    graph: Graph
-    words: TaskWords
     dataset: Dataset
     metric: Metric
     count: int
@@ -65,6 +78,14 @@ class Run:
     """Image id -> annotated objects, crowds left out."""
 
     @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    @property
+    def nouns(self) -> Nouns:
+        return kind_of(self.manifest).nouns
+
+    @property
     def reference(self) -> str:
         return next(iter(self.stages))
 
@@ -72,24 +93,53 @@ class Run:
     def image_ids(self) -> list[int]:
         return [image.id for image in self.dataset.images[: self.count]]
 
-    def image(self, index: int) -> Image:
-        """An image of the dataset as the stages take it."""
-        manifest = self.bundle.manifest
-        looks = looks_of(manifest, self.dataset.frame(index), self.dataset.boxes(index))
-        return Image(looks, network_inputs(self.graph, looks), index, self.dataset.images[index].id)
+    def images(self) -> Iterator[Image]:
+        """The images as the stages take them, in the dataset's order: a model with state sees one clip."""
+        prepare = Preparation(self.manifest)
+        for index in range(self.count):
+            yield self._image(prepare, index)
 
-    def look(self, image_id: int | None) -> tuple[int, dict[str, Tensor]] | None:
-        """An image to walk through the layers and the graph's input for its first look.
+    def images_to(self, index: int) -> list[Image]:
+        """What a stage walks to come to an image: the image itself, with state all images before it too."""
+        if self.manifest.state:
+            return list(islice(self.images(), index + 1))
+        return [self._image(Preparation(self.manifest), index)]
+
+    def _image(self, prepare: Preparation, index: int) -> Image:
+        described = self.dataset.images[index]
+        frame = Frame(index, described.file_name, self.dataset.frame(index), 0.0, described.id)
+        return Image(prepare(frame, self.dataset.boxes(index)), index, described.id)
+
+    def feeds(self, image_id: int | None) -> Feeds | None:
+        """An image to walk through the layers, and what its graph was given for the first look at it.
 
         The wanted image, or where it has none (no person to look at) the first that has; None where none has.
         """
         ids = self.image_ids
         wanted = [] if image_id is None else [ids.index(image_id)]
         for index in (*wanted, *range(len(ids))):
-            inputs = self.image(index).inputs
-            if inputs:
-                return ids[index], dict(inputs[0])
+            images = self.images_to(index)
+            looks = images[-1].prepared.looks.looks
+            if looks:
+                graph = images[-1].prepared.graph
+                return Feeds(ids[index], graph, self._fed(images, graph))
         return None
+
+    def _fed(self, images: list[Image], graph: str) -> dict[str, Tensor]:
+        last = images[-1].prepared
+        if not self.manifest.state:
+            return {image_input(self.manifest, graph): last.looks.looks[0].tensor}
+        import onnx
+
+        canonical = {
+            name: GraphRunner(onnx.load_model_from_string(self.bundle.read(each.canonical or "")))
+            for name, each in self.manifest.graphs.items()
+        }
+        recorder = Recorder(canonical[graph], len(images))
+        walk = Walk(self.manifest, {**canonical, graph: recorder})
+        for image in images:
+            walk.infer(image.prepared)
+        return dict(recorder.inputs[-1])
 
 
 def report(run: Run, progress: Callable[[str, int, int], None], started: float) -> ParityReport:
@@ -101,15 +151,15 @@ def report(run: Run, progress: Callable[[str, int, int], None], started: float) 
     metrics = _metrics(run, progress)
     progress("looking at layers", run.count, run.count)
     comparisons = tuple(_judged(run, pair, metrics) for pair in run.pairs)
-    manifest = run.bundle.manifest
+    manifest = run.manifest
     return ParityReport(
         writer=writer(),
         bundle=manifest.name,
         manifest_sha256=sha256_of(run.bundle.path / MANIFEST),
         definition=manifest.provenance.definition,
         metric=run.metric.name,
-        things=run.words.things,
-        similarity=run.words.similarity,
+        things=run.nouns.things,
+        similarity=run.nouns.similarity,
         dataset=f"{run.dataset.json.parent.name}/{run.dataset.json.name}",
         images=run.count,
         objects=sum(run.objects.values()),
@@ -136,14 +186,16 @@ def gallery(run: Run, found: ParityReport) -> tuple[Overlay, ...]:
         lowered = (
             name
             for name, track in run.stages.items()
-            if isinstance(track.opened.stage, LoweredStage) and track.info.precision is precision
+            if track.opened.stage is not None
+            and track.opened.stage.lowered
+            and track.info.precision is precision
         )
         names += [name for name in (next(lowered, None),) if name is not None]
-    stages = [stage for name in names if (stage := run.stages[name].opened.stage) is not None]
+    tracks = [run.stages[name] for name in names if run.stages[name].opened.stage is not None]
     titles = {stage.name: stage.title for stage in found.stages}
     chosen = choose_images(found.comparisons, titles, run.image_ids, run.objects, run.request.overlays)
     return tuple(
-        draw_overlay(run.bundle.manifest, run.words, run.dataset, index, note, run.image(index), stages)
+        draw_overlay(run.manifest, run.dataset, index, note, run.images_to(index), tracks)
         for index, note in chosen.items()
     )
 
@@ -159,7 +211,7 @@ def _metrics(run: Run, progress: Callable[[str, int, int], None]) -> Metrics:
 
 
 def _judged(run: Run, pair: PairTrack, metrics: Metrics) -> Comparison:
-    tensors = tensor_figures(pair.tensors, [probe.name for probe in run.graph.probes])
+    tensors = tensor_figures(pair.tensors, _probes(run.manifest))
     decoded = decoded_figures(pair.decoded)
     metric = MetricFigures(
         name=run.metric.name,
@@ -180,7 +232,7 @@ def _judged(run: Run, pair: PairTrack, metrics: Metrics) -> Comparison:
         checks = (
             *comparison.checks,
             *raw_checks(tensors, pair.budget, blind=_shows_no_probes(run, pair.candidate)),
-            *decoded_checks(decoded, pair.budget, pair.images),
+            *result_checks(pair.decoded, pair.budget),
             *metric_checks(metric, pair.budget),
         )
         comparison = msgspec.structs.replace(comparison, checks=checks)
@@ -190,13 +242,26 @@ def _judged(run: Run, pair: PairTrack, metrics: Metrics) -> Comparison:
     return msgspec.structs.replace(comparison, divergence=divergence)
 
 
+def _probes(manifest: Manifest) -> list[str]:
+    """The probes of all graphs, by the names under which tensors are compared."""
+    several = len(manifest.graphs) > 1
+    return [
+        f"{name}.{probe.name}" if several else probe.name
+        for name, graph in manifest.graphs.items()
+        for probe in graph.probes
+    ]
+
+
 def _shows_no_probes(run: Run, name: str) -> bool:
     """Whether a stage is a built engine, whose inner tensors are fused away."""
     stage = run.stages[name].opened.stage
     if stage is None:
         return False
-    shown = {spec.name for spec in stage.tensors}
-    return any(probe.name not in shown for probe in run.graph.probes)
+    return any(
+        not stage.shows(graph, probe.name)
+        for graph, each in run.manifest.graphs.items()
+        for probe in each.probes
+    )
 
 
 def _divergence(run: Run, comparison: Comparison, limit: float) -> Divergence:
@@ -204,11 +269,11 @@ def _divergence(run: Run, comparison: Comparison, limit: float) -> Divergence:
     candidate, reference = run.stages[comparison.candidate], run.stages[comparison.reference]
     image = candidate.first_problem
     image = image_to_walk(comparison) if image is None else image
-    if not reference.info.file:
+    if not reference.info.files:
         stand_in = EXPORTED_STAGE if comparison.candidate != EXPORTED_STAGE else CANONICAL
         reference = run.stages[stand_in]
-    look = run.look(image)
-    if look is None:
+    feeds = run.feeds(image)
+    if feeds is None:
         return Divergence(
             against=reference.info.title,
             image=None,
@@ -218,11 +283,11 @@ def _divergence(run: Run, comparison: Comparison, limit: float) -> Divergence:
         )
     return find_divergence(
         run.bundle,
-        run.graph,
-        OnnxFile(candidate.info.title, candidate.info.file),
-        OnnxFile(reference.info.title, reference.info.file),
-        look[1],
-        image=look[0],
+        run.bundle.graph(feeds.graph),
+        OnnxFile(candidate.info.title, candidate.info.files[feeds.graph]),
+        OnnxFile(reference.info.title, reference.info.files[feeds.graph]),
+        feeds.tensors,
+        image=feeds.image,
         limit=limit,
         threads=run.request.stage_threads,
     )
@@ -232,20 +297,21 @@ def _curves(run: Run, comparisons: tuple[Comparison, ...]) -> Iterator[LayerCurv
     """FP16 and INT8 files against the file that they were made from, on the image that differs most."""
     for comparison in comparisons:
         track = run.stages[comparison.candidate]
-        lowered = isinstance(track.opened.stage, LoweredStage) and track.info.precision is not Precision.FP32
+        stage = track.opened.stage
+        lowered = stage is not None and stage.lowered and track.info.precision is not Precision.FP32
         if Against.BEFORE not in comparison.against or not lowered:
             continue
-        look = run.look(image_to_walk(comparison))
-        if look is None:
+        feeds = run.feeds(image_to_walk(comparison))
+        if feeds is None:
             return
         try:
             yield layer_curve(
                 run.bundle,
-                run.graph,
-                (comparison.candidate, track.info.file),
-                (comparison.reference, run.stages[comparison.reference].info.file),
-                look[1],
-                image=look[0],
+                run.bundle.graph(feeds.graph),
+                (comparison.candidate, track.info.files[feeds.graph]),
+                (comparison.reference, run.stages[comparison.reference].info.files[feeds.graph]),
+                feeds.tensors,
+                image=feeds.image,
                 threads=run.request.stage_threads,
             )
         except (BackendError, ParityError):
@@ -259,7 +325,7 @@ def _stage_report(track: StageTrack, metrics: Metrics) -> StageReport:
         title=info.title,
         precision=info.precision,
         before=info.before,
-        file=info.file,
+        file=", ".join(info.files.values()),
         engine=stage.engine if stage is not None else "",
         status=track.status,
         problems=track.problem_lines(),

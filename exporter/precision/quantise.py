@@ -58,7 +58,7 @@ from edgewise.runtime.contract.manifest import (
 )
 from edgewise.runtime.frames.sources import Frame, decode_image
 from edgewise.runtime.system.errors import CalibrationError
-from edgewise.runtime.walk.walk import Prepared, Walk
+from edgewise.runtime.walk.walk import Preparation, Prepared, Walk
 
 if TYPE_CHECKING:
     import onnx
@@ -114,8 +114,7 @@ def calibrate_bundle(
             )
         canonical[name] = onnx.load_model_from_string(bundle.read(graph.canonical))
     targets = tuple(dict.fromkeys(file.target for graph in manifest.graphs.values() for file in graph.files))
-    walk = _walk(manifest, canonical)
-    prepared = [_prepare(walk, clip) for clip in goldens]
+    prepared = [_prepare(manifest, clip) for clip in goldens]
     samples = _inputs(manifest, canonical, [PreparedClip(frames) for frames in prepared])
     fp32 = {
         name: lower_fp32(canonical[name], graph, PassRunner(samples[name][:1], comparable_names(graph)))
@@ -152,8 +151,8 @@ def quantise(
         CalibrationError: The images are refused, or a budget is missed.
         ExportError: A pass breaks a condition or the numbers, or a target refuses a node.
     """
-    walk = _walk(manifest, fp32)
-    clips = [PreparedClip(_prepare(walk, clip)) for clip in clips_of(manifest, pictures_of(images.held_out))]
+    held_out = clips_of(manifest, pictures_of(images.held_out))
+    clips = [PreparedClip(_prepare(manifest, clip)) for clip in held_out]
     compared = _inputs(manifest, fp32, clips)
     clips += [PreparedClip(frames, Role.GOLDEN) for frames in goldens]
     agreement = Agreement(manifest, fp32, clips, images.task)
@@ -178,14 +177,10 @@ def quantise(
     return _compose(manifest, fp32, tables, typed)
 
 
-def _walk(manifest: Manifest, fp32: Models) -> Walk:
-    return Walk(manifest, {name: GraphRunner(model) for name, model in fp32.items()})
-
-
-def _prepare(walk: Walk, clip: Clip) -> list[Prepared]:
-    walk.reset()
+def _prepare(manifest: Manifest, clip: Clip) -> list[Prepared]:
+    prepare = Preparation(manifest)
     return [
-        walk.prepare(Frame(number, f"frame {number}", picture.frame, 0.0), picture.boxes)
+        prepare(Frame(number, f"frame {number}", picture.frame, 0.0), picture.boxes)
         for number, picture in enumerate(clip)
     ]
 
@@ -215,7 +210,7 @@ def _feeds(images: CalibrationSet, manifest: Manifest, fp32: Models, name: str) 
         (clip,) = clips_of(manifest, pictures_of([sample]))
         recorder = Recorder(runners[name], len(clip))
         walk = Walk(manifest, {**runners, name: recorder})
-        for frame in _prepare(walk, clip):
+        for frame in _prepare(manifest, clip):
             walk.infer(frame)
         for inputs in recorder.inputs:
             yield sample.name, inputs

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from edgewise.models.checkpoints.checkpoint import LoadedModel
 from edgewise.models.data.dataset import Dataset
-from edgewise.models.data.example import Image
 from edgewise.models.data.vocabulary import Vocabulary
-from edgewise.models.measuring.evaluation import Predict, evaluate
+from edgewise.models.measuring.evaluation import evaluate
 from edgewise.models.measuring.tasks import task_of
+from edgewise.models.measuring.torch_runner import TorchRunner
 from edgewise.models.tasks.task import Measured
 from edgewise.runtime.contract.manifest import Manifest, Provenance
-from edgewise.runtime.decoding.decode import decode_result, looks_of
-from edgewise.runtime.frames.looks import FrameBoxes
-from edgewise.runtime.results.result import Result
 from edgewise.runtime.system.errors import DatasetError
-
-Network = Callable[[NDArray[np.uint8]], Mapping[str, NDArray[Any]]]
-"""uint8 [1, h, w, 3] -> the graph's outputs by name."""
+from edgewise.runtime.walk.walk import Walk
 
 
 def evaluate_module(
@@ -47,33 +35,14 @@ def evaluate_module(
         loaded.meta.vocabulary, Provenance(definition=f"registry:{loaded.entry.name}")
     )
     indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
-    predict = predictor(network_of(loaded, manifest), manifest)
-    return evaluate(predict, dataset, task_of(loaded.entry.task), indices, progress=progress)
+    walk = torch_walk(loaded, manifest)
+    return evaluate(walk, dataset, task_of(loaded.entry.task), indices, progress=progress)
 
 
-def network_of(loaded: LoadedModel, manifest: Manifest) -> Network:
-    """The deploy module of a training definition as a function on arrays; outputs and probes by name."""
-    names = [spec.name for graph in (manifest.graphs["main"],) for spec in (*graph.outputs, *graph.probes)]
-    deployed = loaded.entry.deploy(loaded.module).eval()
-    device = next(loaded.module.parameters()).device
-
-    def network(tensor: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        with torch.inference_mode():
-            outputs = deployed(torch.from_numpy(tensor).to(device))
-        outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
-        return {name: output.cpu().numpy() for name, output in zip(names, outputs, strict=True)}
-
-    return network
-
-
-def predictor(network: Network, manifest: Manifest) -> Predict:
-    """What any network that follows a manifest finds in a frame, through the device's own functions."""
-
-    def predict(frame: Image, boxes: FrameBoxes | None) -> Result:
-        looks = looks_of(manifest, frame, boxes)
-        return decode_result(manifest, looks, [network(look.tensor) for look in looks.looks])
-
-    return predict
+def torch_walk(loaded: LoadedModel, manifest: Manifest) -> Walk:
+    """Frames through the deploy module of a training definition and the device's own functions."""
+    (name,) = manifest.schedule.graphs
+    return Walk(manifest, {name: TorchRunner(loaded.entry.deploy(loaded.module), manifest.graphs[name])})
 
 
 def refuse_other_names(known: Vocabulary, dataset: Dataset) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 
 from edgewise.models.data.coco_file import CocoImage
 from edgewise.models.data.dataset import Dataset
-from edgewise.runtime.results.result import Result
+from edgewise.runtime.results.result import Result, Scored
 from edgewise.runtime.system.errors import DatasetError
 
-Found = TypeVar("Found", bound=Result)
+Found = TypeVar("Found", bound=Scored)
 
 
 @dataclass
@@ -63,7 +63,7 @@ class MeasuredImages:
             hint="measure results on the dataset that they were made from",
         )
 
-    def _refuse_odd_scores(self, image: CocoImage, result: Result) -> None:
+    def _refuse_odd_scores(self, image: CocoImage, result: Scored) -> None:
         listed = self.dataset.vocabulary.names_by_id
         for class_index in np.unique(result.classes).tolist():
             category = result.labels[class_index].id

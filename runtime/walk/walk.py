@@ -45,6 +45,28 @@ class Inferred:
     outputs: tuple[dict[str, Tensor], ...]
 
 
+class Preparation:
+    """A walk before its runners: which graph runs on the next frame, and the looks that it takes."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self.reset()
+
+    def __call__(self, frame: Frame, boxes: FrameBoxes | None = None) -> Prepared:
+        """Choose the graph and preprocess every look. Call once per frame, in order.
+
+        Raises:
+            SourceError: The image is not uint8 [H, W, 3], or it or a box does not fit the preprocessing.
+        """
+        _check_image(frame.image, frame.name)
+        graph = self._choose(frame.image)
+        return Prepared(frame, graph, looks_of(self._manifest, frame.image, boxes))
+
+    def reset(self) -> None:
+        """The next frame is a first frame."""
+        self._choose = graph_choice(self._manifest.schedule)
+
+
 class Walk:
     """Frames in order, through the graphs that the manifest's schedule runs. Use it from one thread at a
     time.
@@ -61,6 +83,7 @@ class Walk:
     def __init__(self, manifest: Manifest, runners: Mapping[str, Runner]) -> None:
         self.manifest = manifest
         self.runners = {graph: runners[graph] for graph in manifest.schedule.graphs}
+        self.prepare = Preparation(manifest)
         self._images = {graph: image_input(manifest, graph) for graph in self.runners}
         self._reads = {graph: _reads(manifest, graph) for graph in self.runners}
         self._writes = {graph: _writes(manifest, graph) for graph in self.runners}
@@ -70,16 +93,6 @@ class Walk:
     def __call__(self, image: NDArray[np.uint8], boxes: FrameBoxes | None = None) -> Result:
         """The result of the next frame, uint8 [H, W, 3] BGR; `boxes` say where a model of crops looks."""
         return self.finish(self.infer(self.prepare(Frame(0, "", image, 0.0), boxes)))
-
-    def prepare(self, frame: Frame, boxes: FrameBoxes | None = None) -> Prepared:
-        """Choose the graph and preprocess every look. Call once per frame, in order.
-
-        Raises:
-            SourceError: The image is not uint8 [H, W, 3], or it or a box does not fit the preprocessing.
-        """
-        _check_image(frame.image, frame.name)
-        graph = self._choose(frame.image)
-        return Prepared(frame, graph, looks_of(self.manifest, frame.image, boxes))
 
     def infer(self, prepared: Prepared) -> Inferred:
         """Run the graph with the state that earlier frames left. Call in frame order.
@@ -115,7 +128,7 @@ class Walk:
 
     def reset(self) -> None:
         """Forget state and schedule: the next frame is a first frame."""
-        self._choose = graph_choice(self.manifest.schedule)
+        self.prepare.reset()
         for state in self.manifest.state:
             graph, _ = state.sinks[0].rsplit(".", 1) if state.sinks else state.source.rsplit(".", 1)
             initial = np.full(state.spec.shape, state.initial_value, numpy_dtype(state.spec.dtype))

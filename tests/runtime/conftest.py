@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -38,6 +38,8 @@ from edgewise.runtime.decoding.decode import decode_result, looks_of
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edgewise.runtime.engines.options import OnnxRuntimeOptions
 from edgewise.runtime.frames.preprocessing import preprocess
+from edgewise.runtime.results.result import Result
+from edgewise.runtime.walk.schedule import graph_choice
 
 SIZE = (32, 48)
 SLOTS = 2
@@ -154,6 +156,20 @@ def detector_manifest(models: Mapping[Precision, str]) -> Manifest:
     )
 
 
+def golden_frame(
+    stem: str, frame: np.ndarray, outputs: Mapping[str, np.ndarray], result: Result
+) -> tuple[GoldenFrame, dict[str, bytes]]:
+    """A frame of a golden, and its files."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **outputs)
+    golden = GoldenFrame(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json")
+    return golden, {
+        golden.image: cv2.imencode(".png", frame)[1].tobytes(),
+        golden.tensors: buffer.getvalue(),
+        golden.result: msgspec.json.encode(result.records(0)),
+    }
+
+
 def build_bundle(folder: Path, *, models: Mapping[Precision, bytes] | None = None) -> Path:
     """A bundle whose goldens (a bright and a black frame) come from the unspoilt detector."""
     chosen = dict(models) if models is not None else {Precision.FP32: detector()}
@@ -165,14 +181,9 @@ def build_bundle(folder: Path, *, models: Mapping[Precision, bytes] | None = Non
     for number, frame in enumerate((bright_frame(), np.zeros((40, 40, 3), np.uint8))):
         tensor, _ = preprocess(manifest.preprocess, frame)
         outputs = truth.run({"image": tensor})
-        buffer = io.BytesIO()
-        np.savez(buffer, **outputs)
-        stem = f"goldens/{number:03d}"
-        golden = GoldenFrame(image=f"{stem}.png", tensors=f"{stem}.npz", result=f"{stem}.json")
         result = decode_result(manifest, looks_of(manifest, frame), [outputs])
-        files[golden.image] = cv2.imencode(".png", frame)[1].tobytes()
-        files[golden.tensors] = buffer.getvalue()
-        files[golden.result] = msgspec.json.encode(result.records(number))
+        golden, written = golden_frame(f"goldens/{number:03d}", frame, outputs, result)
+        files |= written
         goldens.append(Golden(frames=(golden,)))
     return write_files(folder, msgspec.structs.replace(manifest, goldens=tuple(goldens)), files)
 
@@ -193,11 +204,11 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
 MEMORY = TensorSpec(name="memory", dtype=DType.FLOAT32, shape=(1, 1))
 
 
-def video_graph(*, key: bool) -> bytes:
+def video_graph(*, key: bool, sight: float = 1.0, kept: float = 1.0) -> bytes:
     """Both slots' scores are the memory: what key frames left, an exponential mean of their brightness.
 
     The key graph reads the memory, moves it half way to the image's brightness, and gives it out; the other
-    graph only reads it.
+    graph only reads it. `sight` and `kept` scale scores and memory, for graphs that answer wrongly.
     """
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
@@ -205,7 +216,7 @@ def video_graph(*, key: bool) -> bytes:
         helper.make_node("Div", ["mean", "white"], ["brightness"]),
         helper.make_node("Add", ["memory", "brightness"], ["sum"]),
         helper.make_node("Mul", ["sum", "half"], ["mixed"]),
-        helper.make_node("Identity", ["mixed" if key else "memory"], ["seen"]),
+        helper.make_node("Mul", ["mixed" if key else "memory", "sight"], ["seen"]),
         helper.make_node("Expand", ["seen", "slots"], ["scores"]),
         helper.make_node("Identity", ["fixed_boxes"], ["boxes"]),
         helper.make_node("Identity", ["fixed_classes"], ["classes"]),
@@ -215,6 +226,8 @@ def video_graph(*, key: bool) -> bytes:
         _constant("axes", [0, 1, 2, 3], np.int64),
         _constant("white", 255.0, np.float32),
         _constant("half", 0.5, np.float32),
+        _constant("sight", sight, np.float32),
+        _constant("kept", kept, np.float32),
         _constant("slots", [1, SLOTS], np.int64),
         _constant("fixed_boxes", [[[4, 4, 24, 28], [26, 2, 46, 30]]], np.float32),
         _constant("fixed_classes", [[0, 1]], np.int32),
@@ -231,14 +244,13 @@ def video_graph(*, key: bool) -> bytes:
         helper.make_tensor_value_info("masks", TensorProto.FLOAT, [1, SLOTS, 8, 12]),
     ]
     if key:
-        nodes.append(helper.make_node("Identity", ["mixed"], ["next_memory"]))
+        nodes.append(helper.make_node("Mul", ["mixed", "kept"], ["next_memory"]))
         outputs.append(helper.make_tensor_value_info("next_memory", TensorProto.FLOAT, [1, 1]))
     return _serialise(nodes, inputs, outputs, constants)
 
 
-def build_video_bundle(folder: Path, schedule: Schedule, *, initial_value: float = 0.0) -> Path:
-    """A bundle of two graphs with state between frames."""
-    files = {"models/key.onnx": video_graph(key=True), "models/nonkey.onnx": video_graph(key=False)}
+def video_manifest(schedule: Schedule, *, initial_value: float = 0.0) -> Manifest:
+    """Graphs `key` and `nonkey`, both reading the memory that `key` writes."""
     next_memory = msgspec.structs.replace(MEMORY, name="next_memory")
     graphs = {
         name: Graph(
@@ -257,15 +269,57 @@ def build_video_bundle(folder: Path, schedule: Schedule, *, initial_value: float
         sinks=("key.memory", "nonkey.memory"),
         initial_value=initial_value,
     )
-    manifest = msgspec.structs.replace(
-        detector_manifest({}), graphs=graphs, state=(state,), schedule=schedule
+    return msgspec.structs.replace(
+        detector_manifest({}),
+        graphs=graphs,
+        state=(state,),
+        schedule=schedule,
+        budgets=(budget(Precision.FP32),),
     )
-    return write_files(folder, manifest, files)
+
+
+def build_video_bundle(
+    folder: Path,
+    schedule: Schedule,
+    *,
+    initial_value: float = 0.0,
+    clips: Sequence[Sequence[np.ndarray]] = (),
+    shipped: Mapping[str, bytes] | None = None,
+) -> Path:
+    """A bundle of two graphs with state between frames.
+
+    Args:
+        clips: Frames of each golden, whose outputs come from the unspoilt graphs.
+        shipped: Other models than those, by graph.
+    """
+    manifest = video_manifest(schedule, initial_value=initial_value)
+    truth = {name: video_graph(key=name == "key") for name in manifest.graphs}
+    files = {f"models/{name}.onnx": data for name, data in (truth | dict(shipped or {})).items()}
+    engines = {
+        name: OnnxRuntimeEngine(
+            truth[name], inputs=graph.inputs, outputs=graph.outputs, where="truth", options=ONE_THREAD
+        )
+        for name, graph in manifest.graphs.items()
+    }
+    goldens = []
+    for number, clip in enumerate(clips):
+        choose, memory = graph_choice(schedule), np.full((1, 1), initial_value, np.float32)
+        frames = []
+        for index, frame in enumerate(clip):
+            looks = looks_of(manifest, frame)
+            outputs = engines[choose(frame)].run({"image": looks.looks[0].tensor, "memory": memory})
+            memory = outputs.get("next_memory", memory)
+            result = decode_result(manifest, looks, [outputs])
+            golden, written = golden_frame(f"goldens/{number}-{index}", frame, outputs, result)
+            frames.append(golden)
+            files |= written
+        goldens.append(Golden(frames=tuple(frames)))
+    return write_files(folder, msgspec.structs.replace(manifest, goldens=tuple(goldens)), files)
 
 
 @pytest.fixture
 def make_video_bundle(tmp_path: Path) -> Callable[..., Path]:
-    def make(schedule: Schedule, **options: float) -> Path:
-        return build_video_bundle(tmp_path / "video", schedule, **options)
+    def make(schedule: Schedule, **options: object) -> Path:
+        return build_video_bundle(tmp_path / "video", schedule, **options)  # type: ignore[arg-type]
 
     return make

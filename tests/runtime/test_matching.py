@@ -92,21 +92,13 @@ B = (40, 30, 70, 55)
 def test_the_same_result() -> None:
     both = instances((0.9, 0, A), (0.8, 1, B))
     matching = match_instances(both, both, threshold=0.3)
-    assert figures(matching) == (
-        1,
-        1,
-        0,
-    )
+    assert figures(matching) == (1, 1, 0)
     assert matching.pairs == ((0, 0), (1, 1))
 
 
 def test_two_empty_results_agree() -> None:
     matching = match_instances(instances(), instances(), threshold=0.3)
-    assert figures(matching) == (
-        1,
-        1,
-        0,
-    )
+    assert figures(matching) == (1, 1, 0)
     assert not matching.tally.one_empty
 
 
@@ -116,11 +108,7 @@ def test_one_empty_result_matches_nothing(swap: bool) -> None:
     matching = (
         match_instances(*reversed(sides), threshold=0.3) if swap else match_instances(*sides, threshold=0.3)
     )
-    assert figures(matching) == (
-        0,
-        0,
-        1,
-    )
+    assert figures(matching) == (0, 0, 1)
     assert matching.tally.one_empty
     assert (matching.invented if swap else matching.lost) == (0,)
 
