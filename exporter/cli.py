@@ -251,17 +251,17 @@ def train(
         from dataclasses import replace
 
         from edgewise.models import registry
-        from edgewise.models.families.recipes import recipe_for
         from edgewise.models.training.loop import TrainingRequest
         from edgewise.models.training.loop import train as run_training
 
         changes = {name: value for name, value in (("steps", steps), ("batch", batch)) if value is not None}
+        entry = registry.find(model)
         request = TrainingRequest(
-            entry=registry.find(model),
+            entry=entry,
             data=data,
             out=output,
             images=images,
-            recipe=replace(recipe_for(model), **changes),
+            recipe=replace(entry.recipe, **changes),
             seed=seed,
             initial=initial,
             evaluation=evaluation,

@@ -224,6 +224,7 @@ def export_checkpoint(
         training_command=loaded.meta.training_command,
     )
     draft = loaded.entry.manifest(loaded.meta.vocabulary, provenance)
+    draft = msgspec.structs.replace(draft, licence=loaded.meta.licence)
     module = loaded.entry.deploy(loaded.module)
     return export_bundle({"main": module}, draft, destination, options, checkpoint=Path(checkpoint))
 

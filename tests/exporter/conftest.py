@@ -61,6 +61,6 @@ def seeded_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     entry = registry.find("yolact-tiny").with_config(class_count=len(LABELS))
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    meta = CheckpointMeta.of(entry, Vocabulary(tuple(LABELS)), training_command="none")
+    meta = CheckpointMeta.of(entry, Vocabulary(tuple(LABELS)), origin="published", licence="terms")
     save_checkpoint(path, entry.build(), meta)
     return path

@@ -185,6 +185,7 @@ def test_goldens_of_crops_have_boxes() -> None:
 def test_a_checkpoint_of_the_registry(seeded_tiny: Path, tmp_path: Path) -> None:
     bundle = export_checkpoint(seeded_tiny, tmp_path / "tiny.bundle")
     provenance = bundle.manifest.provenance
+    assert bundle.manifest.licence == "terms"
     assert provenance.definition == "registry:yolact-tiny"
     assert provenance.checkpoint_sha256 == hashlib.sha256(seeded_tiny.read_bytes()).hexdigest()
     assert bundle.read("source/checkpoint.safetensors") == seeded_tiny.read_bytes()
