@@ -92,7 +92,7 @@ def test_published_anchors_have_the_legacy_sizes():
         assert [tuple(row) for row in extent.int().tolist()] == sizes
         assert torch.equal(level[3, 0] - level[0, 0], torch.tensor(float(stride)))
         assert torch.equal((level[:3, :2] + level[:3, 2:]) / 2, torch.full((3, 2), (stride - 1) / 2))
-    assert sum(map(len, anchors)) == R50_COCO.anchor_count
+    assert sum(map(len, anchors)) == 3 * sum(map(math.prod, R50_COCO.level_sizes))
 
 
 def test_class_lists_follow_the_published_channels():
@@ -164,7 +164,10 @@ def test_outputs_have_the_documented_shapes():
         (2, 8, 16, 24), (2, 8, 8, 12), (2, 8, 4, 6), (2, 8, 2, 3),
     ]  # fmt: skip
     assert [tuple(level.shape[1:]) for level in out.proposals.objectness][-1] == (6, 1, 2)
-    assert sum(level[0].numel() for level in out.proposals.objectness) == MICRO.anchor_count
+    cells = sum(map(math.prod, MICRO.level_sizes))
+    assert sum(level[0].numel() for level in out.proposals.objectness) == MICRO.anchors_per_cell * cells
+        map(math.prod, MICRO.level_sizes)
+    )
     assert out.scores.shape == (2, 5, 16, 24)
 
 

@@ -158,10 +158,6 @@ class UpsnetConfig(Config, frozen=True):
         return tuple((-(-height // stride), -(-width // stride)) for stride in self.level_strides)
 
     @property
-    def anchor_count(self) -> int:
-        return sum(rows * columns for rows, columns in self.level_sizes) * self.anchors_per_cell
-
-    @property
     def panoptic_size(self) -> tuple[int, int]:
         """(height, width) of the panoptic map."""
         stride = self.decoding.panoptic_stride
