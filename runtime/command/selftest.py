@@ -88,7 +88,7 @@ def selftest(
     checks: list[Check] = []
     tally, ran = MatchTally(), set[str]()
     with Session.open(bundle, backend=options, precision=asked) as session:
-        engine = next(iter(session.engines.values())).name
+        engine = ", ".join(dict.fromkeys(engine.name for engine in session.engines.values()))
         for golden in bundle.manifest.goldens:
             session.reset()
             for frame in golden.frames:

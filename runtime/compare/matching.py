@@ -21,19 +21,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgewise.runtime.contract.manifest import Budget
 from edgewise.runtime.pixels.masks import IntArray
 from edgewise.runtime.results.kind import Kind
+from edgewise.runtime.results.overlap import Floats
 from edgewise.runtime.results.result import Result, Scored, above
 from edgewise.runtime.system.errors import ResultError
 
 PARTNER_SIMILARITY = 0.5
 LARGEST_MARGIN = 0.05
 MARGIN_OF_SCORE_BUDGET = 3.0
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(kw_only=True)

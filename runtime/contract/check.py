@@ -39,6 +39,10 @@ def _problems(manifest: Manifest) -> Iterable[str]:
     ids = [label.id for label in manifest.classes]
     if len(set(ids)) != len(ids):
         yield "two classes share an id"
+    if manifest.calibration is not None:
+        tables = {*manifest.calibration.tables, *manifest.calibration.tensorrt_caches}
+        for graph in sorted(tables - set(manifest.graphs)):
+            yield f"a calibration table is for graph {graph!r}, which is not declared"
     precisions = [budget.precision for budget in manifest.budgets]
     if len(set(precisions)) != len(precisions):
         yield "two budgets are stated for one precision"

@@ -92,7 +92,7 @@ class HostState:
     def step(self, inputs: Mapping[str, Tensor], state: Mapping[str, Held], keep: Collection[str]) -> Ran:
         """See `Runner.step`."""
         outputs = self.run({**inputs, **state})
-        return Ran(outputs, {name: outputs[name] for name in keep})
+        return Ran(outputs, {name: outputs[name].copy() for name in keep})
 
 
 class Engine(Runner, Protocol):

@@ -121,20 +121,23 @@ class OnnxRuntimeEngine:
         images = [spec for spec in self._inputs if spec.name not in state]
         check_tensors(images, inputs, role="input", where=self._where)
         binding = self._session.io_binding()
-        for name, tensor in inputs.items():
-            binding.bind_cpu_input(name, tensor)
-        for name, value in state.items():
-            binding.bind_ortvalue_input(name, value)
-        for name in self._output_names:
-            binding.bind_output(name, self._provider if name in keep else "cpu")
         try:
+            for name, tensor in inputs.items():
+                binding.bind_cpu_input(name, tensor)
+            for name, value in state.items():
+                binding.bind_ortvalue_input(name, value)
+            for name in self._output_names:
+                binding.bind_output(name, self._provider if name in keep else "cpu")
             self._session.run_with_iobinding(binding)
         except Exception as error:
             raise BackendError(
                 f"onnxruntime failed: {_first_line(error)}", where=self._where, hint="run `edgewise selftest`"
             ) from error
         values = dict(zip(self._output_names, binding.get_outputs(), strict=True))
-        outputs = {name: value.numpy() for name, value in values.items()}
+        # On the CPU an OrtValue's array is the state's own memory, which the caller must not get.
+        outputs = {
+            name: value.numpy().copy() if name in keep else value.numpy() for name, value in values.items()
+        }
         check_tensors(self._outputs, outputs, role="output", where=self._where)
         return Ran(outputs, {name: values[name] for name in keep})
 

@@ -26,10 +26,10 @@ from edgewise.runtime.contract.preprocessing import (
     ShortestEdge,
     Stretch,
 )
+from edgewise.runtime.pixels.colours import Frame
 from edgewise.runtime.pixels.geometry import Geometry, Size, scaling
 from edgewise.runtime.system.errors import ManifestError, SourceError
 
-Frame = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 
 # INTER_NEAREST takes floor(scale * j), half a pixel off; the exact form follows pixel centres.

@@ -47,7 +47,7 @@ class Likeness:
 
 
 @dataclass(frozen=True, eq=False)
-class Compared:
+class OutputRoles:
     """How a graph's outputs are compared; what is named in neither way is a float tensor.
 
     Attributes:
@@ -83,10 +83,10 @@ class SinkForm:
     open: Callable[[Sequence[Path], Manifest], Sink]
 
 
-def as_float_tensors(spec: Any, manifest: Manifest, outputs: Outputs) -> Compared:
+def as_float_tensors(spec: Any, manifest: Manifest, outputs: Outputs) -> OutputRoles:
     """No slots and no maps: every output is a float tensor."""
     del spec, manifest, outputs
-    return Compared()
+    return OutputRoles()
 
 
 def never_mirrored(spec: Any) -> bool:
@@ -123,7 +123,7 @@ class Kind(Generic[SpecT, FoundT]):
     decode: Callable[[SpecT, Manifest, Looks, Sequence[Outputs]], FoundT]
     read: Callable[[SpecT, Manifest, Sequence[Record], Size], FoundT]
     alike: Callable[[FoundT, FoundT], Likeness]
-    compared: Callable[[SpecT, Manifest, Outputs], Compared] = as_float_tensors
+    compared: Callable[[SpecT, Manifest, Outputs], OutputRoles] = as_float_tensors
     mirrored: Callable[[SpecT], bool] = never_mirrored
     counts: Callable[[FoundT, float], Counter[str]] = classes_seen
     extent: Callable[[FoundT], tuple[str, list[str]]] | None = None

@@ -319,13 +319,17 @@ def test_goldens_and_calibration_must_be_listed():
     document = plain("letterbox_instances")
     document["calibration"] = {
         "method": "entropy",
-        "table": "calibration/table.json",
+        "tables": {"main": "calibration/main.json"},
         "sample_count": 1,
         "seed": 0,
         "samples_sha256": "0" * 64,
         "preprocess_sha256": "0" * 64,
     }
-    with pytest.raises(ManifestError, match=r"calibration/table\.json"):
+    with pytest.raises(ManifestError, match=r"calibration/main\.json"):
+        reread(document)
+    document["calibration"]["tables"] = {}
+    document["calibration"]["tensorrt_caches"] = {"main": "calibration/main.cache"}
+    with pytest.raises(ManifestError, match=r"calibration/main\.cache"):
         reread(document)
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.system.errors import BackendError, SourceError
 from edgewise.runtime.walk.pipeline import overlapped
 from edgewise.runtime.walk.session import Session
+from edgewise.runtime.walk.walk import Preparation, Walk
 
 from .conftest import ONE_THREAD, bright_frame, detector
 
@@ -107,7 +109,8 @@ def test_an_error_comes_after_the_results_before_it(session: Session) -> None:
     assert not edgewise_threads()
 
 
-def test_an_error_in_a_later_stage_stops_the_source(session: Session) -> None:
+@pytest.mark.parametrize("stage", ["prepare", "infer", "finish"])
+def test_an_error_in_a_later_stage_stops_the_source(session: Session, stage: str) -> None:
     taken = 0
 
     def frames() -> Generator[Frame]:
@@ -116,23 +119,29 @@ def test_an_error_in_a_later_stage_stops_the_source(session: Session) -> None:
             taken += 1
             yield Frame(taken, "bad" if taken == 3 else "good", bright_frame(), 0.0)
 
-    session.walk.prepare = _failing_on(session.walk.prepare, "bad")  # type: ignore[method-assign]
+    _fail_in(session.walk, stage, "bad")
+    done = []
     with pytest.raises(ZeroDivisionError):
-        for _ in session.stream(frames()):
-            pass
+        done.extend(frame.index for frame, _ in session.stream(frames()))
+    assert done == [1, 2]
     assert not edgewise_threads()
     stopped_at = taken
     time.sleep(0.05)
     assert taken == stopped_at
 
 
-def _failing_on(stage: Callable, name: str) -> Callable:
-    def failing(frame: Frame, boxes: object = None) -> object:
-        if frame.name == name:
-            raise ZeroDivisionError
-        return stage(frame, boxes)
+def _fail_in(walk: Walk, stage: str, name: str) -> None:
+    """Make one stage of a walk fail on the frame of that name."""
+    real = getattr(walk, stage)
 
-    return failing
+    class Failing(Preparation):
+        def __call__(self, given: Any, boxes: Any = None) -> Any:
+            frame = given if isinstance(given, Frame) else given.frame
+            if frame.name == name:
+                raise ZeroDivisionError
+            return real(given)
+
+    setattr(walk, stage, Failing(walk.manifest))
 
 
 def test_closing_early_stops_the_threads_and_reads_no_further(session: Session) -> None:

@@ -1,4 +1,4 @@
-"""The way of a frame, over runners that hand out opaque state: it passes from writer to reader, nowhere else."""
+"""The way of a frame, over runners with opaque state: it passes from writer to reader and nowhere else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgewise.runtime.engines.base import HostState, Ran, Tensor
 from edgewise.runtime.engines.opening import open_engine
 from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.results.result import Result, Scored
-from edgewise.runtime.walk.walk import Walk
+from edgewise.runtime.walk.walk import Preparation, Walk
 
 from .conftest import IMAGE, ONE_THREAD, OUTPUTS, SLOTS, build_bundle, video_manifest
 
@@ -170,15 +170,15 @@ def test_reset_forgets_state_and_schedule() -> None:
 
 
 def test_prepared_frames_go_through_two_walks(make_video_bundle: Callable[..., Path]) -> None:
-    """One prepares for both; each has its own runners and its own state."""
+    """Prepared once; each walk has its own runners and its own state."""
     bundle = Bundle.open(make_video_bundle(SCHEDULE))
     host = Walk(bundle.manifest, {name: HostGraph(name) for name in ("key", "nonkey")})
     engines = {name: open_engine(bundle, graph=name, backend=ONE_THREAD) for name in ("key", "nonkey")}
     other = Walk(bundle.manifest, engines)
-    late = Walk(bundle.manifest, engines)
+    late, prepare = Walk(bundle.manifest, engines), Preparation(bundle.manifest)
     found: dict[str, list[float]] = {"host": [], "other": [], "late": []}
     for index, value in enumerate(BRIGHTNESS):
-        prepared = host.prepare(Frame(index, f"{index}", frame(value), 0.0))
+        prepared = prepare(Frame(index, f"{index}", frame(value), 0.0))
         assert prepared.graph == ("key", "nonkey")[index % 2]
         for name, walk in (("host", host), ("other", other), ("late", late)):
             if name == "late" and index < 2:
@@ -191,6 +191,14 @@ def test_prepared_frames_go_through_two_walks(make_video_bundle: Callable[..., P
     assert found["other"] == pytest.approx(SEEN)
     # Its memory starts with the third frame, at (0 + 0.2) / 2, though it shares engines with the other.
     assert found["late"] == pytest.approx([0.1, 0.1])
+
+
+def test_a_preparation_starts_over() -> None:
+    prepare = Preparation(video_manifest(SCHEDULE))
+    shown = Frame(0, "", frame(9), 0.0)
+    assert [prepare(shown).graph for _ in range(3)] == ["key", "nonkey", "key"]
+    prepare.reset()
+    assert prepare(shown).graph == "key"
 
 
 def test_the_outputs_of_a_frame_are_those_of_its_graph() -> None:

@@ -12,16 +12,18 @@ from edgewise.runtime.contract.postprocessing import PastedInstances, PrototypeI
 from edgewise.runtime.kinds.instances.decode import decode_instances
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.pixels.geometry import Size
-from edgewise.runtime.results.kind import Compared, Kind, Likeness, Nouns
+from edgewise.runtime.results.kind import Kind, Likeness, Nouns, OutputRoles
 from edgewise.runtime.results.outputs import Outputs
 from edgewise.runtime.results.overlap import mask_likeness
 from edgewise.runtime.results.records import read_masks, read_records
 from edgewise.runtime.results.result import Record
 
-Spec = PrototypeInstances | PastedInstances
+InstancesSpec = PrototypeInstances | PastedInstances
 
 
-def read_instances(spec: Spec, manifest: Manifest, records: Sequence[Record], frame_size: Size) -> Instances:
+def read_instances(
+    spec: InstancesSpec, manifest: Manifest, records: Sequence[Record], frame_size: Size
+) -> Instances:
     """The instances of one image's COCO records."""
     found = read_records(records, manifest.classes)
     return Instances(
@@ -41,10 +43,10 @@ def alike(first: Instances, second: Instances) -> Likeness:
     return mask_likeness(first.masks, boxes[0], second.masks, boxes[1])
 
 
-def compared(spec: Spec, manifest: Manifest, outputs: Outputs) -> Compared:
+def compared(spec: InstancesSpec, manifest: Manifest, outputs: Outputs) -> OutputRoles:
     """Instances lie in sorted slots."""
     del manifest, outputs
-    return Compared(slots=spec.scores)
+    return OutputRoles(slots=spec.scores)
 
 
 def extent(found: Instances) -> tuple[str, list[str]]:

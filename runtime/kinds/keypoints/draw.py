@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.runtime.contract.manifest import KeypointLayout
+from edgewise.runtime.pixels.colours import Colour, Frame
 from edgewise.runtime.system.errors import ResultError
 
-Frame = NDArray[np.uint8]
-Colour = tuple[int, int, int]
 Place = tuple[int, int]
 
 LEFT: Colour = (30, 130, 255)

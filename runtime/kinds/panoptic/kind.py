@@ -14,7 +14,7 @@ from edgewise.runtime.kinds.panoptic.result import Panoptic
 from edgewise.runtime.kinds.panoptic.segments import decode_segments
 from edgewise.runtime.kinds.panoptic.sink import PANOPTIC_FILES
 from edgewise.runtime.pixels.geometry import Size
-from edgewise.runtime.results.kind import Compared, Kind, Likeness, Nouns
+from edgewise.runtime.results.kind import Kind, Likeness, Nouns, OutputRoles
 from edgewise.runtime.results.outputs import Outputs
 from edgewise.runtime.results.records import read_masks, read_records
 from edgewise.runtime.results.result import Record
@@ -23,10 +23,12 @@ from edgewise.runtime.system.errors import ResultError
 UNKNOWN, IMPOSSIBLE = -1, -2
 """In a class map: a pixel that the panoptic head leaves open, and a code that it cannot mean."""
 
-Spec = PanopticSegments | PanopticFusion
+PanopticSpec = PanopticSegments | PanopticFusion
 
 
-def read_panoptic(spec: Spec, manifest: Manifest, records: Sequence[Record], frame_size: Size) -> Panoptic:
+def read_panoptic(
+    spec: PanopticSpec, manifest: Manifest, records: Sequence[Record], frame_size: Size
+) -> Panoptic:
     """The segments of one image's COCO records.
 
     Raises:
@@ -54,7 +56,7 @@ def alike(first: Panoptic, second: Panoptic) -> Likeness:
     return Likeness(iou, iou)
 
 
-def compared_segments(spec: PanopticSegments, manifest: Manifest, outputs: Outputs) -> Compared:
+def compared_segments(spec: PanopticSegments, manifest: Manifest, outputs: Outputs) -> OutputRoles:
     """A map of slots as a map of their classes: which slot a thing has is a matter of near-equal scores."""
     stuff = [index for index, label in enumerate(manifest.classes) if label.kind is ClassKind.STUFF]
     meaning = np.array([*stuff, *outputs[spec.classes].ravel().tolist(), UNKNOWN], np.int64)
@@ -62,16 +64,16 @@ def compared_segments(spec: PanopticSegments, manifest: Manifest, outputs: Outpu
     known = (codes >= 0) & (codes < len(meaning))
     classes = np.where(known, meaning[codes.clip(0, len(meaning) - 1)], IMPOSSIBLE)
     maps = {spec.segments: classes, spec.semantic: outputs[spec.semantic].astype(np.int64)}
-    return Compared(spec.scores, maps)
+    return OutputRoles(spec.scores, maps)
 
 
-def compared_fusion(spec: PanopticFusion, manifest: Manifest, outputs: Outputs) -> Compared:
+def compared_fusion(spec: PanopticFusion, manifest: Manifest, outputs: Outputs) -> OutputRoles:
     """Semantic logits as the channel of the largest."""
     del manifest
     semantic = outputs[spec.semantic]
     logits = np.issubdtype(semantic.dtype, np.floating)
     channels = semantic.argmax(axis=1) if logits else semantic.astype(np.int64)
-    return Compared(spec.scores, {spec.semantic: channels})
+    return OutputRoles(spec.scores, {spec.semantic: channels})
 
 
 def extent(found: Panoptic) -> tuple[str, list[str]]:

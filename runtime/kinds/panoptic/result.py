@@ -119,8 +119,8 @@ class Panoptic:
         Raises:
             ResultError: An id outside 0..n, a class index outside `labels`, or more than 65535 segments.
         """
-        kinds, marks = np.asarray(classes, np.int32).reshape(-1), np.asarray(scores, np.float32).reshape(-1)
-        count = len(kinds)
+        indices, marks = np.asarray(classes, np.int32).reshape(-1), np.asarray(scores, np.float32).reshape(-1)
+        count = len(indices)
         if segments.ndim != 2 or segments.dtype.kind not in "iu" or len(marks) != count:
             raise ResultError(
                 f"a map of integers [height, width] with {count} classes and as many scores was wanted, not "
@@ -128,21 +128,21 @@ class Panoptic:
             )
         if count > MOST_SEGMENTS:
             raise ResultError(f"a map holds at most {MOST_SEGMENTS} segments, not {count}")
-        if count and not (kinds.min() >= 0 and kinds.max() < len(labels)):
+        if count and not (indices.min() >= 0 and indices.max() < len(labels)):
             raise ResultError(f"a class index lies outside the {len(labels)} labels")
         if segments.size and not (segments.min() >= 0 and segments.max() <= count):
             raise ResultError(f"the map holds an id outside 0..{count}")
         compact = segments.astype(narrowest(count + 1))
         runs = label_runs(compact)
         areas = runs.areas(count + 1)[1:]
-        things = _things(labels)[kinds]
-        order = np.lexsort((np.where(things, 0, kinds), np.where(things, -marks, 0), ~things))
+        things = _things(labels)[indices]
+        order = np.lexsort((np.where(things, 0, indices), np.where(things, -marks, 0), ~things))
         order = order[areas[order] > 0]
         return cls(
             segments=_renumbered(compact, order, count),
             boxes=runs.boxes(count + 1)[1:][order].astype(np.float32),
             scores=np.where(things, marks, 1).astype(np.float32)[order],
-            classes=kinds[order],
+            classes=indices[order],
             areas=areas[order],
             labels=labels,
             frame_size=(segments.shape[0], segments.shape[1]),

@@ -36,13 +36,13 @@ def decode_segments(
         spec: Output names, thresholds and limits.
         manifest: S of its classes are stuff.
         looks: The one look at the frame; any scale and offset, but not turned.
-        outputs: Of that look: scores float32 [1, K]; classes [1, K], index into `labels`; segments [1, h, w]:
-            0..S - 1 is the s-th stuff class, S + i slot i, S + K unknown; semantic [1, h, w], index into
-            `labels`; both maps cover the whole network input; settled [1] where `spec` names it. Integers are
-            int32 or int64.
+        outputs: Of that look: scores float32 [1, K]; classes [1, K], index into its classes; segments [1, h,
+            w]: 0..S - 1 is the s-th stuff class, S + i slot i, S + K unknown; semantic [1, h, w], index into
+            its classes; both maps cover the whole network input; settled [1] where `spec` names it. Integers
+            are int32 or int64.
 
     Raises:
-        ResultError: See `edgewise.runtime.decoding.decode.postprocess`.
+        ResultError: An output is missing, mis-shaped, ill-typed, unsettled or out of range.
     """
     geometry, only = only_look(looks, outputs)
     labels = manifest.classes
