@@ -153,7 +153,7 @@ def build(
     workspace: Annotated[int | None, typer.Option(min=1, help="Builder's scratch memory in MiB.")] = None,
     force: Annotated[bool, typer.Option(help="Build even where the engine is in the cache.")] = False,
 ) -> None:
-    """Build an engine and check that it computes in the precision that was asked for."""
+    """Build the engine of every graph, and check that it computes in the precision that was asked for."""
     with _needs("build"):
         from edgewise.exporter.engines.build import BuildOptions, build_engine, with_realised
         from edgewise.runtime.contract.bundle import Bundle

@@ -166,8 +166,6 @@ def test_outputs_have_the_documented_shapes():
     assert [tuple(level.shape[1:]) for level in out.proposals.objectness][-1] == (6, 1, 2)
     cells = sum(map(math.prod, MICRO.level_sizes))
     assert sum(level[0].numel() for level in out.proposals.objectness) == MICRO.anchors_per_cell * cells
-        map(math.prod, MICRO.level_sizes)
-    )
     assert out.scores.shape == (2, 5, 16, 24)
 
 
