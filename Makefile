@@ -5,19 +5,26 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CODE := runtime calibration models exporter tests benchmarks examples
 
-.PHONY: demo test lint test-fast test-gpu tiny clean
+.PHONY: demo test lint test-fast test-slow test-gpu zoo tiny clean
 
 demo: $(READY)
 	$(BIN)/edgewise demo --output demo-output --force
 
-test: lint
-	$(BIN)/python -m pytest -m "not gpu" --durations=15
+test: lint test-fast test-slow
 
+# Two processes with a thread each; then one process with two threads, for what is large.
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow" -n 2 --dist loadfile --durations=15
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m "not gpu and slow" --durations=15
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
+
+# The table of docs/zoo.md; MODELS="NAME NAME" refreshes those rows.
+zoo: $(READY)
+	$(BIN)/python benchmarks/zoo.py $(MODELS:%=--model %)
 
 lint: $(READY)
 	$(BIN)/ruff check $(CODE)

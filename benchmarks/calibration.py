@@ -33,13 +33,13 @@ def run_edgewise(graph: Path, images: Path, count: int, output: Path) -> None:
     from edgewise.calibration.placement import place
     from edgewise.calibration.qdq import quantise_s8
     from edgewise.calibration.samples import CalibrationSet
-    from edgewise.calibration.table import write_table
+    from edgewise.calibration.table import encode_table
     from edgewise.runtime.contract.manifest import Target
     from edgewise.runtime.contract.preprocessing import Stretch
 
     samples = CalibrationSet.from_folder(images, count=count)
     table = calibrate(graph, samples, Stretch(size=(SIDE, SIDE)))
-    write_table(output / "table.json", table)
+    (output / "table.json").write_bytes(encode_table(table))
     model = onnx.load(str(graph))
     onnx.save(quantise_s8(model, table, place(model)), str(output / "tensorrt.onnx"))
     placed = place(model, target=Target.ONNXRUNTIME)

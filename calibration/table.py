@@ -11,7 +11,6 @@ JSON form, as readable as it is strict:
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -20,7 +19,6 @@ from msgspec import Meta
 
 from edgewise.runtime.contract.manifest import CalibrationMethod
 from edgewise.runtime.contract.parts import Part, PositiveInt, Sha256
-from edgewise.runtime.system.atomic import write_bytes
 from edgewise.runtime.system.errors import CalibrationError
 
 TABLE_FORMAT = 1
@@ -100,22 +98,6 @@ def decode_table(data: bytes, *, where: str = "calibration table") -> Calibratio
         ) from None
     _check(table)
     return table
-
-
-def write_table(path: Path, table: CalibrationTable) -> None:
-    """Write the JSON form; the file appears whole or not at all."""
-    write_bytes(path, encode_table(table))
-
-
-def read_table(path: Path) -> CalibrationTable:
-    """Read a table file strictly."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CalibrationError(
-            f"the calibration table cannot be read: {error.strerror}", where=str(path)
-        ) from None
-    return decode_table(data, where=str(path))
 
 
 def _check(table: CalibrationTable) -> None:

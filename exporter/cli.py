@@ -153,7 +153,7 @@ def build(
     workspace: Annotated[int | None, typer.Option(min=1, help="Builder's scratch memory in MiB.")] = None,
     force: Annotated[bool, typer.Option(help="Build even where the engine is in the cache.")] = False,
 ) -> None:
-    """Build an engine and check that it computes in the precision that was asked for."""
+    """Build the engine of every graph, and check that it computes in the precision that was asked for."""
     with _needs("build"):
         from edgewise.exporter.engines.build import BuildOptions, build_engine, with_realised
         from edgewise.runtime.contract.bundle import Bundle
@@ -251,17 +251,17 @@ def train(
         from dataclasses import replace
 
         from edgewise.models import registry
-        from edgewise.models.families.recipes import recipe_for
         from edgewise.models.training.loop import TrainingRequest
         from edgewise.models.training.loop import train as run_training
 
         changes = {name: value for name, value in (("steps", steps), ("batch", batch)) if value is not None}
+        entry = registry.find(model)
         request = TrainingRequest(
-            entry=registry.find(model),
+            entry=entry,
             data=data,
             out=output,
             images=images,
-            recipe=replace(recipe_for(model), **changes),
+            recipe=replace(entry.recipe, **changes),
             seed=seed,
             initial=initial,
             evaluation=evaluation,
@@ -346,14 +346,17 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything.")] = Path(
         "demo-output"
     ),
+    model: Annotated[
+        list[str] | None, typer.Option(help="Which to show; may be repeated, all three if left out.")
+    ] = None,
     force: ForceOption = False,
 ) -> None:
     """The whole way once: scenes, export, calibration, engines, self test, overlays, parity report."""
     with _needs("demo"):
-        from edgewise.exporter.demo.demo import run_demo, summary
+        from edgewise.exporter.demo.demo import MODELS, run_demo, summary
 
         with _steps() as step:
-            made = run_demo(output, replace=force, progress=step, console=console)
+            made = run_demo(output, models=model or MODELS, replace=force, progress=step, console=console)
     console.print(summary(made))
 
 

@@ -1,1 +1,1 @@
-"""Training definitions, losses, targets, checkpoint layouts and toy training. Knows no onnx."""
+"""Training definitions with their data, tasks, metrics, checkpoints and training. Knows no onnx."""

@@ -1,4 +1,4 @@
-"""`docs/adding-a-kind.md` is true: its blocks make a kind that goes the whole way; no file of ours knows it."""
+"""`docs/adding-a-kind.md` is true: its blocks make a kind that goes the whole way; no file knows it."""
 
 from __future__ import annotations
 

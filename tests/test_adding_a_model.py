@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -15,8 +14,7 @@ from edgewise.exporter.parity import ParityRequest, compare
 from edgewise.exporter.precision.calibration_images import CalibrationRequest
 from edgewise.exporter.way.export import ExportOptions, export_checkpoint
 from edgewise.models import registry
-from edgewise.models.data.augment import NO_AUGMENTATION
-from edgewise.models.families.recipes import TINY
+from edgewise.models.families.family import ModelEntry
 from edgewise.models.scenes.dataset import write_dataset
 from edgewise.models.training.loop import TrainingRequest, train
 from edgewise.runtime import Session
@@ -24,6 +22,7 @@ from edgewise.runtime.command.selftest import selftest
 from edgewise.runtime.contract.manifest import Precision, Target
 from edgewise.runtime.frames.sources import read_image
 from edgewise.runtime.kinds.keypoints.result import Keypoints
+from edgewise.runtime.system.errors import ModelError
 
 PAGE = Path(__file__).parents[1] / "docs" / "adding-a-model.md"
 NAME = "pointer-small"
@@ -34,7 +33,7 @@ def blocks() -> list[str]:
 
 
 @pytest.fixture
-def entry() -> Iterator[registry.ModelEntry]:
+def entry() -> Iterator[ModelEntry]:
     """The page's model, known to the registry as long as the test lasts."""
     module = ModuleType("adding_a_model")
     sys.modules[module.__name__] = module  # msgspec looks annotations up there
@@ -44,23 +43,20 @@ def entry() -> Iterator[registry.ModelEntry]:
     del sys.modules[module.__name__]
 
 
-def test_the_model_of_the_page_is_registered_and_forgotten_again(entry: registry.ModelEntry) -> None:
+def test_the_model_of_the_page_is_registered_and_forgotten_again(entry: ModelEntry) -> None:
     assert entry.vocabulary_size.keypoints == 17
-    with pytest.raises(registry.ModelError, match="is called"):
+    with pytest.raises(ModelError, match="is called"):
         registry.register(entry)
     registry.unregister(NAME)
     assert NAME not in registry.names()
     registry.register(entry)
 
 
-@pytest.mark.slow
-def test_the_model_of_the_page_goes_the_whole_way(entry: registry.ModelEntry, tmp_path: Path) -> None:
+@pytest.mark.slow(seconds=200, reason="trains the page's model and takes it the whole way")
+def test_the_model_of_the_page_goes_the_whole_way(entry: ModelEntry, tmp_path: Path) -> None:
     scenes = write_dataset(tmp_path / "scenes", 60, seed=5)
     others = write_dataset(tmp_path / "others", 6, seed=6)
-    recipe = replace(TINY, steps=500, batch=16, warmup=20, average=0.9, augmentation=NO_AUGMENTATION)
-    checkpoint = train(
-        TrainingRequest(entry, data=scenes, out=tmp_path / "pointer.safetensors", recipe=recipe)
-    )
+    checkpoint = train(TrainingRequest(entry, data=scenes, out=tmp_path / "pointer.safetensors"))
     calibration = CalibrationRequest(images=scenes, count=12)
     options = ExportOptions(calibration=calibration)
     bundle = export_checkpoint(checkpoint, tmp_path / "pointer.bundle", options)

@@ -157,8 +157,10 @@ def read_frames(paths: Sequence[Path]) -> list[np.ndarray]:
     return frames
 
 
-def golden_pictures(spec: Preprocess, pictures: Sequence[Picture] = (), *, seed: int = 0) -> list[Picture]:
-    """What a bundle's goldens show.
+def golden_pictures(
+    spec: Preprocess, pictures: Sequence[Picture] = (), *, count: int = GOLDEN_COUNT, seed: int = 0
+) -> list[Picture]:
+    """What a bundle's goldens show, `count` of them or one more than there are pictures.
 
     For a model of whole frames: the pictures, drawn ones where they are too few, and a plain grey one. For a
     model of crops no plain one, which has nothing to look at, and a drawn box in every picture without boxes.
@@ -166,7 +168,7 @@ def golden_pictures(spec: Preprocess, pictures: Sequence[Picture] = (), *, seed:
     crops = spec.needs_boxes
     made = [Picture(one.frame, one.boxes if crops else None) for one in pictures]
     generator = np.random.default_rng(seed)
-    while len(made) < GOLDEN_COUNT - 1:
+    while len(made) < count - 1:
         made.append(Picture(drawn_frame(_frame_size(spec, generator), generator)))
     if crops:
         return [

@@ -7,7 +7,7 @@ COCO results, the parity reports, and one page that shows the three side by side
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -32,8 +32,8 @@ from edgewise.runtime.system.errors import EdgewiseError, ParityError
 if TYPE_CHECKING:
     from edgewise.exporter.parity import ParityReport
 
-DETECTOR = "yolact-tiny"
-MODELS = (DETECTOR, "upsnet-tiny", "hourglass-tiny")
+DETECTOR, POSES = "yolact-tiny", "hourglass-tiny"
+MODELS = (DETECTOR, "upsnet-tiny", POSES)
 """One of each kind; the first also finds the people for the last."""
 CALIBRATION_SERIES, EVALUATION_SERIES = 71, 72
 """Series of scenes that neither training nor its evaluation uses."""
@@ -71,19 +71,28 @@ class Demo:
     seconds: float
 
 
-def run_demo(folder: Path, *, replace: bool, progress: Callable[[str], None], console: Console) -> Demo:
+def run_demo(
+    folder: Path,
+    *,
+    models: Sequence[str] = MODELS,
+    replace: bool,
+    progress: Callable[[str], None],
+    console: Console,
+) -> Demo:
     """Run the whole way.
 
     Args:
         folder: Where everything goes.
+        models: Which of `MODELS` to show, in any order.
         replace: Write into a folder that an earlier demo filled.
 
     Raises:
         MissingExtraError: The [rtx] extra is not installed.
         ParityError: The self test or a parity budget fails.
-        EdgewiseError: The folder is not empty, or a step fails.
+        EdgewiseError: Other models, the folder is not empty, or a step fails.
     """
     begun = time.perf_counter()
+    _refuse_models(models)
     refuse_existing(folder, replace=replace)
     if not _is_ours(folder):
         raise EdgewiseError(
@@ -94,8 +103,12 @@ def run_demo(folder: Path, *, replace: bool, progress: Callable[[str], None], co
     calibration, evaluation = folder / "scenes-calibration", folder / "scenes-evaluation"
     write_dataset(calibration, CALIBRATION_SCENES, CALIBRATION_SERIES, replace=True)
     write_dataset(evaluation, EVALUATION_SCENES, EVALUATION_SERIES, replace=True)
-    models = tuple(_run_model(folder, name, calibration, evaluation, progress, console) for name in MODELS)
-    made = Demo(folder, evaluation, models, time.perf_counter() - begun)
+    shown = tuple(
+        _run_model(folder, name, calibration, evaluation, progress, console)
+        for name in MODELS
+        if name in models
+    )
+    made = Demo(folder, evaluation, shown, time.perf_counter() - begun)
     from edgewise.exporter.demo.page import render_page
 
     write_text(folder / PAGE, render_page(made))
@@ -116,13 +129,26 @@ def summary(made: Demo) -> Group:
             table.add_row(
                 f"engine {record.key.precision.value}", f"{record.size / 1e6:.1f} MB, layers: {layers}"
             )
-    first, *_, last = (model.bundle.path for model in made.models)
-    return Group(
-        table,
-        Text("try them on a picture of yours:"),
-        Text(f"  edgewise run {first} YOUR_PICTURE --precision int8 -o results"),
-        Text(f"  edgewise run {last} YOUR_PICTURE --boxes {first} --precision int8 -o poses"),
-    )
+    bundles = {model.bundle.manifest.name: model.bundle.path for model in made.models}
+    first = next(iter(bundles.values()))
+    commands = [f"  edgewise run {first} YOUR_PICTURE --precision int8 -o results"]
+    if POSES in bundles:
+        commands.append(
+            f"  edgewise run {bundles[POSES]} YOUR_PICTURE --boxes {first} --precision int8 -o poses"
+        )
+    return Group(table, Text("try them on a picture of yours:"), *map(Text, commands))
+
+
+def _refuse_models(names: Sequence[str]) -> None:
+    if not names or not set(names) <= set(MODELS):
+        raise EdgewiseError(
+            f"the demo shows {', '.join(MODELS)}, not {', '.join(names) or 'nothing'}",
+            hint="name some of them, or none for all",
+        )
+    if POSES in names and DETECTOR not in names:
+        raise EdgewiseError(
+            f"{POSES} looks at the people that {DETECTOR} finds", hint=f"add --model {DETECTOR}"
+        )
 
 
 def _is_ours(folder: Path) -> bool:
@@ -151,7 +177,7 @@ def _run_model(
         _require_selftest(bundle, precision)
     step("running the INT8 bundle on the evaluation scenes")
     results = folder / "results" / name
-    boxes = folder / f"{DETECTOR}.bundle" if name == MODELS[-1] else None
+    boxes = folder / f"{DETECTOR}.bundle" if name == POSES else None
     _run(bundle, evaluation / IMAGE_FOLDER, results, boxes)
     step("comparing every stage with the training definition")
     request = ParityRequest(bundle=bundle.path, dataset=evaluation, output=folder / "parity" / name)

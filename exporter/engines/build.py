@@ -122,6 +122,7 @@ def build_engine(
             tool=f"{target.value} {trt.__version__}",
             device=str(plan.device),
             layers=count_types(compiled.layers),
+            graph=options.graph,
         ),
         build_seconds=round(compiled.seconds, 3),
         built_at=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
@@ -194,7 +195,8 @@ def with_realised(bundle: Bundle, record: EngineRecord) -> Bundle:
 
     def replaced(entries: tuple[RealisedPrecision, ...]) -> tuple[RealisedPrecision, ...]:
         new = record.realised
-        others = (entry for entry in entries if (entry.target, entry.device) != (new.target, new.device))
+        own = (new.target, new.device, new.graph)
+        others = (entry for entry in entries if (entry.target, entry.device, entry.graph) != own)
         return (*others, new)
 
     precisions = tuple(

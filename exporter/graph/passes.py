@@ -108,12 +108,6 @@ class PassRunner:
         self.steps.append(step)
         return PassResult(after_model, changed, step)
 
-    def run_all(self, passes: Sequence[Pass], model: onnx.ModelProto) -> onnx.ModelProto:
-        """Run passes in order and give the last model."""
-        for pass_ in passes:
-            model = self.run(pass_, model).model
-        return model
-
     def _compare(
         self,
         pass_: Pass,

@@ -32,9 +32,10 @@ class CalibrationRequest:
         validation: Annotated dataset on which INT8 must keep FP32's metric of the task; None judges by
             decoded results on held-out images alone.
         precisions: What to make; FP16 needs the ranges too.
+        held_out: Further images, on which the result is judged; None takes a quarter of `count`, 4 to 16.
 
     Raises:
-        CalibrationError: FP32 among the precisions, or none.
+        CalibrationError: FP32 among the precisions, or none; no image to judge on.
     """
 
     images: Path
@@ -43,12 +44,17 @@ class CalibrationRequest:
     method: CalibrationMethod = CalibrationMethod.ENTROPY
     validation: Path | None = None
     precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)
+    held_out: int | None = None
 
     def __post_init__(self) -> None:
         if not self.precisions or Precision.FP32 in self.precisions:
             raise CalibrationError(
                 f"calibration makes fp16 and int8, not {[each.value for each in self.precisions]}",
                 hint="every bundle holds fp32 already",
+            )
+        if self.held_out is not None and self.held_out < 1:
+            raise CalibrationError(
+                f"{self.held_out} images to judge the result on", hint="give 1 or more, or leave it out"
             )
 
 
@@ -81,7 +87,7 @@ def choose_images(request: CalibrationRequest, manifest: Manifest) -> ChosenImag
     if request.validation is not None:
         task = TaskMetric.of_dataset(manifest.task, request.validation)
     exclude = task.images if task is not None else []
-    further = max(4, min(HELD_OUT, request.count // 4))
+    further = request.held_out or max(4, min(HELD_OUT, request.count // 4))
     try:
         together = _take(request, manifest, request.count + further, exclude)
     except CalibrationError as error:

@@ -40,6 +40,7 @@ from edgewise.exporter.targets.lowering import canonicalise, lower_for, lower_fp
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.check import check
 from edgewise.runtime.contract.manifest import (
+    Budget,
     Graph,
     Manifest,
     Precision,
@@ -75,18 +76,29 @@ class ExportOptions:
         device_only: Leave out `source/`, which parity on a workstation reads and a device does not.
         targets: Who shall run the bundle.
         images: Pictures for the goldens; without any, the calibration set gives them, else they are drawn.
+        golden_count: Fewest frames of the self test, 2 or more; the last of a model of whole frames is plain.
         clips: The goldens themselves, for a model whose frames depend on each other and on what they show.
         calibration: Also make FP16 and INT8 files, from these images.
+        budgets: What each precision may differ by, in place of the draft's; the defaults where neither says.
         progress: Called with a line at the start of every step.
+
+    Raises:
+        ExportError: Too few goldens.
     """
 
     replace: bool = False
     device_only: bool = False
     targets: tuple[Target, ...] = tuple(Target)
     images: tuple[Path, ...] = ()
+    golden_count: int = GOLDEN_COUNT
     clips: tuple[Clip, ...] = ()
     calibration: CalibrationRequest | None = None
+    budgets: tuple[Budget, ...] = ()
     progress: Callable[[str], None] = field(default=_silent, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.golden_count < 2:
+            raise ExportError(f"a self test on {self.golden_count} frames", hint="give 2 or more")
 
 
 @dataclass(frozen=True)
@@ -129,10 +141,12 @@ def export_bundle(
     options = options or ExportOptions()
     destination = Path(destination)
     refuse_occupied(destination, replace=options.replace)
+    draft = msgspec.structs.replace(draft, budgets=options.budgets or draft.budgets or DEFAULT_BUDGETS)
     _check_draft(modules, draft)
     options.progress("reading images")
     images = _calibration_images(draft, options)
-    clips = options.clips or clips_of(draft, golden_pictures(draft.preprocess, _pictures(images, options)))
+    pictures = golden_pictures(draft.preprocess, _pictures(images, options), count=options.golden_count)
+    clips = options.clips or clips_of(draft, pictures)
     for module in modules.values():
         refuse_broken_weights(module)
     options.progress("running the training definition")
@@ -172,7 +186,6 @@ def export_bundle(
         graphs=graphs,
         precisions=(PrecisionRecord(precision=Precision.FP32, asked="every node in float32"),),
         goldens=tuple(golden.golden for golden in goldens),
-        budgets=draft.budgets or DEFAULT_BUDGETS,
     )
     if options.calibration is not None and images is not None:
         from edgewise.exporter.precision.quantise import quantise
@@ -211,6 +224,7 @@ def export_checkpoint(
         training_command=loaded.meta.training_command,
     )
     draft = loaded.entry.manifest(loaded.meta.vocabulary, provenance)
+    draft = msgspec.structs.replace(draft, licence=loaded.meta.licence)
     module = loaded.entry.deploy(loaded.module)
     return export_bundle({"main": module}, draft, destination, options, checkpoint=Path(checkpoint))
 
@@ -275,7 +289,7 @@ def _pictures(images: ChosenImages | None, options: ExportOptions) -> list[Pictu
     if images is not None:
         from edgewise.exporter.precision.calibration_images import pictures_of
 
-        return pictures_of(images.calibration.samples[: GOLDEN_COUNT - 1])
+        return pictures_of(images.calibration.samples[: options.golden_count - 1])
     return []
 
 

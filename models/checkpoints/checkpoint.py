@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from edgewise.models import registry
 from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.family import ModelEntry
 from edgewise.models.families.layout import Layout, map_state
 from edgewise.runtime.system.atomic import sha256_of, write_bytes
 from edgewise.runtime.system.errors import CheckpointError, ModelError
@@ -39,17 +40,21 @@ class CheckpointMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     vocabulary: Vocabulary
     training_command: str = ""
     origin: str = ""
-    """Where imported weights come from: layout and SHA-256 of the imported file."""
+    """Where published weights come from that were imported, or that the training began from: layout and
+    SHA-256 of the imported file."""
+    licence: str = ""
+    """Terms of those published weights; empty where there are none."""
     metrics: dict[str, float] = {}
 
     @classmethod
     def of(
         cls,
-        entry: registry.ModelEntry,
+        entry: ModelEntry,
         vocabulary: Vocabulary,
         *,
         training_command: str = "",
         origin: str = "",
+        licence: str = "",
         metrics: dict[str, float] | None = None,
     ) -> CheckpointMeta:
         """The metadata of a module that `entry.build()` gave."""
@@ -59,10 +64,11 @@ class CheckpointMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             vocabulary=vocabulary,
             training_command=training_command,
             origin=origin,
+            licence=licence,
             metrics=metrics or {},
         )
 
-    def entry(self) -> registry.ModelEntry:
+    def entry(self) -> ModelEntry:
         """The registry's entry with this checkpoint's config."""
         return registry.find(self.model).from_config(self.config)
 
@@ -71,7 +77,7 @@ class CheckpointMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 class LoadedModel:
     """A training definition in eval mode, with everything its checkpoint says."""
 
-    entry: registry.ModelEntry
+    entry: ModelEntry
     module: nn.Module
     meta: CheckpointMeta
     sha256: str
@@ -184,8 +190,10 @@ def _read_meta(text: str, path: Path) -> CheckpointMeta:
             )
         if "labels" in plain:  # how instance models said it before there were other vocabularies
             plain["vocabulary"] = {"classes": plain.pop("labels")}
+        if plain.get("origin") and "licence" not in plain:  # imported before checkpoints kept it
+            plain["licence"] = registry.find(plain["model"]).licence
         return msgspec.convert(plain, CheckpointMeta)
-    except (ValueError, TypeError, KeyError, msgspec.ValidationError) as error:
+    except (ValueError, TypeError, KeyError, msgspec.ValidationError, ModelError) as error:
         raise CheckpointError(
             f"the checkpoint's metadata is broken: {error}", where=str(path), hint=_RETRAIN
         ) from None

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edgewise.models import registry
 from edgewise.models.checkpoints.checkpoint import CheckpointMeta, refuse_non_finite, save_checkpoint
 from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.family import ModelEntry
 from edgewise.models.families.layout import Layout, Mapped, map_state
 from edgewise.runtime.system.atomic import sha256_of
 from edgewise.runtime.system.errors import CheckpointError, ModelError
@@ -46,7 +47,7 @@ class ImportReport:
     vocabulary: Vocabulary | None
 
 
-def import_checkpoint(file: Path, entry: registry.ModelEntry) -> tuple[nn.Module, ImportReport]:
+def import_checkpoint(file: Path, entry: ModelEntry) -> tuple[nn.Module, ImportReport]:
     """Load a published checkpoint into the training definition of `entry`, in eval mode.
 
     Raises:
@@ -76,7 +77,7 @@ def import_checkpoint(file: Path, entry: registry.ModelEntry) -> tuple[nn.Module
 
 
 def convert_checkpoint(
-    file: Path, entry: registry.ModelEntry, destination: Path, vocabulary: Vocabulary | None = None
+    file: Path, entry: ModelEntry, destination: Path, vocabulary: Vocabulary | None = None
 ) -> ImportReport:
     """Import a published checkpoint and write it as one of edgewise's own.
 
@@ -101,7 +102,8 @@ def convert_checkpoint(
     except ModelError as error:
         raise CheckpointError(error.what, where=str(file), hint=hint) from None
     origin = f"{report.layout}, sha256 {report.sha256}"
-    save_checkpoint(destination, module, CheckpointMeta.of(entry, chosen, origin=origin))
+    meta = CheckpointMeta.of(entry, chosen, origin=origin, licence=entry.licence)
+    save_checkpoint(destination, module, meta)
     return report
 
 
@@ -156,7 +158,7 @@ def _read_pickle(file: Path) -> Any:
         ) from None
 
 
-def _speaks(layout: Layout, entry: registry.ModelEntry) -> bool:
+def _speaks(layout: Layout, entry: ModelEntry) -> bool:
     """Whether a layout names what the model names: layouts of one architecture may differ in nothing else."""
     return layout.vocabulary is not None and layout.vocabulary.size == entry.vocabulary_size
 
@@ -165,19 +167,19 @@ def _as_stored(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _shapes(entry: registry.ModelEntry) -> dict[str, tuple[int, ...]]:
+def _shapes(entry: ModelEntry) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         module = entry.build()
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-def _fits(entry: registry.ModelEntry, published: Mapping[str, Tensor]) -> bool:
+def _fits(entry: ModelEntry, published: Mapping[str, Tensor]) -> bool:
     wanted = _shapes(entry)
     return any(not map_state(layout, published, wanted).problems for layout in entry.layouts)
 
 
 def _misfit(
-    file: Path, entry: registry.ModelEntry, layout: str, mapped: Mapped, published: Mapping[str, Tensor]
+    file: Path, entry: ModelEntry, layout: str, mapped: Mapped, published: Mapping[str, Tensor]
 ) -> CheckpointError:
     lines = "\n    ".join(mapped.problems)
     others = (registry.find(name) for name in registry.names())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -23,11 +22,12 @@ from edgewise.models.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from edgewise.models.data.dataset import Dataset
-from edgewise.models.families.recipes import Optimiser, Recipe, recipe_for
+from edgewise.models.families.family import ModelEntry
+from edgewise.models.families.recipe import Recipe
 from edgewise.models.measuring.tasks import task_of
-from edgewise.models.registry import ModelEntry
 from edgewise.models.tasks.task import Measured
-from edgewise.models.training.batches import Batch, BatchSource
+from edgewise.models.training.batches import BatchSource
+from edgewise.models.training.learners import Learner, Losses, Supervised
 from edgewise.runtime.contract.preprocessing import (
     AffineCrop,
     ColourOrder,
@@ -38,7 +38,8 @@ from edgewise.runtime.contract.preprocessing import (
 from edgewise.runtime.system.atomic import refuse_existing, sha256_of, staged_file
 from edgewise.runtime.system.errors import CheckpointError, DatasetError, ModelError
 
-Losses = dict[str, float]
+History = list[dict[str, float]]
+"""One record each time the state is saved."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,6 @@ class TrainingRequest:
     progress: bool = False
 
 
-@dataclass
-class _Run:
-    """What changes while training; all of it is in the state file."""
-
-    module: nn.Module
-    average: nn.Module
-    optimiser: torch.optim.Optimizer
-    step: int
-    history: list[dict[str, float]]
-
-
 def train(request: TrainingRequest) -> Path:
     """Train and write a checkpoint that carries its config, vocabulary and command.
 
@@ -108,7 +98,7 @@ def train(request: TrainingRequest) -> Path:
     """
     if request.threads is not None:
         torch.set_num_threads(request.threads)
-    recipe = request.recipe or recipe_for(request.entry.name)
+    recipe = request.recipe or request.entry.recipe
     state_path = _beside(request.out, ".state")
     if request.restart:
         state_path.unlink(missing_ok=True)
@@ -125,32 +115,43 @@ def train(request: TrainingRequest) -> Path:
     entry = request.entry.fit(dataset.vocabulary)
     device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     identity = _identity(entry, recipe, request, dataset)
-    run = _begin(entry, recipe, request.seed, request.initial, device)
-    if state_path.exists():
-        _load_state(state_path, run, identity)
+    begun = None if request.initial is None else load_checkpoint(request.initial)[0]
+    learner = Supervised(entry, recipe, request.seed, request.initial, device)
+    history = _load_state(state_path, learner, identity) if state_path.exists() else []
+
+    def write(path: Path) -> None:
+        metrics = dict(history[-1]) if history else {}
+        meta = CheckpointMeta.of(
+            entry,
+            dataset.vocabulary,
+            training_command=request.command,
+            origin="" if begun is None else begun.origin,
+            licence="" if begun is None else begun.licence,
+            metrics=metrics,
+        )
+        save_checkpoint(path, learner.result, meta)
 
     def save() -> None:
-        record = {"step": float(run.step), **_mean(recent)}
+        record = {"step": float(learner.step), **_mean(recent)}
         if evaluation is not None:
-            measured = _measure(entry, run.average, evaluation)
+            measured = _measure(entry, learner.result, evaluation)
             record[measured.name] = measured.value
-        run.history.append(record)
+        history.append(record)
         recent.clear()
-        _save_state(state_path, run, identity)
-        _write(_beside(request.out, ".partial.safetensors"), entry, run, dataset, request.command)
+        _save_state(state_path, learner, history, identity)
+        write(_beside(request.out, ".partial.safetensors"))
         with staged_file(_beside(request.out, ".history.json")) as path:
-            path.write_text(json.dumps(run.history, indent=1) + "\n")
+            path.write_text(json.dumps(history, indent=1) + "\n")
 
     source = BatchSource(dataset, in_bgr(entry.preprocess), recipe.augmentation, recipe.batch, request.seed)
     recent: list[Losses] = []
-    with _shown_progress(request, recipe.steps, run.step) as report:
-        for step, batch in source.run(run.step, recipe.steps):
-            recent.append(_take_step(entry, recipe, run, batch, step, request.seed, device))
-            run.step = step + 1
-            report(run.step, recent[-1], run.history)
-            if run.step % request.save_every == 0 or run.step == recipe.steps:
+    with _shown_progress(request, recipe.steps, learner.step) as report:
+        for _, batch in source.run(learner.step, recipe.steps):
+            recent.append(learner.take_step(batch))
+            report(learner.step, recent[-1], history)
+            if learner.step % request.save_every == 0 or learner.step == recipe.steps:
                 save()
-    _write(request.out, entry, run, dataset, request.command)
+    write(request.out)
     _beside(request.out, ".partial.safetensors").unlink(missing_ok=True)
     state_path.unlink(missing_ok=True)
     return request.out
@@ -179,85 +180,6 @@ def _evaluation_set(request: TrainingRequest, dataset: Dataset) -> Dataset | Non
     return evaluation
 
 
-def _begin(entry: ModelEntry, recipe: Recipe, seed: int, initial: Path | None, device: torch.device) -> _Run:
-    torch.manual_seed(seed)
-    module = entry.build()
-    if initial is not None:
-        _take_over(module, initial)
-    module = module.to(device).to(memory_format=torch.channels_last).train()
-    average = copy.deepcopy(module).eval().requires_grad_(False)
-    return _Run(module, average, _optimiser(module, recipe), 0, [])
-
-
-def _take_over(module: nn.Module, initial: Path) -> None:
-    """Load what fits of a checkpoint, by name and shape."""
-    _, tensors = load_checkpoint(initial)
-    wanted = module.state_dict()
-    fitting = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if name in wanted and wanted[name].shape == tensor.shape
-    }
-    if not fitting:
-        raise CheckpointError(
-            f"none of its {len(tensors)} tensors has the name and shape of one of the model",
-            where=str(initial),
-            hint="begin from a checkpoint of the same model, or of one with the same backbone",
-        )
-    module.load_state_dict({**wanted, **fitting})
-
-
-def _optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if recipe.optimiser is Optimiser.SGD:
-        return torch.optim.SGD(
-            parameters, recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-        )
-    if recipe.optimiser is Optimiser.RMSPROP:
-        return torch.optim.RMSprop(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)
-    groups = [
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
-        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, recipe.learning_rate, weight_decay=recipe.weight_decay)
-
-
-def _take_step(
-    entry: ModelEntry, recipe: Recipe, run: _Run, batch: Batch, step: int, seed: int, device: torch.device
-) -> Losses:
-    # Seeded by the step, so that a resumed run draws the same random positives.
-    torch.manual_seed(seed * 1_000_003 + step)
-    for group in run.optimiser.param_groups:
-        group["lr"] = recipe.rate(step)
-    images = entry.normalise(batch.frames.to(device)).contiguous(memory_format=torch.channels_last)
-    terms = entry.loss(run.module, images, [target.to(device) for target in batch.targets])
-    total = torch.stack(list(terms.values())).sum()
-    losses = {name: float(term.detach()) for name, term in terms.items()}
-    run.optimiser.zero_grad(set_to_none=True)
-    total.backward()
-    norm = nn.utils.clip_grad_norm_(run.module.parameters(), recipe.clip_norm or float("inf"))
-    if not bool(torch.isfinite(total)) or not bool(torch.isfinite(norm)):
-        raise ModelError(
-            f"training diverged at step {step}: loss {float(total.detach())}, gradient norm {float(norm)}",
-            where=", ".join(f"{name} {value:.4g}" for name, value in losses.items()),
-            hint="train with a lower learning rate; the state saved last is still there to look at",
-        )
-    run.optimiser.step()
-    _update_average(run, recipe.average, step)
-    return losses
-
-
-@torch.no_grad()
-def _update_average(run: _Run, decay: float, step: int) -> None:
-    # Early steps weigh more, otherwise the average would remember the random weights.
-    decay = min(decay, (1 + step) / (10 + step)) if decay else 0.0
-    for mean, value in zip(run.average.state_dict().values(), run.module.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
-
-
 def _identity(entry: ModelEntry, recipe: Recipe, request: TrainingRequest, dataset: Dataset) -> str:
     """What must not change between the parts of an interrupted run."""
     plan = asdict(recipe)
@@ -272,20 +194,13 @@ def _identity(entry: ModelEntry, recipe: Recipe, request: TrainingRequest, datas
     return json.dumps(parts, sort_keys=True)
 
 
-def _save_state(path: Path, run: _Run, identity: str) -> None:
-    state = {
-        "identity": identity,
-        "step": run.step,
-        "module": run.module.state_dict(),
-        "average": run.average.state_dict(),
-        "optimiser": run.optimiser.state_dict(),
-        "history": run.history,
-    }
+def _save_state(path: Path, learner: Learner, history: History, identity: str) -> None:
+    state = {"identity": identity, "history": history, **learner.state()}
     with staged_file(path) as temporary:
         torch.save(state, temporary)
 
 
-def _load_state(path: Path, run: _Run, identity: str) -> None:
+def _load_state(path: Path, learner: Learner, identity: str) -> History:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         kept = state["identity"]
@@ -302,23 +217,15 @@ def _load_state(path: Path, run: _Run, identity: str) -> None:
             where=str(path),
             hint="repeat its command to go on, pass --restart to begin again, or choose another --out",
         )
-    run.module.load_state_dict(state["module"])
-    run.average.load_state_dict(state["average"])
-    run.optimiser.load_state_dict(state["optimiser"])
-    run.step, run.history = state["step"], state["history"]
+    learner.load(state)
+    return state["history"]
 
 
-def _write(path: Path, entry: ModelEntry, run: _Run, dataset: Dataset, command: str) -> None:
-    last = run.history[-1] if run.history else {}
-    meta = CheckpointMeta.of(entry, dataset.vocabulary, training_command=command, metrics=dict(last))
-    save_checkpoint(path, run.average, meta)
-
-
-def _measure(entry: ModelEntry, average: nn.Module, evaluation: Dataset) -> Measured:
+def _measure(entry: ModelEntry, module: nn.Module, evaluation: Dataset) -> Measured:
     from edgewise.models.checkpoints.evaluation import evaluate_module
 
     meta = CheckpointMeta.of(entry, evaluation.vocabulary)
-    return evaluate_module(LoadedModel(entry, average.eval(), meta, ""), evaluation)
+    return evaluate_module(LoadedModel(entry, module.eval(), meta, ""), evaluation)
 
 
 def _mean(records: list[Losses]) -> Losses:
@@ -331,7 +238,7 @@ def _beside(out: Path, suffix: str) -> Path:
     return out.with_name(out.stem + suffix)
 
 
-Report = Callable[[int, Losses, list[dict[str, float]]], None]
+Report = Callable[[int, Losses, History], None]
 
 
 @contextmanager
@@ -345,7 +252,7 @@ def _shown_progress(request: TrainingRequest, steps: int, start: int) -> Iterato
 
     smooth: Losses = {}
 
-    def report(step: int, losses: Losses, history: list[dict[str, float]]) -> None:
+    def report(step: int, losses: Losses, history: History) -> None:
         for name, value in losses.items():
             smooth[name] = 0.95 * smooth.get(name, value) + 0.05 * value
         text = "  ".join(f"{name} {value:.3f}" for name, value in smooth.items())

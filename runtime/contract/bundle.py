@@ -131,10 +131,6 @@ class Bundle:
             "choose one of them, or export again with that precision",
         )
 
-    def graph_file(self, graph: str, target: Target, precision: Precision) -> Path:
-        """The checked path of a graph's lowered file; errors as in `graph_entry` and `file`."""
-        return self.file(self.graph_entry(graph, target, precision).path)
-
     def graph_bytes(self, graph: str, target: Target, precision: Precision) -> bytes:
         """The checked content of a graph's lowered file; errors as in `graph_entry` and `read`."""
         return self.read(self.graph_entry(graph, target, precision).path)

@@ -166,6 +166,7 @@ class RealisedPrecision(Part, frozen=True, kw_only=True):
     tool: str
     device: str
     layers: dict[str, int]
+    graph: str = "main"
 
 
 class PrecisionRecord(Part, frozen=True, kw_only=True):

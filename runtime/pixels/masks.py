@@ -78,11 +78,6 @@ class MaskCrops:
         return frames
 
 
-def no_masks(frame_size: Size) -> MaskCrops:
-    """Zero instances."""
-    return MaskCrops(np.zeros(0, np.bool_), np.zeros((0, 4), np.int64), frame_size)
-
-
 def crop_dense(masks: BoolArray) -> MaskCrops:
     """The smallest crops of whole-frame masks, bool [n, H, W]."""
     places = np.zeros((len(masks), 4), np.int64)

@@ -70,11 +70,6 @@ def rle_counts(counts: str) -> IntArray:
     return values
 
 
-def rle_area(counts: str) -> int:
-    """Number of pixels set."""
-    return int(rle_counts(counts)[1::2].sum())
-
-
 def _counts(masks: MaskCrops) -> tuple[IntArray, IntArray]:
     """Run lengths of all masks in one array, and how many belong to each mask."""
     height, width = masks.frame_size

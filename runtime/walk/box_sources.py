@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgewise.runtime.contract.manifest import ClassLabel, Manifest
 from edgewise.runtime.contract.parts import Fraction
-from edgewise.runtime.frames.looks import FrameBoxes, whole_frame
+from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.sources import IMAGE_SUFFIXES, Frame
 from edgewise.runtime.results.result import Scored
 from edgewise.runtime.system.errors import SourceError
@@ -31,14 +31,6 @@ class BoxSource(Protocol):
     """Gives the boxes of every frame of a stream."""
 
     def boxes(self, frame: Frame) -> FrameBoxes: ...
-
-
-class WholeFrame:
-    """One box around the frame."""
-
-    def boxes(self, frame: Frame) -> FrameBoxes:
-        """The frame's own extent, score 1."""
-        return whole_frame((frame.image.shape[0], frame.image.shape[1]))
 
 
 @dataclass(frozen=True, eq=False)

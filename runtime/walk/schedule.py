@@ -11,9 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.manifest import Manifest
 from edgewise.runtime.contract.schedules import EveryFrame, KeyEveryN, KeyOnSceneChange, Schedule
-from edgewise.runtime.engines.base import Tensor, numpy_dtype
 
 THUMBNAIL = (64, 64)
 
@@ -77,35 +75,3 @@ class _SceneChange:
 def _thumbnail(frame: NDArray[np.uint8]) -> NDArray[np.int16]:
     small = cv2.resize(frame, THUMBNAIL, interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.int16)
-
-
-class StateTensors:
-    """The tensors that runs of one session leave for later ones, at their initial values to begin with."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        self._specs = manifest.state
-        self._values: dict[str, Tensor] = {}
-        self.reset()
-
-    def reset(self) -> None:
-        """Back to the initial values, as before the first frame."""
-        for state in self._specs:
-            shape, dtype = state.spec.shape, numpy_dtype(state.spec.dtype)
-            self._values[state.name] = np.full(shape, state.initial_value, dtype)
-
-    def inputs_of(self, graph: str) -> dict[str, Tensor]:
-        """The state that a graph reads, by the names of its inputs."""
-        return {
-            tensor: self._values[state.name]
-            for state in self._specs
-            for address in state.sinks
-            for owner, tensor in [address.rsplit(".", 1)]
-            if owner == graph
-        }
-
-    def keep(self, graph: str, outputs: dict[str, Tensor]) -> None:
-        """Take over the state that a run of `graph` wrote; what other graphs write stays as it is."""
-        for state in self._specs:
-            owner, tensor = state.source.rsplit(".", 1)
-            if owner == graph:
-                self._values[state.name] = outputs[tensor]

@@ -23,7 +23,7 @@ def counted(*samples: np.ndarray) -> MagnitudeHistogram:
 
 
 @given(st.lists(VALUES, min_size=1, max_size=5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_counts_are_those_of_one_histogram_over_the_final_range(samples: list[np.ndarray]) -> None:
     histogram = counted(*samples)
     values = np.abs(np.concatenate(samples).astype(np.float64))

@@ -9,9 +9,14 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from edgewise.exporter.bundle.goldens import drawn_frame
 from edgewise.exporter.way.export import CanonicalGraph, canonical_graph, export_bundle
+from edgewise.models import registry
+from edgewise.models.checkpoints.checkpoint import CheckpointMeta, save_checkpoint
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.scenes import LABELS
 from edgewise.runtime.contract.bundle import Bundle
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -48,3 +53,14 @@ def spots_bundle(spots: ModuleType, tmp_path_factory: pytest.TempPathFactory) ->
     """The example's FP32 bundle; read only."""
     folder = tmp_path_factory.mktemp("spots") / "spots.bundle"
     return export_bundle({"main": spots.SpotFinder()}, spots.draft_manifest(), folder)
+
+
+@pytest.fixture(scope="session")
+def seeded_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of YOLACT-tiny with seeded weights, for the scenes' classes; read only."""
+    entry = registry.find("yolact-tiny").with_config(class_count=len(LABELS))
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    meta = CheckpointMeta.of(entry, Vocabulary(tuple(LABELS)), origin="published", licence="terms")
+    save_checkpoint(path, entry.build(), meta)
+    return path

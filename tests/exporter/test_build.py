@@ -349,7 +349,7 @@ def test_broken_model_file_is_reported(tmp_path: Path) -> None:
 
 def test_changed_model_byte_is_refused(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "changed.bundle", {Precision.FP32: detector(Precision.FP32)})
-    path = bundle.graph_file("main", Target.TENSORRT_RTX, Precision.FP32)
+    path = bundle.file(bundle.graph_entry("main", Target.TENSORRT_RTX, Precision.FP32).path)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)

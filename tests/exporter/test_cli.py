@@ -5,16 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 import typer
 from typer.testing import CliRunner
 
 from edgewise import models
 from edgewise.exporter.cli import app
-from edgewise.models import registry
-from edgewise.models.checkpoints.checkpoint import CheckpointMeta, save_checkpoint
-from edgewise.models.data.vocabulary import Vocabulary
-from edgewise.models.scenes import LABELS, write_dataset
+from edgewise.models.scenes import write_dataset
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.system.errors import EdgewiseError, MissingExtraError
 
@@ -46,15 +42,6 @@ def edgewise(*arguments: str | Path) -> str:
     return result.output
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    entry = registry.find("yolact-tiny").with_config(class_count=len(LABELS))
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save_checkpoint(path, entry.build(), CheckpointMeta.of(entry, Vocabulary(tuple(LABELS))))
-    return path
-
-
 def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
     code = """
 import sys
@@ -73,6 +60,7 @@ def test_every_verb_explains_itself(verb: str) -> None:
     assert "Usage" in edgewise(verb, "--help")
 
 
+@pytest.mark.slow
 def test_without_torch_one_line_names_the_extra() -> None:
     code = WITHOUT.format(absent={"torch"}, arguments=["export", "model.safetensors", "-o", "b"])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -140,7 +128,7 @@ def test_an_unknown_module_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) 
     ],
 )  # fmt: skip
 def test_wrong_inputs_are_one_error_and_leave_nothing(
-    arguments: list[str], message: str, checkpoint: Path, spots_bundle: Bundle, tmp_path: Path
+    arguments: list[str], message: str, seeded_tiny: Path, spots_bundle: Bundle, tmp_path: Path
 ) -> None:
     (tmp_path / "text.safetensors").write_text("not a checkpoint")
     (tmp_path / "full").mkdir()
@@ -149,7 +137,7 @@ def test_wrong_inputs_are_one_error_and_leave_nothing(
     with pytest.raises(EdgewiseError, match=message):
         edgewise(
             *(
-                argument.format(tmp=tmp_path, checkpoint=checkpoint, bundle=spots_bundle.path)
+                argument.format(tmp=tmp_path, checkpoint=seeded_tiny, bundle=spots_bundle.path)
                 for argument in arguments
             )
         )
@@ -181,10 +169,10 @@ def test_evaluate_prints_the_figures_of_the_models_task(
     assert all(part in printed for part in shown)
 
 
-@pytest.mark.slow
-def test_export_then_selftest(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.slow(seconds=40, reason="exports a model of the registry")
+def test_export_then_selftest(seeded_tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tiny.bundle"
-    said = edgewise("export", checkpoint, "-o", folder, "--target", "onnxruntime", "--device-only")
+    said = edgewise("export", seeded_tiny, "-o", folder, "--target", "onnxruntime", "--device-only")
     assert "onnxruntime fp32" in said
     assert "tensorrt" not in said
     edgewise("selftest", folder)

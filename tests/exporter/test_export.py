@@ -13,12 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from edgewise.exporter.bundle.budgets import FP32
 from edgewise.exporter.bundle.goldens import GOLDEN_COUNT, Picture, drawn_frame, golden_pictures
 from edgewise.exporter.way.export import ExportOptions, export_bundle, export_checkpoint
-from edgewise.models import registry
-from edgewise.models.checkpoints.checkpoint import CheckpointMeta, save_checkpoint
-from edgewise.models.data.vocabulary import Vocabulary
-from edgewise.models.scenes import LABELS
 from edgewise.runtime.command.selftest import selftest
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import Manifest, Precision, Target
@@ -31,18 +28,6 @@ from edgewise.runtime.system.errors import (
     SourceError,
 )
 from edgewise.runtime.walk.session import Session
-
-
-@pytest.fixture(scope="module")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """YOLACT-tiny with seeded weights."""
-    entry = registry.find("yolact-tiny").with_config(class_count=len(LABELS))
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save_checkpoint(
-        path, entry.build(), CheckpointMeta.of(entry, Vocabulary(tuple(LABELS)), training_command="none")
-    )
-    return path
 
 
 def test_the_bundle_proves_itself(spots_bundle: Bundle) -> None:
@@ -86,11 +71,14 @@ def test_the_same_export_gives_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_device_only_leaves_the_source_out(spots: ModuleType, tmp_path: Path) -> None:
-    options = ExportOptions(device_only=True, targets=(Target.ONNXRUNTIME,))
+def test_options_reach_the_bundle(spots: ModuleType, tmp_path: Path) -> None:
+    budgets = (msgspec.structs.replace(FP32, metric_drop=0.5),)
+    options = ExportOptions(device_only=True, targets=(Target.ONNXRUNTIME,), budgets=budgets, golden_count=2)
     bundle = export_bundle({"main": spots.SpotFinder()}, spots.draft_manifest(), tmp_path / "b", options)
     assert not [entry.path for entry in bundle.manifest.files if entry.path.startswith("source/")]
     assert [file.target for file in bundle.graph("main").files] == [Target.ONNXRUNTIME]
+    assert bundle.manifest.budgets == budgets
+    assert len(bundle.manifest.goldens) == 2
 
 
 @pytest.mark.slow
@@ -125,6 +113,7 @@ def test_wrong_inputs_leave_nothing(spots: ModuleType, tmp_path: Path) -> None:
     incoherent = msgspec.structs.replace(
         draft, postprocess=msgspec.structs.replace(draft.postprocess, masks="nowhere")
     )
+    twice = ExportOptions(budgets=(FP32, FP32))
     (tmp_path / "text.png").write_text("no picture")
     before = sorted(tmp_path.iterdir())
     destination = tmp_path / "b"
@@ -132,6 +121,8 @@ def test_wrong_inputs_leave_nothing(spots: ModuleType, tmp_path: Path) -> None:
         export_bundle({"main": broken}, draft, destination)
     with pytest.raises(ManifestError, match="'nowhere'"):
         export_bundle({"main": spots.SpotFinder()}, incoherent, destination)
+    with pytest.raises(ManifestError, match="two budgets"):
+        export_bundle({"main": spots.SpotFinder()}, draft, destination, twice)
     for name, message in (("text.png", "cannot be decoded"), ("none.png", "no such image")):
         with pytest.raises(SourceError, match=message):
             export_bundle(
@@ -164,6 +155,10 @@ def test_goldens_of_whole_frames() -> None:
     assert made[-1].frame.std() == 0
     many = [Picture(np.zeros((9, 9, 3), np.uint8))] * 6
     assert len(golden_pictures(Stretch(size=(64, 64)), many)) == 7, "no picture of the user is dropped"
+    fewer = golden_pictures(Stretch(size=(64, 64)), count=2)
+    assert [one.frame.std() > 0 for one in fewer] == [True, False]
+    with pytest.raises(ExportError, match="a self test on 1 frames"):
+        ExportOptions(golden_count=1)
     assert {one.frame.shape for one in golden_pictures(AsIs(size=(32, 48)))} == {(32, 48, 3)}
 
 
@@ -186,13 +181,14 @@ def test_goldens_of_crops_have_boxes() -> None:
     np.testing.assert_array_equal(again[1].boxes.boxes, made[1].boxes.boxes)
 
 
-@pytest.mark.slow
-def test_a_checkpoint_of_the_registry(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    bundle = export_checkpoint(tiny_checkpoint, tmp_path / "tiny.bundle")
+@pytest.mark.slow(seconds=40, reason="exports a model of the registry for every target")
+def test_a_checkpoint_of_the_registry(seeded_tiny: Path, tmp_path: Path) -> None:
+    bundle = export_checkpoint(seeded_tiny, tmp_path / "tiny.bundle")
     provenance = bundle.manifest.provenance
+    assert bundle.manifest.licence == "terms"
     assert provenance.definition == "registry:yolact-tiny"
-    assert provenance.checkpoint_sha256 == hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest()
-    assert bundle.read("source/checkpoint.safetensors") == tiny_checkpoint.read_bytes()
+    assert provenance.checkpoint_sha256 == hashlib.sha256(seeded_tiny.read_bytes()).hexdigest()
+    assert bundle.read("source/checkpoint.safetensors") == seeded_tiny.read_bytes()
     canonical = onnx.load_model_from_string(bundle.read("models/canonical.onnx"))
     assert {entry.version for entry in canonical.opset_import} == {17}
     assert selftest(bundle).passed
@@ -200,9 +196,9 @@ def test_a_checkpoint_of_the_registry(tiny_checkpoint: Path, tmp_path: Path) -> 
         session(drawn_frame((120, 200), np.random.default_rng(0)))
 
 
-def test_a_broken_checkpoint_is_one_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_broken_checkpoint_is_one_error(seeded_tiny: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.safetensors"
-    cut.write_bytes(tiny_checkpoint.read_bytes()[:-100])
+    cut.write_bytes(seeded_tiny.read_bytes()[:-100])
     for path, message in ((cut, "not a safetensors file"), (tmp_path / "none", "no such checkpoint")):
         with pytest.raises(CheckpointError, match=message):
             export_checkpoint(path, tmp_path / "b")

@@ -134,6 +134,7 @@ def test_data_dependent_control_flow_is_one_error() -> None:
         export_onnx(Branching(), PLAIN, [SAMPLE])
 
 
+@pytest.mark.slow
 def test_numbers_that_differ_name_the_first_tensor() -> None:
     """A module whose answer depends on being traced: the comparison must catch it."""
 

@@ -346,6 +346,7 @@ def run_command(request: ParityRequest, width: int = 80) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes(broken: Path, request_for: Make, tmp_path: Path) -> None:
     output = tmp_path / "out"
     text = run_command(replace(request_for(broken), output=output))
@@ -357,6 +358,7 @@ def test_the_command_prints_and_writes(broken: Path, request_for: Make, tmp_path
     assert decode_report((output / "parity.json").read_bytes()).passed
 
 
+@pytest.mark.slow
 def test_a_broken_budget_raises_after_the_report_is_written(broken: Path, request_for: Make) -> None:
     edit(broken, FP32_FILE, scale_largest_weight)
     with pytest.raises(ParityError, match="parity is broken") as caught:
@@ -369,6 +371,7 @@ def test_a_broken_budget_raises_after_the_report_is_written(broken: Path, reques
     assert "the first to exceed" in page
 
 
+@pytest.mark.slow
 def test_the_page_loads_nothing_from_elsewhere(broken: Path, request_for: Make) -> None:
     compared = compare(replace(request_for(broken), overlays=3))
     page = render_html(compared.report, compared.overlays)

@@ -145,6 +145,7 @@ def test_both_int8_forms_mean_the_same(calibrated: Bundle, pictures: Path) -> No
     assert 0 < difference(heats[2], heats[0]).relative < 0.1
 
 
+@pytest.mark.slow
 def test_calibrating_again_exchanges_the_files(copied: Bundle, pictures: Path) -> None:
     request = CalibrationRequest(images=pictures, count=6, seed=5, method=CalibrationMethod.MINMAX)
     again = calibrate_bundle(copied, request)
@@ -238,6 +239,7 @@ def test_a_count_that_breaks_another_form_is_passed_over(
     assert "2 of them by the precision search; uses 0.50 of its budget" in step.detail
 
 
+@pytest.mark.slow
 def test_an_impossible_budget_is_an_error_and_changes_nothing(copied: Bundle, pictures: Path) -> None:
     strict = with_int8_budget(copied, tensor_relative_error=1e-7)
     with pytest.raises(CalibrationError, match="INT8 misses its budget"):
@@ -260,6 +262,11 @@ def test_no_image_calibrates_and_judges(pictures: Path, spots: ModuleType) -> No
     assert len(used) == 8
     assert len(images.held_out) == 4
     assert not used & {sample.path for sample in images.held_out}
+    one = choose_images(
+        CalibrationRequest(images=pictures, count=8, seed=2, held_out=1), spots.draft_manifest()
+    )
+    assert one.calibration == images.calibration
+    assert one.held_out == images.held_out[:1]
 
 
 def test_too_few_or_unfit_images_are_refused(pictures: Path, tmp_path: Path, spots: ModuleType) -> None:
@@ -275,6 +282,8 @@ def test_too_few_or_unfit_images_are_refused(pictures: Path, tmp_path: Path, spo
         choose_images(CalibrationRequest(images=pictures, count=4, validation=tmp_path / "none"), draft)
     with pytest.raises(CalibrationError, match="calibration makes fp16 and int8"):
         CalibrationRequest(images=pictures, precisions=(Precision.FP32,))
+    with pytest.raises(CalibrationError, match="0 images to judge"):
+        CalibrationRequest(images=pictures, held_out=0)
 
 
 def test_validation_images_are_refused_for_calibration(tmp_path: Path, spots: ModuleType) -> None:
@@ -317,7 +326,7 @@ def test_a_node_that_cannot_be_float16_either_says_both_reasons() -> None:
     assert merged.reason == "reads the image; activations reach 900"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60, reason="calibrates a shipped model and measures its metric again and again")
 def test_validation_judges_int8_by_the_mask_ap(tmp_path: Path) -> None:
     """With room at every level: what rounding makes of a few scenes depends on the processor."""
     from importlib import resources

@@ -53,6 +53,7 @@ def test_keeps_names_and_numbers(
         np.testing.assert_allclose(new["heat"], old["heat"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_folds_a_normalisation_into_its_convolution() -> None:
     from edgewise.exporter.from_torch.onnx_export import export_onnx
 

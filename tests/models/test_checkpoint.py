@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import msgspec
 import pytest
@@ -118,6 +119,16 @@ def test_a_foreign_safetensors_file(tmp_path):
 def test_metadata_that_does_not_fit(saved, change, message):
     with pytest.raises(CheckpointError, match=message):
         load_model(rewritten(saved, change))
+
+
+def test_imported_weights_keep_their_terms_where_the_file_does_not_say_them(saved):
+    def older(plain, origin):
+        del plain["licence"]
+        plain.update(model="yolact-r50", origin=origin)
+
+    for origin, licence in (("yolact published, sha256 0", "MIT"), ("", "")):
+        meta, _ = load_checkpoint(rewritten(saved, partial(older, origin=origin)))
+        assert meta.licence == licence
 
 
 R50_TWO_CLASSES = msgspec.to_builtins(registry.find("yolact-r50").with_config(class_count=2).config)

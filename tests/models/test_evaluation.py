@@ -18,11 +18,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import edgewise.models
+from benchmarks.zoo import MEASURED_ON, REPEATED_ON, UNSEEN, measure, read_rows
 from edgewise.models.checkpoints.checkpoint import CheckpointMeta, LoadedModel, load_model
-from edgewise.models.checkpoints.evaluation import evaluate_module, predictor
+from edgewise.models.checkpoints.evaluation import evaluate_module
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.measuring.evaluation import evaluate
-from edgewise.models.measuring.tasks import task_of
 from edgewise.models.scenes import LABELS, write_dataset
 from edgewise.models.tasks.instances.dataset import CocoInstances
 from edgewise.models.tasks.instances.metric import MaskAp
@@ -32,12 +32,15 @@ from edgewise.models.tasks.task import Measured
 from edgewise.runtime.contract.manifest import Provenance
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.pixels.masks import crop_dense
+from edgewise.runtime.system.atomic import sha256_of
 from edgewise.runtime.system.errors import DatasetError
+
+from .scripted_walk import scripted_walk
 
 TINY = Path(edgewise.models.__file__).parent / "pretrained" / "yolact-tiny.safetensors"
 TARGETS = {"mask AP": 0.5, "PQ": 0.6, "PCK@0.1": 0.95}
-UNSEEN = 9001
-"""A series of scenes that no training uses."""
+BAND = 0.01
+"""Another order of additions may turn a near tie, nothing else."""
 
 
 @pytest.fixture(scope="module")
@@ -193,16 +196,16 @@ def test_true_outputs_through_the_runtime_score_high(tmp_path: Path) -> None:
             outputs["masks"][0, slot] = small[0].numpy()
         return outputs
 
-    found = evaluate(predictor(network, manifest), dataset, INSTANCES, range(len(dataset)))
+    found = evaluate(scripted_walk(network, manifest), dataset, INSTANCES, range(len(dataset)))
     assert found.value > 0.85
 
 
 def test_a_module_is_measured_through_the_runtime(tmp_path: Path) -> None:
-    dataset = CocoInstances.open(write_dataset(tmp_path / "scenes", 12, UNSEEN, 256))
+    dataset = CocoInstances.open(write_dataset(tmp_path / "scenes", 8, UNSEEN, 256))
     trained = evaluate_module(load_model(TINY), dataset)
-    assert trained.images == 12
+    assert trained.images == 8
     assert trained.value > 0.2
-    assert evaluate_module(load_model(TINY), dataset, limit=5).images == 5
+    assert evaluate_module(load_model(TINY), dataset, limit=3).images == 3
 
 
 def test_other_categories_than_the_models_are_refused(scenes: Path) -> None:
@@ -215,9 +218,11 @@ def test_other_categories_than_the_models_are_refused(scenes: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpoint", sorted(TINY.parent.glob("*.safetensors")), ids=lambda path: path.stem)
 def test_every_shipped_checkpoint_reaches_its_target(tmp_path: Path, checkpoint: Path) -> None:
-    loaded = load_model(checkpoint)
-    dataset = task_of(loaded.entry.task).dataset.open(write_dataset(tmp_path / "scenes", 200, UNSEEN, 256))
-    measured = evaluate_module(loaded, dataset)
-    assert measured.images == 200
-    assert measured.value >= TARGETS[measured.name]
+    """The figure on many scenes is a record of this very file; the first of them are measured again."""
+    row = read_rows()[checkpoint.stem]
+    assert row.sha256 == sha256_of(checkpoint), "refresh the row with `make zoo`"
+    assert row.measured[MEASURED_ON] >= TARGETS[row.metric]
+    again = measure(checkpoint, tmp_path / "scenes", REPEATED_ON)
+    assert (again.name, again.images) == (row.metric, REPEATED_ON)
+    assert again.value == pytest.approx(row.measured[REPEATED_ON], abs=BAND)
     assert checkpoint.stat().st_size < 3_000_000

@@ -13,7 +13,7 @@ import torch
 
 from edgewise.models import registry
 from edgewise.models.checkpoints.checkpoint import CheckpointMeta, LoadedModel
-from edgewise.models.checkpoints.evaluation import evaluate_module, predictor, refuse_other_names
+from edgewise.models.checkpoints.evaluation import evaluate_module, refuse_other_names
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.measuring.evaluation import evaluate
 from edgewise.models.measuring.tasks import task_of
@@ -27,6 +27,8 @@ from edgewise.models.tasks.task import Measured, Task
 from edgewise.runtime.contract.manifest import Manifest, Provenance
 from edgewise.runtime.frames.preprocessing import crop_geometry
 from edgewise.runtime.system.errors import DatasetError
+
+from .scripted_walk import scripted_walk
 
 Outputs = dict[str, np.ndarray[Any, Any]]
 
@@ -42,7 +44,7 @@ def _manifest(name: str, vocabulary: Vocabulary) -> Manifest:
 
 
 def _measured(outputs: Iterator[Outputs], manifest: Manifest, dataset: Any, task: Task) -> Measured:
-    predict = predictor(lambda _: next(outputs), manifest)
+    predict = scripted_walk(lambda _: next(outputs), manifest)
     return evaluate(predict, dataset, task, range(len(dataset)))
 
 

@@ -17,10 +17,17 @@ import torch
 
 import edgewise.models
 from edgewise.models import registry
-from edgewise.models.checkpoints.checkpoint import load_checkpoint, load_model
+from edgewise.models.checkpoints.checkpoint import (
+    CheckpointMeta,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+)
 from edgewise.models.data.augment import NO_AUGMENTATION, Augmentation
-from edgewise.models.families.recipes import PAPER, TINY, Optimiser, Recipe, Schedule, recipe_for
-from edgewise.models.registry import ModelEntry
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.family import ModelEntry
+from edgewise.models.families.recipe import TINY, Optimiser, Recipe, Schedule
+from edgewise.models.families.yolact.recipes import PAPER
 from edgewise.models.scenes import LABELS, write_dataset
 from edgewise.models.tasks.instances.dataset import CocoInstances
 from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
@@ -51,7 +58,7 @@ _CHILD = """
 from dataclasses import replace
 from pathlib import Path
 from edgewise.models import registry
-from edgewise.models.families.recipes import TINY
+from edgewise.models.families.recipe import TINY
 from edgewise.models.training.loop import TrainingRequest, train
 recipe = replace(TINY, steps=40, batch=2, warmup=4, learning_rate=2e-3)
 entry = registry.find("yolact-tiny").with_config(input_size=(64, 64))
@@ -128,7 +135,7 @@ def test_a_stopped_run_of_every_task_goes_on_to_the_same_weights(
     entry = _small_hourglass()
     if name == "upsnet":
         entry = registry.find("upsnet-tiny").with_config(input_size=(64, 64))
-    recipe = replace(recipe_for(f"{name}-tiny"), steps=4, batch=2, warmup=1)
+    recipe = replace(registry.find(f"{name}-tiny").recipe, steps=4, batch=2, warmup=1)
     request = replace(_request(scenes, tmp_path / "whole.safetensors", recipe), entry=entry)
     train(request)
     resumed = replace(request, out=tmp_path / "stopped.safetensors")
@@ -146,7 +153,12 @@ def test_a_stopped_run_of_every_task_goes_on_to_the_same_weights(
 @pytest.mark.slow
 def test_keypoint_models_learn_and_are_measured(scenes: Path, tmp_path: Path) -> None:
     recipe = replace(
-        recipe_for("hourglass-tiny"), steps=40, batch=4, warmup=2, augmentation=NO_AUGMENTATION, average=0.0
+        registry.find("hourglass-tiny").recipe,
+        steps=40,
+        batch=4,
+        warmup=2,
+        augmentation=NO_AUGMENTATION,
+        average=0.0,
     )
     request = _request(scenes, tmp_path / "m.safetensors", recipe, save_every=20, evaluation=scenes)
     out = train(replace(request, entry=_small_hourglass()))
@@ -159,19 +171,30 @@ def test_keypoint_models_learn_and_are_measured(scenes: Path, tmp_path: Path) ->
 
 def test_what_fits_of_another_model_begins_the_training(scenes: Path, tmp_path: Path) -> None:
     tiny = Path(edgewise.models.__file__).parent / "pretrained" / "yolact-tiny.safetensors"
-    recipe = replace(recipe_for("upsnet-tiny"), steps=1, batch=1, learning_rate=0.0)
+    recipe = replace(registry.find("upsnet-tiny").recipe, steps=1, batch=1, learning_rate=0.0)
     entry = registry.find("upsnet-tiny").with_config(input_size=(64, 64))
     request = replace(_request(scenes, tmp_path / "m.safetensors", recipe), entry=entry, initial=tiny)
-    begun, given = load_checkpoint(train(request))[1], load_checkpoint(tiny)[1]
+    (meta, begun), (_, given) = load_checkpoint(train(request)), load_checkpoint(tiny)
+    assert (meta.origin, meta.licence) == ("", "")
     shared = [key for key in begun if key.startswith("backbone.") and key.endswith("weight")]
     assert len(shared) > 20
     for key in shared:
         assert torch.equal(begun[key], given[key]), key
     refused = replace(request, entry=_small_hourglass(), out=tmp_path / "n.safetensors")
     with pytest.raises(CheckpointError, match="none of its"):
-        train(replace(refused, recipe=replace(recipe_for("hourglass-tiny"), steps=1, batch=1)))
+        train(replace(refused, recipe=replace(registry.find("hourglass-tiny").recipe, steps=1, batch=1)))
 
 
+def test_what_begins_with_imported_weights_keeps_their_terms(scenes: Path, tmp_path: Path) -> None:
+    entry, imported = small_entry().fit(Vocabulary(LABELS)), tmp_path / "imported.safetensors"
+    meta = CheckpointMeta.of(entry, Vocabulary(LABELS), origin="published, sha256 0", licence="terms")
+    save_checkpoint(imported, entry.build(), meta)
+    recipe = replace(SHORT, steps=1)
+    begun = load_model(train(_request(scenes, tmp_path / "m.safetensors", recipe, initial=imported))).meta
+    assert (begun.origin, begun.licence) == ("published, sha256 0", "terms")
+
+
+@pytest.mark.slow
 def test_the_checkpoint_says_what_it_is(scenes: Path, tmp_path: Path) -> None:
     recipe = replace(SHORT, steps=2)
     out = train(
@@ -286,12 +309,12 @@ def test_rates_follow_the_paper_and_the_cosine() -> None:
 
 
 def test_published_models_train_by_the_paper_and_the_tiny_one_by_its_own_recipe() -> None:
-    assert recipe_for("yolact-r50") == PAPER
-    assert recipe_for("yolact-tiny") == TINY
-    hourglass, upsnet = recipe_for("hourglass-8"), recipe_for("upsnet-r50-coco")
+    assert registry.find("yolact-r50").recipe == PAPER
+    assert registry.find("yolact-tiny").recipe == TINY
+    hourglass, upsnet = registry.find("hourglass-8").recipe, registry.find("upsnet-r50-coco").recipe
     assert [hourglass.rate(step) for step in (0, 222_000, 333_000)] == pytest.approx([2.5e-4, 2.5e-5, 2.5e-6])
     assert [upsnet.rate(step) for step in (1500, 60_000, 80_000)] == pytest.approx([0.02, 0.002, 0.0002])
-    tiny = [recipe_for(name) for name in registry.names() if name.endswith("-tiny")]
+    tiny = [registry.find(name).recipe for name in registry.names() if name.endswith("-tiny")]
     assert all(recipe.schedule is Schedule.COSINE and recipe.average for recipe in tiny)
 
 

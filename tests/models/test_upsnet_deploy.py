@@ -1,7 +1,6 @@
 """UPSNet's deploy module against the published procedure, one region and one instance at a time."""
 
 import msgspec
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -13,13 +12,11 @@ from edgewise.models.families.upsnet.config import R50_CITYSCAPES, R50_COCO, Col
 from edgewise.models.families.upsnet.deploy import UpsnetDeploy
 from edgewise.models.families.upsnet.network import Upsnet
 from edgewise.models.families.upsnet.panoptic_head import panoptic_map
-from edgewise.models.layers.two_stage.proposal_stage import ProposalConfig
 from edgewise.runtime.contract.encoding import decode, encode
 from edgewise.runtime.contract.manifest import ClassKind, ClassLabel, Provenance
 from edgewise.runtime.contract.preprocessing import PadSide
 from edgewise.runtime.system.errors import ModelError
 
-from .declared_outputs import check_declared
 from .micro_upsnet import MICRO
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,7 +27,6 @@ VOCABULARY = Vocabulary(
         *(ClassLabel(id=10 + index, name=f"stuff {index}", kind=ClassKind.STUFF) for index in range(2)),
     )
 )
-FORBIDDEN = {"NonZero", "NonMaxSuppression", "ScatterND", "GatherND", "Loop", "If", "Scan"}
 
 
 def seeded(config=MICRO, seed: int = 3) -> Upsnet:
@@ -129,20 +125,6 @@ def test_the_graph_is_the_procedure_step_by_step(stride, colour):
     assert float((semantic[0] != expected).float().mean()) < 0.005
 
 
-def test_outputs_keep_the_manifests_word():
-    entry, network = entry_of(MICRO), seeded()
-    manifest = entry.manifest(VOCABULARY, Provenance(definition="upsnet-tiny"))
-    assert decode(encode(manifest)) == manifest
-    assert manifest.task == "panoptic"
-    graph = manifest.graphs["main"]
-    with torch.inference_mode():
-        outputs = entry.deploy(network)(random_frame())
-    check_declared(graph, outputs)
-    assert int((outputs[1] > 0).sum()) > 0
-    spec = manifest.preprocess
-    assert (spec.pad_side, spec.pad_value) == (PadSide.BOTTOM_RIGHT, (104, 117, 124))
-
-
 @pytest.mark.parametrize("config", [R50_COCO, R50_CITYSCAPES])
 def test_published_sizes_have_a_valid_manifest(config):
     entry = entry_of(config)
@@ -156,6 +138,11 @@ def test_published_sizes_have_a_valid_manifest(config):
     assert shapes["segments"] == shapes["semantic"] == (1, 128, 256)
     assert manifest.preprocess.pad_value == (103, 116, 123)
     assert manifest.postprocess.stuff_area_limit == config.decoding.stuff_area_limit
+
+
+def test_frames_stand_in_a_corner_of_the_mean_colour():
+    spec = entry_of(MICRO).preprocess
+    assert (spec.pad_side, spec.pad_value) == (PadSide.BOTTOM_RIGHT, (104, 117, 124))
 
 
 def test_vocabularies_must_fit():
@@ -184,36 +171,3 @@ def test_the_training_module_is_left_as_it_is():
     with torch.inference_mode():
         UpsnetDeploy(MICRO, network)(random_frame())
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
-
-
-@pytest.mark.slow
-def test_the_graph_exports_to_plain_operators():
-    onnxruntime = pytest.importorskip("onnxruntime")
-    from edgewise.exporter.from_torch.native_operators import translations
-    from edgewise.exporter.from_torch.onnx_export import EXPORT_OPSET
-
-    # Fewer rounds of the same nodes: the graph's operators and numbers are what is looked at.
-    proposal = ProposalConfig(candidates=40, kept=60, rounds=4)
-    decoding = msgspec.structs.replace(MICRO.decoding, proposals=proposal, rounds=4, pruning_rounds=3)
-    config = msgspec.structs.replace(MICRO, decoding=decoding)
-    deploy, frame = UpsnetDeploy(config, seeded(config)).eval(), random_frame()
-    program = torch.onnx.export(
-        deploy,
-        (frame,),
-        dynamo=True,
-        opset_version=EXPORT_OPSET,
-        custom_translation_table=translations(),
-        verbose=False,
-    )
-    operators = {node.op_type for node in program.model_proto.graph.node}
-    assert not operators & FORBIDDEN
-    assert {"RoiAlign", "DeformConv"} <= operators
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
-    with torch.inference_mode():
-        wanted = deploy(frame)
-    got = session.run(None, {session.get_inputs()[0].name: frame.numpy()})
-    for index, (ours, theirs) in enumerate(zip(wanted, got, strict=True)):
-        if ours.dtype == torch.int32:
-            assert float(np.mean(ours.numpy() != theirs)) < 0.005, index
-        else:
-            np.testing.assert_allclose(theirs, ours.numpy(), rtol=1e-3, atol=1e-2)

@@ -1,6 +1,7 @@
 """Published layouts, from state dicts made after their key tables."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,8 +178,10 @@ def test_conversion_writes_a_checkpoint_or_nothing(tiny, tmp_path):
     with pytest.raises(CheckpointError, match="1 things for the 80 things"):
         convert_checkpoint(source, COCO_TINY, target, Vocabulary((ClassLabel(id=1, name="x"),)))
     assert not target.parent.exists()
-    report = convert_checkpoint(source, COCO_TINY, target)
+    entry = replace(COCO_TINY, licence="MIT")
+    report = convert_checkpoint(source, entry, target)
     loaded = load_model(target)
     assert loaded.entry == COCO_TINY
     assert loaded.meta.vocabulary == Vocabulary(COCO_THINGS)
     assert report.sha256 in loaded.meta.origin
+    assert loaded.meta.licence == "MIT"

@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from edgewise.models import registry
 from edgewise.models.data.vocabulary import Vocabulary
-from edgewise.models.families.yolact.config import DARKNET53, TINY, DecodingConfig, Suppression
+from edgewise.models.families.yolact.config import MICRO, DecodingConfig, Suppression
 from edgewise.models.families.yolact.decoding import decode_detections
 from edgewise.models.families.yolact.deploy import YolactDeploy, assemble_masks
 from edgewise.models.families.yolact.network import Yolact
-from edgewise.models.layers.resnet import ResNetConfig
 from edgewise.runtime.contract.encoding import decode, encode
 from edgewise.runtime.contract.manifest import ClassLabel, Provenance
 from edgewise.runtime.system.errors import ModelError
@@ -22,14 +21,6 @@ from .declared_outputs import check_declared
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-MICRO = msgspec.structs.replace(
-    TINY,
-    input_size=(64, 96),
-    class_count=3,
-    backbone=ResNetConfig(depths=(1, 1, 1, 1), widths=(4, 4, 8, 8), expansion=2, stem_width=4),
-    pyramid_channels=8,
-    prototypes=msgspec.structs.replace(TINY.prototypes, before=(8,), after=(8,), count=5),
-)
 FORBIDDEN = {"NonZero", "NonMaxSuppression", "ScatterND", "GatherND", "Loop", "If", "Scan", "Range"}
 
 
@@ -204,31 +195,11 @@ def test_masks_are_cropped_by_the_papers_rule():
 # ---------------------------------------------------------------- the module
 
 
-@pytest.mark.parametrize("base", [TINY, DARKNET53], ids=["mean", "no-mean"])
-def test_the_stem_absorbs_colour_order_and_scale(base):
-    config = msgspec.structs.replace(MICRO, mean=base.mean, std=base.std)
-    entry = registry.find("yolact-tiny").from_config(msgspec.to_builtins(config))
-    network, frames = seeded(config), random_frames(2)
-    with torch.inference_mode():
-        trained = network(entry.normalise(frames))
-        deployed = YolactDeploy(config, network)(frames)[-4:]
-    for wanted, got in zip(trained[:4], deployed, strict=True):
-        assert float((wanted - got).abs().max()) <= 1e-4 * float(wanted.abs().max())
-
-
 def test_normalise_turns_bgr_into_rgb():
     frame = torch.tensor([10, 20, 30], dtype=torch.uint8).expand(1, 64, 96, 3)
     pixel = registry.find("yolact-r50").normalise(frame)[0, :, 5, 5]
     wanted = [(30 - 123.68) / 58.40, (20 - 116.78) / 57.12, (10 - 103.94) / 57.38]
     torch.testing.assert_close(pixel, torch.tensor(wanted))
-
-
-def test_deploying_leaves_the_training_definition_alone():
-    network = seeded().train()
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    YolactDeploy(network.config, network)
-    assert network.training
-    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("suppression", list(Suppression))
@@ -276,7 +247,7 @@ def test_a_blank_result_is_all_zero():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suppression", list(Suppression))
+@pytest.mark.parametrize("suppression", [Suppression.CROSS_CLASS_FAST, Suppression.GREEDY])
 def test_the_graph_exports_to_plain_operators(suppression):
     onnxruntime = pytest.importorskip("onnxruntime")
     network = seeded(suppression=suppression)

@@ -13,7 +13,7 @@ from edgewise.runtime.contract.manifest import ClassLabel
 from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.system.errors import SourceError
-from edgewise.runtime.walk.box_sources import CocoBoxes, DetectorBoxes, WholeFrame, require_crops
+from edgewise.runtime.walk.box_sources import CocoBoxes, DetectorBoxes, require_crops
 from edgewise.runtime.walk.session import Session
 
 from .conftest import ONE_THREAD, bright_frame, detector_manifest
@@ -59,12 +59,6 @@ def written(folder: Path, content: object, name: str = "boxes.json") -> Path:
 
 def lefts(source: CocoBoxes, *wanted: Frame) -> list[list[float]]:
     return [source.boxes(one).boxes[:, 0].tolist() for one in wanted]
-
-
-def test_the_whole_frame() -> None:
-    found = WholeFrame().boxes(Frame(0, "", np.zeros((20, 30, 3), np.uint8), 0.0))
-    assert found.boxes.tolist() == [[0, 0, 30, 20]]
-    assert found.scores.tolist() == [1.0]
 
 
 def test_annotations_are_matched_by_file_name(tmp_path: Path) -> None:

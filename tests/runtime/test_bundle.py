@@ -28,7 +28,8 @@ def test_reads_what_the_manifest_lists(bundle_folder: Path) -> None:
     bundle = Bundle.open(bundle_folder)
     assert bundle.read(MODEL) == (bundle_folder / MODEL).read_bytes()
     assert bundle.file(MODEL) == bundle_folder / MODEL
-    assert bundle.graph_file("main", Target.ONNXRUNTIME, Precision.FP32) == bundle_folder / MODEL
+    entry = bundle.graph_entry("main", Target.ONNXRUNTIME, Precision.FP32)
+    assert bundle.file(entry.path) == bundle_folder / MODEL
     assert bundle.graph_bytes("main", Target.ONNXRUNTIME, Precision.FP32) == bundle.read(MODEL)
     bundle.verify()
 

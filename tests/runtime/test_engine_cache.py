@@ -245,6 +245,7 @@ def _store_many(folder: Path, mark: int) -> None:
         cache.store(record_of(engine, built_at=f"{number:04}"), engine)
 
 
+@pytest.mark.slow
 def test_concurrent_builders_leave_a_whole_pair(tmp_path: Path) -> None:
     folder = tmp_path / "engines"
     context = multiprocessing.get_context("spawn")

@@ -19,7 +19,7 @@ from edgewise.runtime.contract.preprocessing import AffineCrop, Letterbox
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.pixels import paste
 from edgewise.runtime.pixels.geometry import Geometry, scaling
-from edgewise.runtime.pixels.masks import MaskCrops, crop_dense, mask_iou, no_masks
+from edgewise.runtime.pixels.masks import MaskCrops, crop_dense, mask_iou
 from edgewise.runtime.pixels.paste import paste_box_masks, paste_prototype_masks
 from edgewise.runtime.system.errors import ResultError
 
@@ -252,7 +252,7 @@ def test_iou_equals_the_dense_one(dense):
 
 def test_iou_needs_one_frame_size():
     with pytest.raises(ResultError):
-        mask_iou(no_masks((4, 4)), no_masks((4, 5)))
+        mask_iou(*(crop_dense(np.zeros((0, 4, width), np.bool_)) for width in (4, 5)))
 
 
 @pytest.mark.parametrize("place", [[-1, 0, 2, 2], [0, 0, 5, 2], [0, 3, 2, 2], [0, 0, -1, 2]])

@@ -14,7 +14,7 @@ from edgewise.runtime.contract.preprocessing import Letterbox, Stretch
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.kinds.panoptic.fusion import fuse
 from edgewise.runtime.pixels.geometry import scaling
-from edgewise.runtime.pixels.masks import MaskCrops, crop_dense, no_masks
+from edgewise.runtime.pixels.masks import MaskCrops, crop_dense
 from edgewise.runtime.pixels.paste import paste_box_masks, paste_prototype_masks
 from edgewise.runtime.system.errors import ResultError
 
@@ -162,7 +162,7 @@ def test_the_stuff_limit_counts_what_instances_left(limit, there):
 def test_channels_of_one_class_are_one_segment():
     semantic = np.full((10, 10), 2, np.uint8)
     semantic[5:] = 5
-    nothing = (no_masks((10, 10)), np.zeros(0, np.float32), np.zeros(0, np.int32))
+    nothing = (crop_dense(np.zeros((0, 10, 10), np.bool_)), np.zeros(0, np.float32), np.zeros(0, np.int32))
     found = fuse(*nothing, semantic, CHANNELS, LABELS, stuff_area_limit=100)
     assert found.names == ("sky",)
     assert found.areas.tolist() == [100]

@@ -8,15 +8,13 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-Count = Annotated[int, Meta(ge=1)]
-Positive = Annotated[float, Meta(gt=0.0)]
+from edgewise.models.families.config import Config, Positive
+from edgewise.models.layers.image_input import ImageInput
+from edgewise.runtime.contract.parts import PositiveInt
+from edgewise.runtime.contract.preprocessing import ColourOrder
 
 STRIDE = 4
 """Network pixels a heatmap cell, along either axis: a convolution of stride 2, then a pooling."""
-
-
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of the structs of this file."""
 
 
 class Centre(enum.Enum):
@@ -33,7 +31,7 @@ class TargetConfig(Config, frozen=True):
 
     sigma: Positive = 1.0
     centre: Centre = Centre.CELL
-    radius: Count | None = 3
+    radius: PositiveInt | None = 3
     """Cells further than this from the cell of the point, along either axis, are 0; None: no such limit."""
 
 
@@ -51,15 +49,15 @@ class LossConfig(Config, frozen=True):
 class HourglassConfig(Config, frozen=True):
     """One Stacked Hourglass. The defaults are the form trained on MPII with joint weights, with 8 stacks."""
 
-    input_size: tuple[Count, Count] = (256, 256)
+    input_size: tuple[PositiveInt, PositiveInt] = (256, 256)
     """Height, width; multiples of 4 * 2^depth."""
-    keypoint_count: Count = 16
-    stacks: Count = 8
-    depth: Count = 4
+    keypoint_count: PositiveInt = 16
+    stacks: PositiveInt = 8
+    depth: PositiveInt = 4
     """Poolings inside an hourglass."""
-    blocks: Count = 1
+    blocks: PositiveInt = 1
     """Residual blocks at each place of an hourglass and behind it."""
-    channels: Count = 256
+    channels: PositiveInt = 256
     """Of the features; the stem begins with a quarter of them."""
     unused_projections: bool = False
     """Every residual block owns a projection of its input, even where none is needed and none is used."""
@@ -79,6 +77,11 @@ class HourglassConfig(Config, frozen=True):
             )
         if self.channels % 4:
             raise ValueError(f"channels {self.channels} must be a multiple of 4")
+
+    @property
+    def image_input(self) -> ImageInput:
+        """What the stem reads of a crop."""
+        return ImageInput(ColourOrder.RGB, scale=255.0, mean=self.mean)
 
     @property
     def heatmap_size(self) -> tuple[int, int]:
@@ -112,3 +115,6 @@ TINY = HourglassConfig(
     losses=LossConfig(weight=1000.0),
 )
 """A toy of the same make for COCO's keypoints."""
+
+MICRO = msgspec.structs.replace(TINY, input_size=(32, 48), keypoint_count=3, depth=2, channels=8)
+"""The smallest that has every part: for tests."""

@@ -5,45 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 
-import msgspec
-import torch
 from torch import Tensor, nn
 
-from edgewise.models.data.vocabulary import Vocabulary, VocabularySize
-from edgewise.models.families.hourglass.config import HourglassConfig
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.family import Family, ModelEntry, Named, PublishedFigure
+from edgewise.models.families.hourglass import recipes
+from edgewise.models.families.hourglass.config import MICRO, TINY, HourglassConfig, princeton, published
 from edgewise.models.families.hourglass.deploy import HourglassDeploy
+from edgewise.models.families.hourglass.layouts import LAYOUTS
 from edgewise.models.families.hourglass.losses import losses
 from edgewise.models.families.hourglass.network import StackedHourglass
+from edgewise.models.families.tensors import float_tensor, frame_tensor
 from edgewise.models.tasks.keypoints.targets import KeypointTargets
-from edgewise.runtime.contract.manifest import DType, Graph, Manifest, Provenance, TensorSpec
+from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance
 from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
 from edgewise.runtime.contract.preprocessing import AffineCrop
-from edgewise.runtime.system.errors import ModelError
-
-
-def vocabulary_size(config: HourglassConfig) -> VocabularySize:
-    """One class, the figure whose keypoints are found, and those."""
-    return VocabularySize(things=1, keypoints=config.keypoint_count)
-
-
-def fit(config: HourglassConfig, vocabulary: Vocabulary) -> HourglassConfig:
-    """The config for as many keypoints as the vocabulary has.
-
-    Raises:
-        ModelError: The vocabulary has no keypoints, or other classes than the one figure.
-    """
-    size = vocabulary.size
-    if size.keypoints == 0 or size.things != 1 or size.stuff != 0:
-        raise ModelError(
-            f"Stacked Hourglass finds the keypoints of one class, the vocabulary has {size}",
-            hint="give a dataset of keypoints (keypoints.json of a scenes folder)",
-        )
-    return msgspec.structs.replace(config, keypoint_count=size.keypoints)
-
-
-def build(config: HourglassConfig) -> StackedHourglass:
-    """The training definition with fresh weights drawn from torch's global generator."""
-    return StackedHourglass(config)
 
 
 def loss(
@@ -53,18 +29,6 @@ def loss(
     return losses(config, module(images), targets)
 
 
-def normalise(config: HourglassConfig, frames: Tensor) -> Tensor:
-    """uint8 [N, H, W, 3] BGR -> float32 [N, 3, H, W] RGB, value / 255 - mean."""
-    mean = torch.tensor(config.mean, device=frames.device).view(3, 1, 1)
-    return frames.permute(0, 3, 1, 2).flip(1).float() / 255.0 - mean
-
-
-def deploy(config: HourglassConfig, module: nn.Module) -> HourglassDeploy:
-    """The deploy graph with a copy of the module's weights."""
-    assert isinstance(module, StackedHourglass)
-    return HourglassDeploy(config, module)
-
-
 def preprocessing(config: HourglassConfig) -> AffineCrop:
     """A crop around the person's box, bilinear; black outside of the frame, before the mean is subtracted."""
     return AffineCrop(size=config.input_size, padding=config.padding)
@@ -72,19 +36,11 @@ def preprocessing(config: HourglassConfig) -> AffineCrop:
 
 def manifest(name: str, config: HourglassConfig, vocabulary: Vocabulary, provenance: Provenance) -> Manifest:
     """The draft of a bundle's manifest: no files, precisions, calibration, goldens or budgets yet."""
-    height, width = config.input_size
-    image = TensorSpec(
-        name="image",
-        dtype=DType.UINT8,
-        shape=(1, height, width, 3),
-        meaning="BGR pixels of the crop around one person",
-        value_range=(0.0, 255.0),
-    )
-    heatmaps = TensorSpec(
-        name="heatmaps",
-        dtype=DType.FLOAT32,
-        shape=(1, config.keypoint_count, *config.heatmap_size),
-        meaning="about 1 where the keypoint lies, about 0 elsewhere; a cell is 4 x 4 input pixels",
+    image = frame_tensor(config.input_size, "BGR pixels of the crop around one person")
+    heatmaps = float_tensor(
+        "heatmaps",
+        (1, config.keypoint_count, *config.heatmap_size),
+        "about 1 where the keypoint lies, about 0 elsewhere; a cell is 4 x 4 input pixels",
     )
     return Manifest(
         writer=f"edgewise {version('edgewise')}",
@@ -96,3 +52,45 @@ def manifest(name: str, config: HourglassConfig, vocabulary: Vocabulary, provena
         preprocess=preprocessing(config),
         postprocess=HeatmapKeypoints(),
     )
+
+
+def raw_heads(heatmaps: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The graph's output: what the last stack gives."""
+    return {"heatmaps": heatmaps[-1]}
+
+
+FAMILY = Family(
+    name="hourglass",
+    task="keypoints",
+    micro=MICRO,
+    named=Named("Stacked Hourglass finds the keypoints of one class", things=1, keypoints="keypoint_count"),
+    build=StackedHourglass,
+    loss=loss,
+    deploy=HourglassDeploy,
+    preprocessing=preprocessing,
+    manifest=manifest,
+    raw_heads=raw_heads,
+    layouts=LAYOUTS,
+)
+
+
+def _pckh(value: float, repository: str) -> tuple[PublishedFigure, ...]:
+    return (PublishedFigure("PCKh@0.5", value, "MPII val", f"README of {repository}"),)
+
+
+_JOINT = "GPL-3.0 (of the code they were trained with; the weights state no terms of their own)"
+_AUTHORS = "BSD-3-Clause (of the code they were trained with; the weights state no terms of their own)"
+_JOINT_SOURCE, _AUTHORS_SOURCE = "bearpaw/pytorch-pose", "princeton-vl/pytorch_stacked_hourglass"
+
+ENTRIES = (
+    ModelEntry("hourglass-1", FAMILY, published(1), recipes.MPII, _JOINT),
+    ModelEntry("hourglass-2", FAMILY, published(2), recipes.MPII, _JOINT, _pckh(0.8695, _JOINT_SOURCE)),
+    ModelEntry("hourglass-8", FAMILY, published(8), recipes.MPII, _JOINT, _pckh(0.8878, _JOINT_SOURCE)),
+    ModelEntry(
+        "hourglass-2-princeton", FAMILY, princeton(2), recipes.MPII, _AUTHORS, _pckh(0.883, _AUTHORS_SOURCE)
+    ),
+    ModelEntry(
+        "hourglass-8-princeton", FAMILY, princeton(8), recipes.MPII, _AUTHORS, _pckh(0.902, _AUTHORS_SOURCE)
+    ),
+    ModelEntry("hourglass-tiny", FAMILY, TINY, recipes.TINY),
+)

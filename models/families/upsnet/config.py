@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 import math
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from edgewise.models.families.config import Config, Index, Positive, Rounds, Threshold, TopCount
 from edgewise.models.layers.anchors import AnchorRule
 from edgewise.models.layers.box_coding import BoxCoding
+from edgewise.models.layers.image_input import ImageInput
 from edgewise.models.layers.resnet import ResNetConfig
 from edgewise.models.layers.two_stage.box_stage import BoxDecoding, BoxStageConfig, ClearClass
 from edgewise.models.layers.two_stage.class_rows import ClassRows
@@ -18,31 +19,13 @@ from edgewise.models.layers.two_stage.mask_stage import MaskStageConfig, MaskTar
 from edgewise.models.layers.two_stage.proposal_stage import Divisor, ProposalConfig, ProposalStageConfig
 from edgewise.models.layers.two_stage.region_pooling import RegionPooling
 from edgewise.models.layers.two_stage.sampling import AnchorSampling, RoiSampling
+from edgewise.runtime.contract.parts import Fraction, NonNegative, PositiveInt
+from edgewise.runtime.contract.preprocessing import ColourOrder
 
-Count = Annotated[int, Meta(ge=1)]
-Index = Annotated[int, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0.0)]
-NonNegative = Annotated[float, Meta(ge=0.0)]
-Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
-Threshold = Annotated[float, Meta(gt=0.0, le=1.0)]
 Decisive = Annotated[float, Meta(ge=0.5, le=1.0)]
-TopCount = Annotated[int, Meta(ge=1, le=3840)]
-"""A number of candidates; TensorRT's TopK takes no more."""
-Rounds = Annotated[int, Meta(ge=2)]
 
 SIZE_LIMIT = math.log(1000.0 / 16.0)
 """Largest dw or dh of a box regression: a box is at most 62.5 times as large as what it starts from."""
-
-
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of the structs of this file."""
-
-
-class ColourOrder(enum.Enum):
-    """The order in which the backbone's weights read the channels."""
-
-    BGR = "bgr"
-    RGB = "rgb"
 
 
 class AnchorConfig(Config, frozen=True):
@@ -57,7 +40,7 @@ class AnchorConfig(Config, frozen=True):
 class SemanticConfig(Config, frozen=True):
     """3x3 deformable convolutions, the same for P2..P5, each followed by a ReLU."""
 
-    channels: tuple[Count, ...] = (256, 128, 128)
+    channels: tuple[PositiveInt, ...] = (256, 128, 128)
 
 
 class TrainingConfig(Config, frozen=True):
@@ -66,7 +49,7 @@ class TrainingConfig(Config, frozen=True):
     proposals: ProposalConfig = ProposalConfig(candidates=2000, kept=2000)
     anchors: AnchorSampling = AnchorSampling(border=0.0)
     regions: RoiSampling = RoiSampling()
-    mask_positives_limit: Count = 128
+    mask_positives_limit: PositiveInt = 128
     """Most regions of an image whose masks are trained."""
     objectness_weight: NonNegative = 1.0
     anchor_box_weight: NonNegative = 1.0
@@ -95,7 +78,7 @@ class DecodingConfig(Config, frozen=True):
     pruning_overlap: Fraction = 0.3
     """A mask falls when more than this share of it lies under better masks of its class."""
     pruning_rounds: Rounds = 8
-    panoptic_stride: Count = 4
+    panoptic_stride: PositiveInt = 4
     """Input pixels a cell of the panoptic map."""
     stuff_area_limit: Index = 4096
     """Stuff segments with fewer source pixels become void."""
@@ -104,21 +87,22 @@ class DecodingConfig(Config, frozen=True):
 class UpsnetConfig(Config, frozen=True):
     """One UPSNet. The defaults are the published ResNet-50 on COCO, on a fixed canvas of 512x1024."""
 
-    input_size: tuple[Count, Count] = (512, 1024)
+    input_size: tuple[PositiveInt, PositiveInt] = (512, 1024)
     """Height, width; multiples of 32 (of the coarsest stride)."""
-    thing_count: Count = 80
-    stuff_count: Count = 53
+    thing_count: PositiveInt = 80
+    stuff_count: PositiveInt = 53
     backbone: ResNetConfig = ResNetConfig(stride_on_first=True)
     freeze_batch_norm: bool = True
     """Keep the backbone's batch normalisation at its stored statistics in training."""
     frozen_stages: Annotated[int, Meta(ge=0, le=4)] = 1
     """Leading stages that are not trained, with the stem; 0 trains everything."""
     colour: ColourOrder = ColourOrder.BGR
+    """The order in which the backbone's weights read the channels."""
     mean: tuple[float, float, float] = (102.9801, 115.9465, 122.7717)
     """BGR, 0..255, subtracted first."""
     std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
     """BGR, 0..255, divided by."""
-    pyramid_channels: Count = 256
+    pyramid_channels: PositiveInt = 256
     pyramid_global: bool = True
     """Add a projection of the globally averaged last stage to the coarsest lateral."""
     pyramid_extra: bool = True
@@ -126,12 +110,12 @@ class UpsnetConfig(Config, frozen=True):
     anchors: AnchorConfig = AnchorConfig()
     canonical_size: Positive = 224.0
     """Regions with this square root of area are read from P4, half of it from P3, and so on."""
-    region_samples_per_bin: Count = 2
-    box_bins: Count = 7
-    box_channels: Count = 1024
-    mask_bins: Count = 14
-    mask_convolutions: Count = 4
-    mask_channels: Count = 256
+    region_samples_per_bin: PositiveInt = 2
+    box_bins: PositiveInt = 7
+    box_channels: PositiveInt = 1024
+    mask_bins: PositiveInt = 14
+    mask_convolutions: PositiveInt = 4
+    mask_channels: PositiveInt = 256
     semantic: SemanticConfig = SemanticConfig()
     training: TrainingConfig = TrainingConfig()
     decoding: DecodingConfig = DecodingConfig()
@@ -144,6 +128,13 @@ class UpsnetConfig(Config, frozen=True):
             raise ValueError("anchors.ratios, anchors.scales and semantic.channels may not be empty")
         if any(side % self.decoding.panoptic_stride for side in self.input_size):
             raise ValueError(f"input_size {self.input_size} must be multiples of decoding.panoptic_stride")
+
+    @property
+    def image_input(self) -> ImageInput:
+        """What the backbone reads of a frame."""
+        if self.colour is ColourOrder.BGR:
+            return ImageInput(self.colour, mean=self.mean, std=self.std)
+        return ImageInput(self.colour, mean=self.mean[::-1], std=self.std[::-1])
 
     @property
     def class_count(self) -> int:
@@ -165,10 +156,6 @@ class UpsnetConfig(Config, frozen=True):
         """(height, width) of the proposal network's levels."""
         height, width = self.input_size
         return tuple((-(-height // stride), -(-width // stride)) for stride in self.level_strides)
-
-    @property
-    def anchor_count(self) -> int:
-        return sum(rows * columns for rows, columns in self.level_sizes) * self.anchors_per_cell
 
     @property
     def panoptic_size(self) -> tuple[int, int]:
@@ -298,3 +285,33 @@ TINY = UpsnetConfig(
     ),
 )
 """A toy of the same make: the backbone of yolact-tiny, anchors of 16 to 182 pixels on strides 4 to 32."""
+
+MICRO = msgspec.structs.replace(
+    TINY,
+    input_size=(64, 96),
+    thing_count=3,
+    stuff_count=2,
+    backbone=ResNetConfig(depths=(1, 1, 1, 1), widths=(4, 4, 8, 8), expansion=2, stem_width=4),
+    pyramid_channels=8,
+    pyramid_global=True,
+    pyramid_extra=True,
+    box_channels=16,
+    mask_channels=8,
+    canonical_size=64.0,
+    semantic=SemanticConfig(channels=(8, 6)),
+    training=msgspec.structs.replace(
+        TINY.training,
+        proposals=ProposalConfig(candidates=40, kept=40),
+        anchors=AnchorSampling(count=32),
+        regions=RoiSampling(count=24),
+        region_semantic_weight=0.1,
+    ),
+    decoding=msgspec.structs.replace(
+        TINY.decoding,
+        proposals=ProposalConfig(candidates=40, kept=60, rounds=2),
+        slots=24,
+        rounds=2,
+        pruning_rounds=2,
+    ),
+)
+"""The smallest that has every part: for tests."""

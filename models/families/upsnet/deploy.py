@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgewise.models.families.upsnet.config import ColourOrder, UpsnetConfig
+from edgewise.models.families.upsnet.config import UpsnetConfig
 from edgewise.models.families.upsnet.network import Upsnet
 from edgewise.models.families.upsnet.panoptic_head import panoptic_map
 from edgewise.models.layers.boxes import exclusive
@@ -42,20 +42,12 @@ class UpsnetDeploy(nn.Module):
         super().__init__()
         self.config = config
         self.network = copy.deepcopy(module).eval().requires_grad_(False)
-        # The stem takes over the division by std and, where it reads RGB, the swap. The mean stays a
-        # subtraction, because zero padding around the image means "mean colour".
-        stem = self.network.backbone.stem
-        weight = stem.weight.double()
-        if config.colour is ColourOrder.RGB:
-            weight = weight.flip(1)
-        std = torch.tensor(config.std, dtype=torch.float64).view(1, 3, 1, 1)
-        stem.weight.copy_((weight / std).float())
-        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.input = config.image_input.fold_into(self.network.backbone.stem)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         config, decoding = self.config, self.config.decoding
         network = self.network
-        features = network.deploy(image.to(torch.float32).permute(0, 3, 1, 2) - self.mean)
+        features = network.deploy(self.input(image))
         # One constant for all suppressions of the graph.
         order = rank_order(max(decoding.proposals.candidates, decoding.proposals.kept), image.device)
         found = network.proposal_head.propose(features.proposals, decoding.proposals, order=order)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edgewise.models.families.upsnet.config import UpsnetConfig
 from edgewise.models.families.upsnet.semantic_head import SemanticHead
+from edgewise.models.layers.batch_norm import freeze_batch_norm
 from edgewise.models.layers.fpn import NearestFeaturePyramid
 from edgewise.models.layers.resnet import ResNet
 from edgewise.models.layers.two_stage.box_stage import BoxStage
@@ -65,10 +66,7 @@ class Upsnet(nn.Module):
     def train(self, mode: bool = True) -> Upsnet:
         super().train(mode)
         if mode and self.config.freeze_batch_norm:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-                    module.requires_grad_(False)
+            freeze_batch_norm(self)
         if mode and self.config.frozen_stages:
             backbone = self.backbone
             for module in (backbone.conv1, backbone.bn1, *backbone.layers[: self.config.frozen_stages]):

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
+from edgewise.models.families.config import Config, Index, Positive, Rounds, Threshold, TopCount
 from edgewise.models.layers.darknet import DarkNetConfig
+from edgewise.models.layers.image_input import ImageInput
 from edgewise.models.layers.resnet import ResNetConfig
-
-Count = Annotated[int, Meta(ge=1)]
-Index = Annotated[int, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0.0)]
-NonNegative = Annotated[float, Meta(ge=0.0)]
-Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
-TopCount = Annotated[int, Meta(ge=1, le=3840)]
-"""A number of candidates; TensorRT's TopK takes no more."""
-
-
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of the structs of this file."""
+from edgewise.runtime.contract.parts import Fraction, NonNegative, PositiveInt
+from edgewise.runtime.contract.preprocessing import ColourOrder
 
 
 class AnchorConfig(Config, frozen=True):
@@ -39,9 +29,9 @@ class PrototypeConfig(Config, frozen=True):
 
     level: Index = 0
     """Which pyramid level feeds it."""
-    before: tuple[Count, ...] = (256, 256, 256)
-    after: tuple[Count, ...] = (256,)
-    count: Count = 32
+    before: tuple[PositiveInt, ...] = (256, 256, 256)
+    after: tuple[PositiveInt, ...] = (256,)
+    count: PositiveInt = 32
 
 
 class MatchingConfig(Config, frozen=True):
@@ -55,8 +45,8 @@ class LossConfig(Config, frozen=True):
     class_weight: NonNegative = 1.0
     mask_weight: NonNegative = 6.125
     semantic_weight: NonNegative = 1.0
-    negatives_per_positive: Count = 3
-    mask_positives_limit: Count = 100
+    negatives_per_positive: PositiveInt = 3
+    mask_positives_limit: PositiveInt = 100
 
 
 class Suppression(enum.Enum):
@@ -72,26 +62,26 @@ class DecodingConfig(Config, frozen=True):
     suppression: Suppression = Suppression.FAST
     score_threshold: Fraction = 0.05
     """A prior takes part when its best foreground probability is above."""
-    iou_threshold: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.5
+    iou_threshold: Threshold = 0.5
     candidates: TopCount = 200
     """Best-scored priors per class (over all classes: cross-class) that enter the suppression."""
     slots: TopCount = 100
     greedy_candidates: TopCount = 1000
     """Greedy: best (prior, class) pairs that enter the suppression."""
-    greedy_rounds: Annotated[int, Meta(ge=2)] = 24
+    greedy_rounds: Rounds = 24
     """Rounds of the fixed-point iteration; a longer chain of suppression gives settled = 0."""
 
 
 class YolactConfig(Config, frozen=True):
     """One YOLACT. The defaults are the published ResNet-50 at 550x550 on COCO."""
 
-    input_size: tuple[Count, Count] = (550, 550)
+    input_size: tuple[PositiveInt, PositiveInt] = (550, 550)
     """Height, width."""
-    class_count: Count = 80
+    class_count: PositiveInt = 80
     backbone: ResNetConfig | DarkNetConfig = msgspec.field(default_factory=ResNetConfig)
     backbone_stages: tuple[Index, ...] = (1, 2, 3)
     """Which stage outputs enter the pyramid, finest first."""
-    pyramid_channels: Count = 256
+    pyramid_channels: PositiveInt = 256
     pyramid_downsamples: Index = 2
     prediction_levels: tuple[Index, ...] = (0, 1, 2, 3, 4)
     head_convolutions: Index = 1
@@ -118,6 +108,11 @@ class YolactConfig(Config, frozen=True):
             raise ValueError(f"anchors.scales needs {len(self.prediction_levels)} tuples of one length")
         if not self.anchors.ratios:
             raise ValueError("anchors.ratios is empty")
+
+    @property
+    def image_input(self) -> ImageInput:
+        """What the backbone reads of a frame."""
+        return ImageInput(ColourOrder.RGB, mean=self.mean, std=self.std)
 
     @property
     def anchors_per_cell(self) -> int:
@@ -172,3 +167,14 @@ TINY = YolactConfig(
     losses=LossConfig(mask_positives_limit=48),
 )
 """A toy of the same make: prototypes from the stride-4 level at stride 2, priors on strides 8 to 32."""
+
+MICRO = msgspec.structs.replace(
+    TINY,
+    input_size=(64, 96),
+    class_count=3,
+    backbone=ResNetConfig(depths=(1, 1, 1, 1), widths=(4, 4, 8, 8), expansion=2, stem_width=4),
+    pyramid_channels=8,
+    anchors=AnchorConfig(scales=((8, 12), (16, 24), (32, 48)), square=False),
+    prototypes=PrototypeConfig(before=(8,), after=(8,), count=5),
+)
+"""The smallest that has every part: for tests."""

@@ -35,21 +35,13 @@ class YolactDeploy(nn.Module):
         self.network = copy.deepcopy(module).eval().requires_grad_(False)
         del self.network.semantic_seg_conv
         _drop_idle_relu(self.network.proto_net)
-        # The stem reads RGB divided by std; frames are BGR. Its weights take over the swap and the division.
-        # The mean stays a subtraction, because zero padding around the image means "mean colour".
-        stem = self.network.backbone.stem
-        std = torch.tensor(config.std, dtype=torch.float64).view(1, 3, 1, 1)
-        stem.weight.copy_((stem.weight.double() / std).flip(1).float())
-        self.register_buffer("mean", torch.tensor(config.mean[::-1]).view(1, 3, 1, 1), persistent=False)
+        self.input = config.image_input.fold_into(self.network.backbone.stem)
         height, width = config.input_size
         scale = self.network.priors.new_tensor([width, height, width, height])
         self.register_buffer("pixel_priors", self.network.priors * scale, persistent=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        pixels = image.to(torch.float32).permute(0, 3, 1, 2)
-        if any(self.config.mean):
-            pixels = pixels - self.mean
-        loc, conf, coefficients, prototypes, _ = self.network(pixels)
+        loc, conf, coefficients, prototypes, _ = self.network(self.input(image))
         boxes = box_ops.decode(loc, self.pixel_priors)
         found = decode_detections(conf, boxes, self.config.decoding)
         masks = assemble_masks(

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from edgewise.models.families.yolact.config import PrototypeConfig, YolactConfig
 from edgewise.models.families.yolact.priors import priors
+from edgewise.models.layers.batch_norm import freeze_batch_norm
 from edgewise.models.layers.darknet import DarkNet
 from edgewise.models.layers.fpn import FeaturePyramid
 from edgewise.models.layers.resnet import ResNet, ResNetConfig
@@ -115,10 +116,7 @@ class Yolact(nn.Module):
     def train(self, mode: bool = True) -> Yolact:
         super().train(mode)
         if mode and self.config.freeze_batch_norm:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-                    module.requires_grad_(False)
+            freeze_batch_norm(self)
         return self
 
     def _initialise(self) -> None:

@@ -1,0 +1,18 @@
+"""How YOLACT is trained."""
+
+from __future__ import annotations
+
+from edgewise.models.data.augment import Augmentation
+from edgewise.models.families import recipe
+
+PAPER = recipe.Recipe(
+    learning_rate=1e-3,
+    weight_decay=5e-4,
+    batch=8,
+    steps=800_000,
+    warmup=500,
+    milestones=(0.35, 0.75, 0.875, 0.9375),
+    augmentation=Augmentation(),
+)
+
+TINY = recipe.TINY
