@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -22,16 +22,36 @@ from edgewise.runtime.compare.checks import (
 )
 from edgewise.runtime.compare.matching import MatchTally
 from edgewise.runtime.compare.tensors import TensorTally
-from edgewise.runtime.contract.manifest import Budget
+from edgewise.runtime.contract.manifest import Budget, Manifest
 
 
-def tensor_figures(tallies: Mapping[str, TensorTally], probes: Sequence[str]) -> tuple[TensorFigures, ...]:
-    """Figures of every compared tensor. Without `probes` the outputs are judged, else the probes alone."""
+def tensor_name(manifest: Manifest, graph: str, name: str) -> str:
+    """What a graph's tensor is called in a comparison: behind its graph's name where a bundle has several."""
+    return f"{graph}.{name}" if len(manifest.graphs) > 1 else name
+
+
+def judged_tensors(manifest: Manifest) -> frozenset[str]:
+    """What the raw level judges: each graph's probes, or the outputs of a graph that has none.
+
+    Returns:
+        Names as `tensor_name` gives them.
+    """
+    return frozenset(
+        tensor_name(manifest, graph, spec.name)
+        for graph, each in manifest.graphs.items()
+        for spec in each.probes or each.outputs
+    )
+
+
+def tensor_figures(
+    tallies: Mapping[str, TensorTally], probes: Collection[str], judged: Collection[str]
+) -> tuple[TensorFigures, ...]:
+    """Figures of every compared tensor, by name; `judged` says which of them the raw level judges."""
     return tuple(
         TensorFigures(
             name=name,
             probe=name in probes,
-            judged=name in probes or not probes,
+            judged=name in judged,
             max_abs=tally.max_abs,
             mean_abs=tally.mean_abs,
             relative=finite(tally.relative) if tally.equal is None else None,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from edgewise.exporter.parity.judge import tensor_name
 from edgewise.exporter.parity.opening import Opened
 from edgewise.exporter.parity.report import Against, Status
 from edgewise.exporter.parity.stages import StageInfo
@@ -114,9 +115,12 @@ class StageTrack:
         self.images += 1
         self.shown += kind.counts(result, manifest.postprocess.shown_from).total()
         self.measuring.add(image.index, result)
-        prefix = f"{image.prepared.graph}." if len(manifest.graphs) > 1 else ""
+        graph = image.prepared.graph
         compared = ({**look, **kind.compared(manifest.postprocess, manifest, look).maps} for look in looks)
-        return Decoded([{prefix + name: value for name, value in look.items()} for look in compared], result)
+        named = [
+            {tensor_name(manifest, graph, name): value for name, value in look.items()} for look in compared
+        ]
+        return Decoded(named, result)
 
     def result_of_last(self, images: Iterable[Image]) -> Result | None:
         """Walk some images anew, for a picture of the last; None where it gives nothing to decode."""

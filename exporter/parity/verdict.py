@@ -17,11 +17,13 @@ from edgewise.exporter.parity.divergence import OnnxFile, find_divergence, image
 from edgewise.exporter.parity.gallery import Overlay, choose_images, draw_overlay
 from edgewise.exporter.parity.judge import (
     decoded_figures,
+    judged_tensors,
     metric_checks,
     raw_checks,
     result_checks,
     run_check,
     tensor_figures,
+    tensor_name,
 )
 from edgewise.exporter.parity.report import (
     Against,
@@ -218,7 +220,7 @@ def _metrics(run: Run, progress: Callable[[str, int, int], None]) -> Metrics:
 
 
 def _judged(run: Run, pair: PairTrack, metrics: Metrics) -> Comparison:
-    tensors = tensor_figures(pair.tensors, _probes(run.manifest))
+    tensors = tensor_figures(pair.tensors, _probes(run.manifest), judged_tensors(run.manifest))
     decoded = decoded_figures(pair.decoded)
     metric = MetricFigures(
         name=run.metric.name,
@@ -251,9 +253,8 @@ def _judged(run: Run, pair: PairTrack, metrics: Metrics) -> Comparison:
 
 def _probes(manifest: Manifest) -> list[str]:
     """The probes of all graphs, by the names under which tensors are compared."""
-    several = len(manifest.graphs) > 1
     return [
-        f"{name}.{probe.name}" if several else probe.name
+        tensor_name(manifest, name, probe.name)
         for name, graph in manifest.graphs.items()
         for probe in graph.probes
     ]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from edgewise.exporter.bundle.budgets import FP32, INT8
 from edgewise.exporter.parity.judge import (
     decoded_figures,
+    judged_tensors,
     metric_checks,
     raw_checks,
     result_checks,
@@ -27,6 +28,8 @@ from edgewise.runtime.decoding.kinds import KINDS
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.pixels.masks import crop_dense
 
+from .blob_models import blobs_manifest
+
 BUDGET = Budget(
     precision=Precision.FP16,
     tensor_relative_error=2e-2,
@@ -41,7 +44,7 @@ BUDGET = Budget(
 def figures(relative: float, cosine: float = 1.0, name: str = "loc", probes: tuple[str, ...] = ("loc",)):
     tally = TensorTally()
     tally.add(7, TensorDifference(max_abs=1.0, mean_abs=0.5, relative=relative, cosine=cosine))
-    return tensor_figures({name: tally}, probes)
+    return tensor_figures({name: tally}, probes, judged=probes or (name,))
 
 
 @pytest.mark.parametrize(
@@ -83,6 +86,18 @@ def test_outputs_are_judged_only_where_there_are_no_probes() -> None:
     judged = figures(0.9, name="scores", probes=())
     assert judged[0].judged
     assert not raw_checks(judged, BUDGET)[0].passed
+
+
+def test_each_graph_is_judged_by_its_own_probes_or_outputs() -> None:
+    """Probes of one graph say nothing about another, whose outputs must not go unjudged."""
+    manifest = blobs_manifest()
+    assert judged_tensors(manifest) == {"key.heat", "nonkey.heat"}
+    nonkey = msgspec.structs.replace(manifest.graphs["nonkey"], probes=())
+    lacking = msgspec.structs.replace(manifest, graphs={**manifest.graphs, "nonkey": nonkey})
+    assert judged_tensors(lacking) == {
+        "key.heat",
+        *(f"nonkey.{name}" for name in ("boxes", "scores", "classes", "masks")),
+    }
 
 
 def test_a_stage_without_its_probes_is_not_passed_by_silence() -> None:
@@ -127,7 +142,7 @@ def test_maps_are_judged_by_their_equal_share() -> None:
 
     def checks(equal: float) -> list[tuple[str, bool]]:
         tally = TensorTally(looks=1, relative=0.9, equal=equal, worst_frame=3)
-        judged = tensor_figures({"segments": tally}, [])
+        judged = tensor_figures({"segments": tally}, [], judged=["segments"])
         assert judged[0].relative is None
         return [(check.figure, check.passed) for check in raw_checks(judged, BUDGET)]
 
