@@ -66,17 +66,10 @@ def intersection(first: Tensor, second: Tensor) -> Tensor:
 def iou(first: Tensor, second: Tensor) -> Tensor:
     """Intersection over union of corner boxes [..., n, 4] and [..., m, 4] -> [..., n, m].
 
-    Two boxes with no area have IoU 0 or NaN as 0/0 comes out; callers that may meet them use `overlaps`.
+    Two boxes with no area have IoU 0 or NaN as 0/0 comes out.
     """
     inter = intersection(first, second)
     return inter / (area(first)[..., :, None] + area(second)[..., None, :] - inter)
-
-
-def overlaps(first: Tensor, second: Tensor, threshold: float) -> Tensor:
-    """Whether IoU > threshold, [..., n, m] bool, without a division: false where both boxes have no area."""
-    inter = intersection(first, second)
-    union = area(first)[..., :, None] + area(second)[..., None, :] - inter
-    return inter > threshold * union
 
 
 def coverage(regions: Tensor, boxes: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.models.data.annotated_images import AnnotatedImages
 from edgewise.models.data.augment import Augmentation, augment
 from edgewise.models.data.coco_file import (
     CocoAnnotation,
@@ -50,7 +51,7 @@ class _File(msgspec.Struct, frozen=True):
 
 
 @dataclass
-class CocoInstances:
+class CocoInstances(AnnotatedImages):
     """A COCO instance dataset; `example(i)` decodes image i when it is asked for.
 
     Attributes:
@@ -59,9 +60,6 @@ class CocoInstances:
         vocabulary: One class a category, by rising id.
     """
 
-    json: Path
-    files: ImageFiles
-    vocabulary: Vocabulary
     _annotations: dict[int, list[CocoAnnotation]]
     _classes: dict[int, int]
     _masks: dict[int, list[tuple[int, int, NDArray[np.bool_]]]] = field(default_factory=dict)
@@ -96,44 +94,10 @@ class CocoInstances:
         )
         return cls(json, ImageFiles(folder, tuple(file.images), keep), vocabulary, annotations, classes)
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def folder(self) -> Path:
-        """Where the images lie."""
-        return self.files.folder
-
-    @property
-    def images(self) -> tuple[CocoImage, ...]:
-        """Ids, names and sizes of the images, in the file's order."""
-        return self.files.images
-
     @property
     def object_count(self) -> int:
         """How many objects are annotated, crowd regions left out."""
         return sum(not one.iscrowd for objects in self._annotations.values() for one in objects)
-
-    @property
-    def sample_count(self) -> int:
-        """One training sample an image."""
-        return len(self.images)
-
-    def path(self, index: int) -> Path:
-        """The file of image `index`."""
-        return self.files.path(index)
-
-    def frame(self, index: int) -> Image:
-        """Image `index`, uint8 [h, w, 3] BGR.
-
-        Raises:
-            DatasetError: It cannot be decoded, or its size is not the annotated one.
-        """
-        return self.files.frame(index)
-
-    def boxes(self, index: int) -> None:
-        """Instance models look at whole frames."""
-        return
 
     def truth(self, index: int) -> Instances:
         """The annotated objects of image `index` as a result, crowds left out."""

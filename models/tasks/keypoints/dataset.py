@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edgewise.models.data.annotated_images import AnnotatedImages
 from edgewise.models.data.augment import Augmentation
 from edgewise.models.data.coco_file import (
     CocoCategory,
@@ -86,7 +87,7 @@ class _File(msgspec.Struct, frozen=True):
 
 
 @dataclass
-class CocoKeypoints:
+class CocoKeypoints(AnnotatedImages):
     """A COCO keypoint dataset of one category.
 
     Attributes:
@@ -95,9 +96,6 @@ class CocoKeypoints:
         vocabulary: The category and its keypoint layout.
     """
 
-    json: Path
-    files: ImageFiles
-    vocabulary: Vocabulary
     _people: tuple[tuple[CocoPerson, ...], ...]
     _samples: tuple[tuple[int, CocoPerson], ...]
 
@@ -137,19 +135,6 @@ class CocoKeypoints:
             tuple((index, one) for index, persons in enumerate(usable) for one in persons),
         )
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def folder(self) -> Path:
-        """Where the images lie."""
-        return self.files.folder
-
-    @property
-    def images(self) -> tuple[CocoImage, ...]:
-        """Ids, names and sizes of the images, in the file's order."""
-        return self.files.images
-
     @property
     def layout(self) -> KeypointLayout:
         """Names, flip pairs, limbs and similarity constants of the keypoints."""
@@ -165,14 +150,6 @@ class CocoKeypoints:
     def sample_count(self) -> int:
         """One training sample a person."""
         return len(self._samples)
-
-    def path(self, index: int) -> Path:
-        """The file of image `index`."""
-        return self.files.path(index)
-
-    def frame(self, index: int) -> Image:
-        """Image `index`, uint8 [h, w, 3] BGR; raises DatasetError as `ImageFiles.frame`."""
-        return self.files.frame(index)
 
     def people(self, index: int) -> tuple[CocoPerson, ...]:
         """The people of image `index` with a box and a labelled keypoint, crowds left out."""

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.models.data.annotated_images import AnnotatedImages
 from edgewise.models.data.augment import Augmentation, augment, tight_box
 from edgewise.models.data.coco_file import (
     CocoCategory,
@@ -73,7 +74,7 @@ class Segments:
 
 
 @dataclass
-class CocoPanoptic:
+class CocoPanoptic(AnnotatedImages):
     """A COCO panoptic dataset.
 
     Attributes:
@@ -83,10 +84,7 @@ class CocoPanoptic:
         vocabulary: Things by rising id, then stuff by rising id.
     """
 
-    json: Path
-    files: ImageFiles
     segment_folder: Path
-    vocabulary: Vocabulary
     _annotations: tuple[CocoPanopticAnnotation, ...]
     _classes: dict[int, int]
     _kept: dict[int, Segments] = field(default_factory=dict)
@@ -117,46 +115,16 @@ class CocoPanoptic:
         return cls(
             json,
             ImageFiles(folder, tuple(file.images), keep),
-            segment_folder,
             Vocabulary(labels),
+            segment_folder,
             annotations,
             classes,
         )
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def folder(self) -> Path:
-        """Where the pictures lie."""
-        return self.files.folder
-
-    @property
-    def images(self) -> tuple[CocoImage, ...]:
-        """Ids, names and sizes of the pictures, in the file's order."""
-        return self.files.images
 
     @property
     def object_count(self) -> int:
         """How many segments are annotated, crowds left out."""
         return sum(not one.iscrowd for picture in self._annotations for one in picture.segments_info)
-
-    @property
-    def sample_count(self) -> int:
-        """One training sample a picture."""
-        return len(self.images)
-
-    def path(self, index: int) -> Path:
-        """The file of picture `index`."""
-        return self.files.path(index)
-
-    def frame(self, index: int) -> Image:
-        """Picture `index`, uint8 [h, w, 3] BGR; raises DatasetError as `ImageFiles.frame`."""
-        return self.files.frame(index)
-
-    def boxes(self, index: int) -> None:
-        """Panoptic models look at whole frames."""
-        return
 
     def segments(self, index: int) -> Segments:
         """The true segments of picture `index`.
