@@ -163,7 +163,7 @@ def prove(name: str, folder: Path, progress: Progress = lambda text: None) -> tu
     progress("comparing a golden with torch")
     error, differing = against_torch(bundle, checkpoint)
     report = selftest(bundle, Target.ONNXRUNTIME, Precision.FP32)
-    decoded = min(check.value for check in report.checks if check.quantity == "mean similarity")
+    decoded = min(check.value or 0.0 for check in report.checks if check.figure == "mean similarity")
     failure = "" if report.passed else f"self test: {report.failures[0]}"
     measured = (
         [measure(checkpoint, folder / f"unseen-{count}", count) for count in (REPEATED_ON, MEASURED_ON)]
@@ -181,7 +181,7 @@ def prove(name: str, folder: Path, progress: Progress = lambda text: None) -> tu
     before, after = (int(word) for word in steps["simplify"].split() if word.isdigit())
     row = Row(
         model=name,
-        task=bundle.manifest.task.value,
+        task=bundle.manifest.task,
         weights="shipped" if shipped.is_file() else "seeded",
         tools=versions(),
         failure=failure,
@@ -313,7 +313,7 @@ def prove_apart(name: str, progress: Progress) -> Row:
     finally:
         process.join()
     if isinstance(said, Failure):
-        task = registry.find(name).task.value
+        task = registry.find(name).task
         return Row(model=name, task=task, weights="", tools=versions(), failure=said.text)
     return said
 

@@ -54,7 +54,7 @@ print("\\n".join(names))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=90, reason="pip installs the base into an environment of its own")
 def test_the_base_install_runs_the_whole_runtime(bundle_folder: Path, tmp_path: Path) -> None:
     """A fresh environment with the base install alone, from a copy of this tree."""
     tree = tmp_path / "tree"
