@@ -58,7 +58,7 @@ def run_onnxruntime(graph: Path, images: Path, count: int, output: Path) -> None
         def __init__(self) -> None:
             self._files = iter(sorted(images.iterdir())[:count])
 
-        def get_next(self) -> dict[str, Any] | None:
+        def get_next(self) -> Any:  # None at the end, which the base's annotation leaves out
             file = next(self._files, None)
             return (
                 None

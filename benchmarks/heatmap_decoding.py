@@ -7,7 +7,7 @@ description: for each person the inverse of the crop's affine map, for each join
 quarter of a cell towards the greater neighbour on each axis, and one product of the affine map with the
 point. Both keep continuous coordinates and cell centres. Both run in this process, one after the other, on
 the same maps. Beside the time of the clock stands the processor time of the calling thread, which other
-programs on the machine disturb less. The third row is the whole of `heatmap_keypoints`, which also gathers
+programs on the machine disturb less. The third row is the whole of `decode_keypoints`, which also gathers
 the outputs of 20 runs and checks the result. DARK does more than the loop's quarter rule and has no target.
 """
 
@@ -22,12 +22,19 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from edgewise.runtime.contract.manifest import ClassLabel, KeypointLayout
+from edgewise.runtime.contract.manifest import (
+    ClassLabel,
+    DType,
+    Graph,
+    KeypointLayout,
+    Manifest,
+    Provenance,
+    TensorSpec,
+)
 from edgewise.runtime.contract.postprocessing import HeatmapDecoding, HeatmapKeypoints
 from edgewise.runtime.contract.preprocessing import AffineCrop
-from edgewise.runtime.frames.looks import FrameBoxes, Looks, View
-from edgewise.runtime.frames.preprocessing import preprocess
-from edgewise.runtime.kinds.keypoints.decode import cells_to_source, decode_heatmaps, heatmap_keypoints
+from edgewise.runtime.frames.looks import FrameBoxes, Looks, take_looks
+from edgewise.runtime.kinds.keypoints.decode import cells_to_source, decode_heatmaps, decode_keypoints
 from edgewise.runtime.pixels.geometry import Geometry
 
 PEOPLE, JOINTS, MAP = 20, 17, (64, 48)
@@ -55,8 +62,25 @@ def crops(rng: np.random.Generator) -> Looks:
     sides = rng.uniform([60, 120], [300, 500], (PEOPLE, 2))
     spec, frame = AffineCrop(size=NETWORK), np.zeros((*FRAME, 3), np.uint8)
     boxes = FrameBoxes(np.concatenate([corners, corners + sides], axis=1), np.ones(PEOPLE, np.float32))
-    looks = [View(*preprocess(spec, frame, box=(x1, y1, x2, y2))) for x1, y1, x2, y2 in boxes.boxes.tolist()]
-    return Looks(FRAME, tuple(looks), boxes)
+    return take_looks(spec, frame, boxes)
+
+
+def described() -> Manifest:
+    """The model that the heatmaps could come from."""
+    graph = Graph(
+        inputs=(TensorSpec(name="image", dtype=DType.UINT8, shape=(1, *NETWORK, 3)),),
+        outputs=(TensorSpec(name="heatmaps", dtype=DType.FLOAT32, shape=(1, JOINTS, *MAP)),),
+    )
+    return Manifest(
+        writer="benchmark",
+        name="people",
+        classes=(ClassLabel(id=1, name="person"),),
+        keypoints=KeypointLayout(names=tuple(f"point {index}" for index in range(JOINTS))),
+        provenance=Provenance(definition="benchmark"),
+        graphs={"main": graph},
+        preprocess=AffineCrop(size=NETWORK),
+        postprocess=HeatmapKeypoints(),
+    )
 
 
 def loop_over_joints(heatmaps: np.ndarray, geometries: list[Geometry]) -> tuple[np.ndarray, np.ndarray]:
@@ -118,14 +142,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=200)
     options = parser.parse_args()
     rng = np.random.default_rng(0)
-    heatmaps, views = gaussians(rng), crops(rng)
-    geometries = [look.geometry for look in views.looks]
+    heatmaps, looks = gaussians(rng), crops(rng)
+    geometries = [look.geometry for look in looks.looks]
     outputs = [{"heatmaps": maps[None]} for maps in heatmaps]
-    labels = (ClassLabel(id=1, name="person"),)
-    layout = KeypointLayout(names=tuple(f"point {index}" for index in range(JOINTS)))
+    manifest = described()
 
     def whole() -> tuple[np.ndarray, np.ndarray]:
-        people = heatmap_keypoints(HeatmapKeypoints(), labels, layout, outputs, views)
+        people = decode_keypoints(HeatmapKeypoints(), manifest, looks, outputs)
         return people.points, people.point_scores
 
     ways: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {

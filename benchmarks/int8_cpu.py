@@ -79,7 +79,7 @@ def quantize_static_form(graph: Path, images: Path, folder: Path, *, seven_bits:
         def __init__(self) -> None:
             self._inputs = iter([{"image": read_image(file)[None]} for file in sorted(images.iterdir())])
 
-        def get_next(self) -> dict[str, Any] | None:
+        def get_next(self) -> Any:  # None at the end, which the base's annotation leaves out
             return next(self._inputs, None)
 
     logging.getLogger().setLevel(logging.ERROR)

@@ -107,8 +107,10 @@ def pycocotools_encoding(crops: MaskCrops) -> tuple[float, list[str]]:
     for index in range(len(crops)):
         frame = np.asfortranarray(crops.select(np.array([index])).dense()[0], np.uint8)
         start = time.perf_counter()
-        strings.append(coco.encode(frame)["counts"].decode())
+        counts = coco.encode(frame)["counts"]
         taken += time.perf_counter() - start
+        assert isinstance(counts, bytes)
+        strings.append(counts.decode())
     return taken, strings
 
 

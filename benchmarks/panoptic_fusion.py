@@ -22,11 +22,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
+from edgewise.runtime.contract.manifest import (
+    ClassKind,
+    ClassLabel,
+    DType,
+    Graph,
+    Manifest,
+    Provenance,
+    TensorSpec,
+)
 from edgewise.runtime.contract.postprocessing import PanopticSegments
+from edgewise.runtime.contract.preprocessing import Letterbox
+from edgewise.runtime.frames.looks import take_looks
 from edgewise.runtime.kinds.panoptic.fusion import fuse
-from edgewise.runtime.kinds.panoptic.segments import panoptic_segments
-from edgewise.runtime.pixels.geometry import scaling
+from edgewise.runtime.kinds.panoptic.segments import decode_segments
 from edgewise.runtime.pixels.masks import crop_dense
 
 HEIGHT, WIDTH = 1080, 1920
@@ -156,6 +165,26 @@ def fusion(count: int, repeats: int, rng: np.random.Generator) -> bool:
     return equal and met
 
 
+def described(spec: PanopticSegments, outputs: dict[str, np.ndarray]) -> Manifest:
+    """The model that the maps could come from: a letterboxed square."""
+    graph = Graph(
+        inputs=(TensorSpec(name="image", dtype=DType.UINT8, shape=(1, MAP, MAP, 3)),),
+        outputs=tuple(
+            TensorSpec(name=name, dtype=DType(str(value.dtype)), shape=value.shape)
+            for name, value in outputs.items()
+        ),
+    )
+    return Manifest(
+        writer="benchmark",
+        name="segments",
+        classes=LABELS,
+        provenance=Provenance(definition="benchmark"),
+        graphs={"main": graph},
+        preprocess=Letterbox(size=(MAP, MAP)),
+        postprocess=spec,
+    )
+
+
 def head(repeats: int, rng: np.random.Generator) -> bool:
     slots = 100
     patches = cv2.resize(rng.random((9, 16, 40)).astype(np.float32), (MAP, MAP)).argmax(axis=2)
@@ -166,10 +195,11 @@ def head(repeats: int, rng: np.random.Generator) -> bool:
         "segments": (patches + STUFF - 15).astype(np.int32)[None],
         "semantic": (semantic + THINGS - 20).astype(np.int32)[None],
     }
-    geometry = scaling((HEIGHT, WIDTH), (MAP, MAP), (MAP / WIDTH, MAP / WIDTH), (0.0, 42.0))
     spec = PanopticSegments(stuff_area_limit=AREA_LIMIT)
-    found = panoptic_segments(spec, LABELS, outputs, geometry)
-    times = repeated(lambda: panoptic_segments(spec, LABELS, outputs, geometry), repeats)
+    manifest = described(spec, outputs)
+    looks = take_looks(manifest.preprocess, np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    found = decode_segments(spec, manifest, looks, [outputs])
+    times = repeated(lambda: decode_segments(spec, manifest, looks, [outputs]), repeats)
     print(f"\npanoptic head, {MAP}x{MAP} maps of {slots} slots, {len(found)} segments")
     print(f"  edgewise, segments      {times}")
     met = times.median <= MOST_HEAD_MS

@@ -56,6 +56,7 @@ class SpotFinder(nn.Module):
         with torch.no_grad():
             # How much one channel stands out from the mean of the other two.
             colour.weight.copy_((1.5 * torch.eye(3) - 0.5)[:, :, None, None])
+            assert colour.bias is not None
             colour.bias.fill_(-0.25)
             # A pyramid: a spot as large as the window or smaller has one peak.
             slope = 1.0 - (torch.arange(32) - 15.5).abs() / 16.0
