@@ -27,7 +27,7 @@ JPEG_QUALITY = 88
 
 
 @dataclass(frozen=True)
-class Width:
+class PrecisionRow:
     """One precision of one model.
 
     Attributes:
@@ -56,7 +56,7 @@ class Column:
     task: str
     metric: str
     torch: float
-    widths: tuple[Width, ...]
+    precisions: tuple[PrecisionRow, ...]
     checks: str
     report: str
     seconds: float
@@ -95,18 +95,18 @@ def _column(made: Demo, model: ModelDemo) -> Column:
         task=manifest.task,
         metric=report.metric,
         torch=_metric(report, report.reference),
-        widths=tuple(_width(model, precision, reference.name) for precision in Precision),
+        precisions=tuple(_precision_row(model, precision, reference.name) for precision in Precision),
         checks=f"{sum(check.passed for check in checks)} of {len(checks)} parity checks hold",
         report=model.report_page.relative_to(made.folder).as_posix(),
         seconds=model.seconds,
     )
 
 
-def _width(model: ModelDemo, precision: Precision, reference: str) -> Width:
+def _precision_row(model: ModelDemo, precision: Precision, reference: str) -> PrecisionRow:
     report = model.report
     metric = _metric(report, precision.value)
     record = next(record for record in model.engines if record.key.precision is precision)
-    return Width(
+    return PrecisionRow(
         precision=precision,
         metric=metric,
         drop=_metric(report, reference) - metric,

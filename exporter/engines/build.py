@@ -24,7 +24,7 @@ from edgewise.exporter.engines.check import check_realised
 from edgewise.exporter.engines.compile import CompileJob, compile_graph
 from edgewise.exporter.engines.pins import FLOAT, HALF, Pins, pins_for_calibrator, pins_from_types, read_model
 from edgewise.exporter.engines.realised import count_types
-from edgewise.exporter.engines.recipe import Features, Recipe, choose_recipe
+from edgewise.exporter.engines.recipe import BuildRecipe, TensorRTFeatures, choose_recipe
 from edgewise.exporter.engines.recipe import Int8Source as Int8Source
 from edgewise.runtime.contract.manifest import KeptNode, Precision, RealisedPrecision, Target
 from edgewise.runtime.engines.cache import EngineCache, EngineKey, cache_folder
@@ -144,7 +144,7 @@ class Plan:
 def _plan(trt: Any, bundle: Bundle, target: Target, precision: Precision, options: BuildOptions) -> Plan:
     named = bundle.graph_bytes(options.graph, target, precision)
     graph = bundle.graph(options.graph)
-    recipe = choose_recipe(Features.of(trt), precision, options.int8_source)
+    recipe = choose_recipe(TensorRTFeatures.of(trt), precision, options.int8_source)
     device = _device(target, options)
     source = bundle.graph_entry(options.graph, target, recipe.source)
     model = bundle.read(source.path)
@@ -250,7 +250,7 @@ def _kept(bundle: Bundle, graph: str, precision: Precision) -> tuple[KeptNode, .
     return ()
 
 
-def _pins(recipe: Recipe, named: bytes, source: bytes, kept: tuple[KeptNode, ...]) -> Pins:
+def _pins(recipe: BuildRecipe, named: bytes, source: bytes, kept: tuple[KeptNode, ...]) -> Pins:
     if not recipe.pin_layers:
         return {}
     if recipe.calibration_cache:

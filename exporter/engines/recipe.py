@@ -26,7 +26,7 @@ class Int8Source(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Features:
+class TensorRTFeatures:
     """What a TensorRT module can do, by its names."""
 
     strong_typing: bool
@@ -36,7 +36,7 @@ class Features:
     cross_compilation: bool
 
     @classmethod
-    def of(cls, trt: Any) -> Features:
+    def of(cls, trt: Any) -> TensorRTFeatures:
         """Detect by `hasattr`; needs no GPU."""
         network, builder = trt.NetworkDefinitionCreationFlag, trt.BuilderFlag
         return cls(
@@ -49,7 +49,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BuildRecipe:
     """How to build.
 
     Attributes:
@@ -74,7 +74,7 @@ class Recipe:
         )
 
 
-def choose_recipe(features: Features, precision: Precision, int8_source: Int8Source) -> Recipe:
+def choose_recipe(features: TensorRTFeatures, precision: Precision, int8_source: Int8Source) -> BuildRecipe:
     """The recipe of a precision.
 
     FP32 clears TF32, which would round every product to ten bits of mantissa.
@@ -90,22 +90,22 @@ def choose_recipe(features: Features, precision: Precision, int8_source: Int8Sou
             hint="leave the calibration cache out: the bundle's INT8 graph holds its ranges itself",
         )
     if features.strong_typing and not implicit:
-        return Recipe(source=precision, network_flags=("STRONGLY_TYPED",), clear_flags=clear)
+        return BuildRecipe(source=precision, network_flags=("STRONGLY_TYPED",), clear_flags=clear)
     if precision is not Precision.FP32 and not features.weak_precision:
         raise BuildError(
             "this TensorRT knows neither strong typing nor the FP16 flag", hint="update TensorRT"
         )
     network_flags = ("EXPLICIT_BATCH",) if features.explicit_batch_flag else ()
     if precision is Precision.FP32:
-        return Recipe(source=Precision.FP32, network_flags=network_flags, clear_flags=clear)
+        return BuildRecipe(source=Precision.FP32, network_flags=network_flags, clear_flags=clear)
     if precision is Precision.FP16:
-        return Recipe(
+        return BuildRecipe(
             source=Precision.FP32,
             network_flags=network_flags,
             set_flags=("FP16", "OBEY_PRECISION_CONSTRAINTS"),
             pin_layers=True,
         )
-    return Recipe(
+    return BuildRecipe(
         source=Precision.FP32 if implicit else Precision.INT8,
         network_flags=network_flags,
         set_flags=("FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"),

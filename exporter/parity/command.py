@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgewise.exporter.parity.compare import Compared, compare
+from edgewise.exporter.parity.figures import report_tables
 from edgewise.exporter.parity.html import render_html
 from edgewise.exporter.parity.report import ParityReport, encode_report
 from edgewise.exporter.parity.request import ParityRequest
-from edgewise.exporter.parity.table import report_tables
 from edgewise.runtime.system.atomic import write_bytes, write_text
 from edgewise.runtime.system.errors import ParityError
 

@@ -14,7 +14,7 @@ from edgewise.exporter.parity.opening import open_stages
 from edgewise.exporter.parity.report import Against, ParityReport, Status
 from edgewise.exporter.parity.request import ParityRequest
 from edgewise.exporter.parity.task import check_vocabulary
-from edgewise.exporter.parity.tracks import Decoded, Image, PairTrack, StageTrack
+from edgewise.exporter.parity.tracks import Decoded, PairTrack, PreparedImage, StageTrack
 from edgewise.exporter.parity.verdict import Run, gallery, report
 from edgewise.models.data.dataset import Dataset
 from edgewise.models.measuring.tasks import task_of
@@ -120,7 +120,7 @@ def _compare_images(run: Run, progress: Progress) -> None:
     progress("comparing", run.count, run.count)
 
 
-def _measure(run: Run, pool: ThreadPoolExecutor, image: Image) -> dict[str, Decoded | None]:
+def _measure(run: Run, pool: ThreadPoolExecutor, image: PreparedImage) -> dict[str, Decoded | None]:
     """One image through every stage: the CPU's side by side, engines on the thread that opened them."""
     on_pool = {
         name: pool.submit(track.measure, image)

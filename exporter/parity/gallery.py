@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.exporter.parity.report import Against, Comparison
-from edgewise.exporter.parity.tracks import Image, StageTrack
+from edgewise.exporter.parity.tracks import PreparedImage, StageTrack
 from edgewise.models.data.dataset import Dataset
 from edgewise.runtime.contract.manifest import Manifest
 from edgewise.runtime.decoding.kinds import kind_of
@@ -75,7 +75,7 @@ def draw_overlay(
     dataset: Dataset,
     index: int,
     note: str,
-    images: Callable[[], Iterable[Image]],
+    images: Callable[[], Iterable[PreparedImage]],
     tracks: Sequence[StageTrack],
 ) -> Overlay:
     """Draw what stages find on an image of the dataset beside the ground truth.

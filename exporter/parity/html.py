@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
+from edgewise.exporter.parity.figures import columns, figure_text, limit_text, not_run
 from edgewise.exporter.parity.gallery import Overlay
 from edgewise.exporter.parity.plots import all_plots, score_plots
 from edgewise.exporter.parity.report import (
@@ -16,7 +17,6 @@ from edgewise.exporter.parity.report import (
     Status,
     describe,
 )
-from edgewise.exporter.parity.table import columns, figure_text, limit_text, not_run
 from edgewise.runtime.compare.checks import Check
 
 TEMPLATE = "report.html.j2"

@@ -16,7 +16,7 @@ from edgewise.runtime.contract.manifest import Precision
 REPORT_FORMAT = 3
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class ReportPart(msgspec.Struct, frozen=True, kw_only=True):
     """Base of the report's structs. Reading ignores `passed` and `drop`, written for other readers."""
 
 
@@ -35,7 +35,7 @@ class Against(enum.Enum):
     """The stage that it was made from."""
 
 
-class TensorFigures(Part, frozen=True, kw_only=True):
+class TensorFigures(ReportPart, frozen=True, kw_only=True):
     """The worst of one tensor over all images."""
 
     name: str
@@ -53,7 +53,7 @@ class TensorFigures(Part, frozen=True, kw_only=True):
     worst_image: int | None
 
 
-class DecodedFigures(Part, frozen=True, kw_only=True):
+class DecodedFigures(ReportPart, frozen=True, kw_only=True):
     """Matching of results over all images, by the rule of `runtime/compare/matching.py`; shares in 0..1."""
 
     reference_count: int
@@ -73,7 +73,7 @@ class DecodedFigures(Part, frozen=True, kw_only=True):
     worst_image: int | None
 
 
-class MetricFigures(Part, frozen=True, kw_only=True):
+class MetricFigures(ReportPart, frozen=True, kw_only=True):
     """`drop` is reference minus candidate: negative where the candidate is better, which is allowed."""
 
     name: str
@@ -87,7 +87,7 @@ class MetricFigures(Part, frozen=True, kw_only=True):
         return self.reference - self.candidate
 
 
-class LayerFigure(Part, frozen=True, kw_only=True):
+class LayerFigure(ReportPart, frozen=True, kw_only=True):
     """The error of one inner tensor for one image."""
 
     depth: int
@@ -97,7 +97,7 @@ class LayerFigure(Part, frozen=True, kw_only=True):
     relative: float | None
 
 
-class Divergence(Part, frozen=True, kw_only=True):
+class Divergence(ReportPart, frozen=True, kw_only=True):
     """Where two ONNX stages part: the first layer whose error exceeds the limit, or why none is named."""
 
     against: str
@@ -107,7 +107,7 @@ class Divergence(Part, frozen=True, kw_only=True):
     detail: str
 
 
-class Comparison(Part, frozen=True, kw_only=True):
+class Comparison(ReportPart, frozen=True, kw_only=True):
     """One stage against another, judged by the candidate's budget."""
 
     candidate: str
@@ -126,7 +126,7 @@ class Comparison(Part, frozen=True, kw_only=True):
         return bool(self.checks) and all(check.passed for check in self.checks)
 
 
-class LayerCurve(Part, frozen=True, kw_only=True):
+class LayerCurve(ReportPart, frozen=True, kw_only=True):
     """Error by depth of a lowered file against the one it was made from, for one image."""
 
     candidate: str
@@ -135,7 +135,7 @@ class LayerCurve(Part, frozen=True, kw_only=True):
     layers: tuple[LayerFigure, ...]
 
 
-class ScorePairs(Part, frozen=True, kw_only=True):
+class ScorePairs(ReportPart, frozen=True, kw_only=True):
     """Scores of matched things, (reference, candidate): a seeded sample of bounded size."""
 
     candidate: str
@@ -143,7 +143,7 @@ class ScorePairs(Part, frozen=True, kw_only=True):
     pairs: tuple[tuple[float, float], ...]
 
 
-class StageReport(Part, frozen=True, kw_only=True):
+class StageReport(ReportPart, frozen=True, kw_only=True):
     name: str
     title: str
     precision: Precision
@@ -161,7 +161,7 @@ class StageReport(Part, frozen=True, kw_only=True):
     """Median time of one image through the outputs' engine (and, for lowered files, the probes')."""
 
 
-class ParityReport(Part, frozen=True, kw_only=True):
+class ParityReport(ReportPart, frozen=True, kw_only=True):
     format: int = REPORT_FORMAT
     writer: str
     bundle: str

@@ -31,7 +31,7 @@ SCORE_PAIRS = 1500
 
 
 @dataclass(frozen=True, eq=False)
-class Image:
+class PreparedImage:
     """One image of the dataset, preprocessed for every stage."""
 
     prepared: Prepared
@@ -92,7 +92,7 @@ class StageTrack:
         more = len(self.problems) - PROBLEMS_SHOWN
         return (*lines, f"and {more} other problems") if more > 0 else tuple(lines)
 
-    def measure(self, image: Image) -> Decoded | None:
+    def measure(self, image: PreparedImage) -> Decoded | None:
         """Run, check and decode one image; None where the stage has nothing comparable to show."""
         found = self._measure(image)
         if found is None:
@@ -102,7 +102,7 @@ class StageTrack:
                 self._stop("stopped, because the frames behind a problem would start from a wrong state")
         return found
 
-    def _measure(self, image: Image) -> Decoded | None:
+    def _measure(self, image: PreparedImage) -> Decoded | None:
         looks = self._run(image)
         if looks is None:
             return None
@@ -122,7 +122,7 @@ class StageTrack:
         ]
         return Decoded(named, result)
 
-    def result_of_last(self, images: Iterable[Image]) -> Result | None:
+    def result_of_last(self, images: Iterable[PreparedImage]) -> Result | None:
         """Walk some images anew, for a picture of the last; None where it gives nothing to decode."""
         stage, walk = self.opened.stage, self._walk
         if stage is None or walk is None:
@@ -137,7 +137,7 @@ class StageTrack:
         except EdgewiseError:
             return None
 
-    def _run(self, image: Image) -> Sequence[Mapping[str, Tensor]] | None:
+    def _run(self, image: PreparedImage) -> Sequence[Mapping[str, Tensor]] | None:
         """Checked tensors of every look; None where one of them is unusable."""
         stage = self.opened.stage
         if stage is None or self._walk is None or self.stopped:

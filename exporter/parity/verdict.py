@@ -39,7 +39,7 @@ from edgewise.exporter.parity.report import (
 from edgewise.exporter.parity.request import ParityRequest
 from edgewise.exporter.parity.stages import CANONICAL, EXPORTED_STAGE
 from edgewise.exporter.parity.task import task_metrics
-from edgewise.exporter.parity.tracks import Image, PairTrack, StageTrack
+from edgewise.exporter.parity.tracks import PairTrack, PreparedImage, StageTrack
 from edgewise.models.data.dataset import Dataset
 from edgewise.models.tasks.task import Metric
 from edgewise.runtime.contract.bundle import MANIFEST, Bundle
@@ -96,22 +96,22 @@ class Run:
     def image_ids(self) -> list[int]:
         return [image.id for image in self.dataset.images[: self.count]]
 
-    def images(self) -> Iterator[Image]:
+    def images(self) -> Iterator[PreparedImage]:
         """The images as the stages take them, in the dataset's order: a model with state sees one clip."""
         prepare = Preparation(self.manifest)
         for index in range(self.count):
             yield self._image(prepare, index)
 
-    def images_to(self, index: int) -> Iterator[Image]:
+    def images_to(self, index: int) -> Iterator[PreparedImage]:
         """What a stage walks to come to an image: the image itself, with state all images before it too."""
         if self.manifest.state:
             return islice(self.images(), index + 1)
         return iter((self._image(Preparation(self.manifest), index),))
 
-    def _image(self, prepare: Preparation, index: int) -> Image:
+    def _image(self, prepare: Preparation, index: int) -> PreparedImage:
         described = self.dataset.images[index]
         frame = Frame(index, described.file_name, self.dataset.frame(index), 0.0, described.id)
-        return Image(prepare(frame, self.dataset.boxes(index)), index, described.id)
+        return PreparedImage(prepare(frame, self.dataset.boxes(index)), index, described.id)
 
     def feeds(self, image_id: int | None) -> list[Feeds]:
         """An image to walk through the layers, and what its graph was given for the first look at it.
@@ -125,7 +125,7 @@ class Run:
         fed = (self._fed(self.images_to(index)) for index in (*wanted, *range(len(ids))))
         return next(filter(None, fed), [])
 
-    def _fed(self, images: Iterable[Image]) -> list[Feeds]:
+    def _fed(self, images: Iterable[PreparedImage]) -> list[Feeds]:
         if not self.manifest.state:
             (image,) = images
             graph, looks = image.prepared.graph, image.prepared.looks.looks

@@ -152,8 +152,8 @@ def selftest(
     provider: ProviderOption = "cpu",
 ) -> None:
     """Rerun the bundle's golden samples on this machine; exit with 1 where a budget is broken."""
+    from edgewise.runtime.command.printing import selftest_table
     from edgewise.runtime.command.selftest import selftest as rerun
-    from edgewise.runtime.command.tables import selftest_table
     from edgewise.runtime.engines.options import engine_options
 
     opened, options = _open_bundle(bundle), engine_options(backend, threads=threads, provider=provider)
@@ -183,7 +183,7 @@ def _precisions_of(bundle: Bundle, backend: Target) -> list[Precision]:
 @app.command()
 def inspect(bundle: BundleArgument) -> None:
     """Print what a bundle holds and check the hash of every file."""
-    from edgewise.runtime.command.tables import bundle_tables
+    from edgewise.runtime.command.printing import bundle_tables
 
     opened = _open_bundle(bundle)
     opened.verify()
@@ -209,8 +209,8 @@ def bench(
 
     A model of crops looks at the golden's boxes, or at the whole of --image.
     """
+    from edgewise.runtime.command.printing import timing_table
     from edgewise.runtime.command.selftest import golden_boxes
-    from edgewise.runtime.command.tables import timing_table
     from edgewise.runtime.command.timing import time_stages
     from edgewise.runtime.engines.options import engine_options
     from edgewise.runtime.frames.sources import decode_image, read_image
@@ -244,7 +244,7 @@ def bench(
 def doctor() -> None:
     """Say what is installed on this machine, and what to install for the rest."""
     from edgewise.runtime.command.doctor import examine
-    from edgewise.runtime.command.tables import doctor_table
+    from edgewise.runtime.command.printing import doctor_table
 
     findings = examine()
     console.print(doctor_table(findings))

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from edgewise.runtime.command.printing import count_table, result_table
 from edgewise.runtime.command.sinks import (
     IMAGES,
     OVERLAY_FOLDER,
@@ -29,7 +30,6 @@ from edgewise.runtime.command.sinks import (
     OverlayImages,
     OverlayVideo,
 )
-from edgewise.runtime.command.tables import count_table, result_table
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import ClassLabel, Manifest, Precision
 from edgewise.runtime.decoding.kinds import kind_of

@@ -23,7 +23,7 @@ from edgewise.exporter.engines.realised import (
     layers_from_log,
     node_type,
 )
-from edgewise.exporter.engines.recipe import Features, Int8Source, Recipe, choose_recipe
+from edgewise.exporter.engines.recipe import BuildRecipe, Int8Source, TensorRTFeatures, choose_recipe
 from edgewise.exporter.engines.weighted import WeightedNode
 from edgewise.exporter.passes.fp16 import narrow_nodes
 from edgewise.runtime.contract.manifest import KeptNode, Precision
@@ -69,8 +69,8 @@ def test_recorded_names_are_those_of_the_installed_wheel() -> None:
 def test_features_are_detected(
     version: str, strong: bool, weak: bool, calibrators: bool, cross: bool
 ) -> None:
-    features = Features.of(names_of(version))
-    assert features == Features(
+    features = TensorRTFeatures.of(names_of(version))
+    assert features == TensorRTFeatures(
         strong_typing=strong,
         explicit_batch_flag=weak,
         weak_precision=weak,
@@ -82,7 +82,7 @@ def test_features_are_detected(
 @pytest.mark.parametrize("version", ["8.6.1", "10.3.0", "11.4.0.106", RTX])
 @pytest.mark.parametrize("precision", list(Precision))
 def test_recipes_use_flags_that_the_version_has(version: str, precision: Precision) -> None:
-    recipe = choose_recipe(Features.of(names_of(version)), precision, Int8Source.GRAPH)
+    recipe = choose_recipe(TensorRTFeatures.of(names_of(version)), precision, Int8Source.GRAPH)
     for flag in recipe.network_flags:
         assert version in NAMES[f"NetworkDefinitionCreationFlag.{flag}"]
     for flag in (*recipe.set_flags, *recipe.clear_flags):
@@ -94,8 +94,8 @@ def test_recipes_use_flags_that_the_version_has(version: str, precision: Precisi
 
 
 def test_weak_typing_compiles_the_fp32_file_with_the_fp16_flag() -> None:
-    recipe = choose_recipe(Features.of(names_of("8.6.1")), Precision.FP16, Int8Source.GRAPH)
-    assert recipe == Recipe(
+    recipe = choose_recipe(TensorRTFeatures.of(names_of("8.6.1")), Precision.FP16, Int8Source.GRAPH)
+    assert recipe == BuildRecipe(
         source=Precision.FP32,
         network_flags=("EXPLICIT_BATCH",),
         set_flags=("FP16", "OBEY_PRECISION_CONSTRAINTS"),
@@ -106,7 +106,9 @@ def test_weak_typing_compiles_the_fp32_file_with_the_fp16_flag() -> None:
 
 @pytest.mark.parametrize("version", ["8.6.1", "10.3.0"])
 def test_calibrator_path_is_weakly_typed(version: str) -> None:
-    recipe = choose_recipe(Features.of(names_of(version)), Precision.INT8, Int8Source.CALIBRATION_CACHE)
+    recipe = choose_recipe(
+        TensorRTFeatures.of(names_of(version)), Precision.INT8, Int8Source.CALIBRATION_CACHE
+    )
     assert recipe.calibration_cache
     assert recipe.source is Precision.FP32
     assert recipe.network_flags == ("EXPLICIT_BATCH",)
@@ -115,11 +117,11 @@ def test_calibrator_path_is_weakly_typed(version: str) -> None:
 @pytest.mark.parametrize("version", ["11.4.0.106", RTX])
 def test_calibrator_path_is_refused_where_there_are_none(version: str) -> None:
     with pytest.raises(BuildError, match="no INT8 calibrators"):
-        choose_recipe(Features.of(names_of(version)), Precision.INT8, Int8Source.CALIBRATION_CACHE)
+        choose_recipe(TensorRTFeatures.of(names_of(version)), Precision.INT8, Int8Source.CALIBRATION_CACHE)
 
 
 def test_fp32_clears_tf32_and_the_key_says_so() -> None:
-    recipe = choose_recipe(Features.of(names_of(RTX)), Precision.FP32, Int8Source.GRAPH)
+    recipe = choose_recipe(TensorRTFeatures.of(names_of(RTX)), Precision.FP32, Int8Source.GRAPH)
     assert recipe.flags() == ("-TF32", "STRONGLY_TYPED")
 
 

@@ -13,7 +13,7 @@ from edgewise.exporter.parity import tracks
 from edgewise.exporter.parity.opening import Opened
 from edgewise.exporter.parity.report import Against, Status
 from edgewise.exporter.parity.stages import Stage, StageInfo
-from edgewise.exporter.parity.tracks import Decoded, Image, PairTrack, StageTrack
+from edgewise.exporter.parity.tracks import Decoded, PairTrack, PreparedImage, StageTrack
 from edgewise.models.tasks.instances.row import INSTANCES
 from edgewise.models.tasks.task import Measuring
 from edgewise.runtime.contract.manifest import (
@@ -84,9 +84,9 @@ class Script(HostState):
         return self._entries[self.runs - 1]
 
 
-def image(number: int) -> Image:
+def image(number: int) -> PreparedImage:
     frame = Frame(number - 1, f"{number}.png", np.zeros((SIZE, SIZE, 3), np.uint8), 0.0)
-    return Image(Preparation(MANIFEST)(frame), number - 1, number)
+    return PreparedImage(Preparation(MANIFEST)(frame), number - 1, number)
 
 
 @pytest.fixture

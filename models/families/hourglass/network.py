@@ -49,7 +49,7 @@ def residuals(config: HourglassConfig) -> nn.Sequential:
     )
 
 
-class Level(nn.Module):
+class HourglassLevel(nn.Module):
     """One resolution of an hourglass: what stays at it, what goes down from it, what comes back up to it."""
 
     def __init__(self, config: HourglassConfig) -> None:
@@ -64,7 +64,7 @@ class Hourglass(nn.Module):
 
     def __init__(self, config: HourglassConfig) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(Level(config) for _ in range(config.depth))
+        self.levels = nn.ModuleList(HourglassLevel(config) for _ in range(config.depth))
         self.bottom = residuals(config)
 
     def forward(self, features: Tensor) -> Tensor:
