@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from edgewise.runtime.contract.manifest import Budget, Graph, Manifest, Precisio
 from edgewise.runtime.decoding.decode import decode_result
 from edgewise.runtime.decoding.kinds import kind_of
 from edgewise.runtime.results.result import Result
+from edgewise.runtime.system.errors import ResultError
 from edgewise.runtime.walk.walk import Prepared, Walk
 
 if TYPE_CHECKING:
@@ -124,8 +126,15 @@ class Agreement:
         return checks
 
     def budget_used(self, models: Models, precision: Precision) -> float:
-        """The share of its limit that the worst figure uses; more than 1 breaks the budget."""
-        return max(check.share_of_limit for check in self.checks(models, precision))
+        """The share of its limit that the worst figure uses; more than 1 breaks the budget.
+
+        Infinite where a result cannot be decoded, such as one of a suppression that did not settle: that is
+        what a search has to find a way around, not its end.
+        """
+        try:
+            return max(check.share_of_limit for check in self.checks(models, precision))
+        except ResultError:
+            return inf
 
     def subject(self, precision: Precision) -> str:
         """What a precision is judged on, in words."""

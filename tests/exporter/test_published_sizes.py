@@ -1,8 +1,9 @@
-"""A one-stage and a two-stage model in their published sizes, with seeded weights, the whole way.
+"""A model in its published size, with seeded weights, the whole way.
 
-Every other model has its row in `docs/zoo.json`, made by the same function. Accuracy is the business of the
+Other models have their rows in `docs/zoo.json`, made by the same function. Accuracy is the business of the
 tiny checkpoints' tests; here nothing may need a plugin or be refused, and what the canonical graph says must
-be what torch says.
+be what torch says. A two-stage model is in `test_two_stage_graph.py`, with weights: what a seeded one
+proposes are near ties, on which suppression need not settle in INT8, and then its export is rightly refused.
 """
 
 from __future__ import annotations
@@ -25,17 +26,14 @@ OUTPUT_ERROR = 1e-4
 
 @dataclass(frozen=True)
 class Case:
-    """A model with the sizes of its engines as shares of the FP32 engine's."""
+    """A model, and its engines' sizes as shares of the FP32 engine's."""
 
     name: str
     fp16_share: float
     int8_share: float
 
 
-PUBLISHED = (
-    Case("yolact-r50", fp16_share=0.6, int8_share=0.4),
-    Case("upsnet-r50-coco", fp16_share=0.8, int8_share=0.8),
-)
+PUBLISHED = (Case("yolact-r50", fp16_share=0.6, int8_share=0.4),)
 
 
 def require_clean(canonical: onnx.ModelProto) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -202,6 +203,14 @@ def leave_no_state(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Mul", ["inner", "nothing"], ["features"], name="forget"))
 
 
+def name_unknown_classes(model: onnx.ModelProto) -> None:
+    """Class indices that no manifest knows: what comes out cannot be decoded."""
+    for node in model.graph.node:
+        node.output[:] = ["known" if name == "classes" else name for name in node.output]
+    model.graph.initializer.append(numpy_helper.from_array(np.full((), 99, np.int32), "many"))
+    model.graph.node.append(helper.make_node("Add", ["known", "many"], ["classes"], name="unknown"))
+
+
 def failed_frames(bundle: Bundle, checks: tuple[Check, ...]) -> set[int]:
     """Places in their clips of the goldens that a self test found different."""
     places = {
@@ -277,6 +286,9 @@ def test_a_graph_is_judged_by_what_others_make_of_its_state(bundle: Bundle) -> N
     leave_no_state(forgetful)
     assert 0.0 < agreement.budget_used({"key": half}, Precision.FP16) <= 1.0
     assert agreement.budget_used({"key": forgetful}, Precision.FP16) > 1.0
+    unknown = model_of(bundle, "key")
+    name_unknown_classes(unknown)
+    assert agreement.budget_used({"key": unknown}, Precision.FP16) == math.inf  # and a search goes on
 
 
 # ---------------------------------------------------------------- what is refused
