@@ -177,7 +177,7 @@ def test_the_deploy_module_computes_what_the_definition_computes(case: Case) -> 
         assert float((found[name] - value).abs().max()) <= 1e-4 * float(value.abs().max()), name
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60, reason="a two-stage graph is exported, and every pass compared")
 def test_an_exported_frame_gives_what_torch_gives(case: Case) -> None:
     deployed = case.entry.deploy(lively(case.build()).eval())
     model = export_onnx(deployed, case.graph, [{"image": case.batch.frames[:1].numpy()}])

@@ -66,7 +66,7 @@ train(TrainingRequest(entry, Path({data!r}), Path({out!r}), recipe=recipe, seed=
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40, reason="a process of its own trains, is killed, and goes on")
 def test_a_killed_run_goes_on_to_the_very_same_weights(scenes: Path, tmp_path: Path) -> None:
     whole = train(_request(scenes, tmp_path / "whole.safetensors"))
     out = tmp_path / "killed.safetensors"
