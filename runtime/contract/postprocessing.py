@@ -71,9 +71,7 @@ class MaskRule(enum.Enum):
     """Sample at pixel centres inside the continuous box with zeros outside (Mask R-CNN, aligned)."""
 
 
-class PrototypeInstances(
-    Part, Postprocess, frozen=True, kw_only=True, tag_field="kind", tag="prototype-instances"
-):
+class PrototypeInstances(ResultKind, frozen=True, kw_only=True, tag="prototype-instances"):
     """Fixed slots of box, score, class and a whole-input mask at prototype resolution (YOLACT).
 
     Boxes are xyxy in network-input pixels; a score of 0 marks an empty slot; the mask is a probability.
@@ -116,9 +114,7 @@ class PastedInstances(ResultKind, frozen=True, kw_only=True, tag="pasted-instanc
         yield from _other_rule(self.mask_rule, MaskRule.PASTE_ALIGNED)
 
 
-class PanopticSegments(
-    Part, Postprocess, frozen=True, kw_only=True, tag_field="kind", tag="panoptic-segments"
-):
+class PanopticSegments(ResultKind, frozen=True, kw_only=True, tag="panoptic-segments"):
     """The graph has a panoptic head: an argmax over stuff channels, instance slots and the unknown (UPSNet).
 
     With S stuff classes (in the order of the manifest's classes) and K slots, `segments` [1, h, w] says s for
@@ -173,9 +169,7 @@ class HeatmapDecoding(enum.Enum):
     DARK = "dark"
 
 
-class HeatmapKeypoints(
-    Part, Postprocess, frozen=True, kw_only=True, tag_field="kind", tag="heatmap-keypoints"
-):
+class HeatmapKeypoints(ResultKind, frozen=True, kw_only=True, tag="heatmap-keypoints"):
     """One heatmap a keypoint; peaks go back to the source through the crop's inverse affine map."""
 
     task: ClassVar[str] = "keypoints"
