@@ -13,6 +13,7 @@ from edgewise.runtime.kinds.instances.draw import draw_instances
 from edgewise.runtime.pixels.geometry import Size
 from edgewise.runtime.pixels.masks import BoolArray, MaskCrops
 from edgewise.runtime.pixels.rle import encode_rle
+from edgewise.runtime.results.arrays import require_arrays, require_known_classes
 from edgewise.runtime.system.errors import ResultError
 
 
@@ -71,19 +72,13 @@ class Instances:
             "scores": (self.scores, (count,), np.float32),
             "classes": (self.classes, (count,), np.int32),
         }
-        for name, (array, shape, dtype) in expected.items():
-            if array.shape != shape or array.dtype != dtype:
-                raise ResultError(
-                    f"the {name} of {count} instances are {array.dtype} {list(array.shape)}, not "
-                    f"{np.dtype(dtype)} {list(shape)}"
-                )
+        require_arrays(f"{count} instances are", expected)
         if len(self.masks) != count or self.masks.frame_size != self.frame_size:
             raise ResultError(
                 f"{len(self.masks)} masks of a {self.masks.frame_size} frame do not belong to {count} "
                 f"instances of a {self.frame_size} frame"
             )
-        if count and not (self.classes.min() >= 0 and self.classes.max() < len(self.labels)):
-            raise ResultError(f"a class index lies outside the {len(self.labels)} labels")
+        require_known_classes(self.classes, self.labels)
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgewise.runtime.contract.manifest import ClassLabel, KeypointLayout
 from edgewise.runtime.kinds.keypoints.draw import draw_people
 from edgewise.runtime.pixels.geometry import Size
+from edgewise.runtime.results.arrays import require_arrays, require_known_classes
 from edgewise.runtime.system.errors import ResultError
 
 
@@ -76,16 +77,10 @@ class Keypoints:
             "scores": (self.scores, (count,), np.float32),
             "classes": (self.classes, (count,), np.int32),
         }
-        for name, (array, shape, dtype) in expected.items():
-            if array.shape != shape or array.dtype != dtype:
-                raise ResultError(
-                    f"the {name} of {count} people with {named} keypoints are {array.dtype} "
-                    f"{list(array.shape)}, not {np.dtype(dtype)} {list(shape)}"
-                )
+        require_arrays(f"{count} people with {named} keypoints are", expected)
         if not np.isfinite(self.points).all():
             raise ResultError("a keypoint's coordinate is not finite")
-        if count and not (self.classes.min() >= 0 and self.classes.max() < len(self.labels)):
-            raise ResultError(f"a class index lies outside the {len(self.labels)} labels")
+        require_known_classes(self.classes, self.labels)
 
     def __len__(self) -> int:
         return len(self.scores)

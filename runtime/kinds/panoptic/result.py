@@ -15,6 +15,7 @@ from edgewise.runtime.pixels.geometry import Size
 from edgewise.runtime.pixels.label_maps import LabelMap, label_runs, narrowest, rename_labels
 from edgewise.runtime.pixels.masks import BoolArray, MaskCrops
 from edgewise.runtime.pixels.rle import encode_rle
+from edgewise.runtime.results.arrays import require_arrays, require_known_classes
 from edgewise.runtime.system.errors import ResultError
 
 MOST_SEGMENTS = (1 << 16) - 1
@@ -79,14 +80,8 @@ class Panoptic:
             "classes": (self.classes, (count,), np.int32),
             "areas": (self.areas, (count,), np.int64),
         }
-        for name, (array, shape, dtype) in expected.items():
-            if array.shape != shape or array.dtype != dtype:
-                raise ResultError(
-                    f"the {name} of {count} segments is {array.dtype} {list(array.shape)}, not "
-                    f"{np.dtype(dtype)} {list(shape)}"
-                )
-        if count and not (self.classes.min() >= 0 and self.classes.max() < len(self.labels)):
-            raise ResultError(f"a class index lies outside the {len(self.labels)} labels")
+        require_arrays(f"{count} segments is", expected)
+        require_known_classes(self.classes, self.labels)
         if int(self.segments.max(initial=0)) > count:
             raise ResultError(f"the map holds the id {self.segments.max()}; there are {count} segments")
         if (self.areas < 1).any() or int(self.areas.sum()) != np.count_nonzero(self.segments):
