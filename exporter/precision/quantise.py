@@ -218,8 +218,12 @@ def _feeds(images: CalibrationSet, manifest: Manifest, fp32: Models, name: str) 
 def _require_together(
     agreement: Agreement, typed: Mapping[str, Sequence[TypedGraph]], targets: tuple[Target, ...]
 ) -> None:
-    """Graphs that keep their budgets one by one must keep them together."""
+    """Graphs that keep their budgets one by one must keep them together.
+
+    Files that several targets share are judged once.
+    """
     for precision in dict.fromkeys(each.record.precision for every in typed.values() for each in every):
+        judged: set[tuple[bytes, ...]] = set()
         for target in targets:
             models = {
                 name: each.lowered[target]
@@ -227,7 +231,10 @@ def _require_together(
                 for each in every
                 if each.record.precision is precision
             }
-            require_budget(agreement, models, precision)
+            files = tuple(model.SerializeToString(deterministic=True) for model in models.values())
+            if files not in judged:
+                require_budget(agreement, models, precision)
+                judged.add(files)
 
 
 def _compose(
