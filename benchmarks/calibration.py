@@ -51,8 +51,8 @@ def run_onnxruntime(graph: Path, images: Path, count: int, output: Path) -> None
     from onnxruntime.quantization.calibrate import CalibrationDataReader
 
     from edgewise.runtime.contract.preprocessing import Stretch
+    from edgewise.runtime.frames.images import read_image
     from edgewise.runtime.frames.preprocessing import preprocess
-    from edgewise.runtime.frames.sources import read_image
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:

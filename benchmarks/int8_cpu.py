@@ -73,7 +73,7 @@ def quantize_static_form(graph: Path, images: Path, folder: Path, *, seven_bits:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import CalibrationDataReader
 
-    from edgewise.runtime.frames.sources import read_image
+    from edgewise.runtime.frames.images import read_image
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:

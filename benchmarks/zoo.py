@@ -60,7 +60,7 @@ from edgewise.runtime.contract.manifest import (
     Target,
 )
 from edgewise.runtime.decoding.decode import looks_of
-from edgewise.runtime.frames.sources import decode_image
+from edgewise.runtime.frames.images import decode_image
 from edgewise.runtime.system.atomic import sha256_of, write_text
 
 ROOT = Path(__file__).parents[1]

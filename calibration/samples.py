@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.runtime.contract.preprocessing import Preprocess
+from edgewise.runtime.frames.images import IMAGE_SUFFIXES, decode_image
 from edgewise.runtime.frames.preprocessing import Box, preprocess
-from edgewise.runtime.frames.sources import IMAGE_SUFFIXES, decode_image
 from edgewise.runtime.system.errors import CalibrationError, EdgewiseError
 
 LEAST_CORRELATION = 0.3

@@ -20,7 +20,7 @@ from edgewise.models.training.loop import TrainingRequest, train
 from edgewise.runtime import Session
 from edgewise.runtime.command.selftest import selftest
 from edgewise.runtime.contract.manifest import Precision, Target
-from edgewise.runtime.frames.sources import read_image
+from edgewise.runtime.frames.images import read_image
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.system.errors import ModelError
 

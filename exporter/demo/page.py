@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
 from edgewise.runtime.command.sinks import OVERLAY_FOLDER, OVERLAY_SUFFIX
 from edgewise.runtime.contract.manifest import Precision
-from edgewise.runtime.frames.sources import read_image
+from edgewise.runtime.frames.images import read_image
 
 if TYPE_CHECKING:
     from edgewise.exporter.demo.demo import Demo, ModelDemo

@@ -55,7 +55,8 @@ from edgewise.runtime.contract.manifest import (
     ProvenanceStep,
     Target,
 )
-from edgewise.runtime.frames.sources import Frame, decode_image
+from edgewise.runtime.frames.images import decode_image
+from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.system.errors import CalibrationError
 from edgewise.runtime.walk.walk import Preparation, Prepared, Walk
 

@@ -213,7 +213,7 @@ def bench(
     from edgewise.runtime.command.selftest import golden_boxes
     from edgewise.runtime.command.timing import time_stages
     from edgewise.runtime.engines.options import engine_options
-    from edgewise.runtime.frames.sources import decode_image, read_image
+    from edgewise.runtime.frames.images import decode_image, read_image
     from edgewise.runtime.walk.session import Session
 
     opened = _open_bundle(bundle)

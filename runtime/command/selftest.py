@@ -36,8 +36,9 @@ from edgewise.runtime.decoding.decode import decode_result
 from edgewise.runtime.decoding.kinds import kind_of
 from edgewise.runtime.engines.base import Tensor, check_tensors
 from edgewise.runtime.engines.options import ONNXRUNTIME, Backend, as_options, as_precision
+from edgewise.runtime.frames.images import decode_image
 from edgewise.runtime.frames.looks import FrameBoxes
-from edgewise.runtime.frames.sources import Frame, decode_image
+from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.results.result import Result
 from edgewise.runtime.system.errors import BundleError, ResultError
 from edgewise.runtime.walk.session import Session

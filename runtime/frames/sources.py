@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.runtime.frames.images import IMAGE_SUFFIXES, images_in, read_image
 from edgewise.runtime.system.errors import SourceError
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 STREAM_PREFIXES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://")
 TIMEOUT_MS = 10_000
 """How long a network stream may take to open, or to give the next frame."""
@@ -90,7 +90,7 @@ def open_source(text: str) -> Source:
         return _open_live(text, int(text), [cv2.CAP_ANY, []], "list cameras with `ls /dev/video*`")
     path = Path(text).expanduser()
     if path.is_dir():
-        files = _images_in(path)
+        files = images_in(path)
         return Source(text, SourceKind.IMAGES, _image_frames(files), len(files))
     if not path.exists():
         raise SourceError("no such file or folder", where=text, hint="check the path")
@@ -98,57 +98,6 @@ def open_source(text: str) -> Source:
         frame = next(_image_frames([path]))
         return Source(text, SourceKind.IMAGES, iter([frame]), 1)
     return _open_video(path, text)
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image file as uint8 [H, W, 3] BGR, turned as its EXIF orientation says.
-
-    Raises:
-        SourceError: Missing, truncated, or no image.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SourceError(
-            f"the image cannot be read: {error.strerror}", where=str(path), hint="check the path"
-        ) from None
-    return decode_image(data, where=str(path))
-
-
-def decode_image(data: bytes, *, where: str) -> NDArray[np.uint8]:
-    """Decode an encoded image as uint8 [H, W, 3] BGR; a truncated file is refused, not filled with grey.
-
-    Raises:
-        SourceError: Empty, truncated, or no image.
-    """
-    image = None
-    if data:
-        try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        except cv2.error:
-            image = None
-    if image is None:
-        raise SourceError(
-            "the image is empty" if not data else "the image is corrupt, or no image",
-            where=where,
-            hint="open it in a viewer; copy or convert it again",
-        )
-    return image.astype(np.uint8, copy=False)
-
-
-def _images_in(folder: Path) -> list[Path]:
-    files = sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
-    if not files:
-        raise SourceError(
-            "the folder holds no image",
-            where=str(folder),
-            hint=f"images end in {', '.join(sorted(IMAGE_SUFFIXES))}; subfolders are not searched",
-        )
-    return files
 
 
 def _image_frames(files: Sequence[Path]) -> Generator[Frame]:

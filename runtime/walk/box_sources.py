@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from edgewise.runtime.contract.manifest import ClassLabel, Manifest
 from edgewise.runtime.contract.parts import Fraction
+from edgewise.runtime.frames.images import IMAGE_SUFFIXES
 from edgewise.runtime.frames.looks import FrameBoxes
-from edgewise.runtime.frames.sources import IMAGE_SUFFIXES, Frame
+from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.results.result import Scored
 from edgewise.runtime.system.errors import SourceError
 

@@ -24,7 +24,8 @@ from edgewise.runtime.compare.checks import Check
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import CalibrationMethod, Precision, Target
 from edgewise.runtime.engines.options import OnnxRuntimeOptions
-from edgewise.runtime.frames.sources import Frame, decode_image
+from edgewise.runtime.frames.images import decode_image
+from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.system.errors import ExportError, ParityError
 from edgewise.runtime.walk.walk import Preparation
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edgewise.runtime.frames import sources
-from edgewise.runtime.frames.sources import Frame, SourceKind, decode_image, open_source, read_image
+from edgewise.runtime.frames.images import decode_image, read_image
+from edgewise.runtime.frames.sources import Frame, SourceKind, open_source
 from edgewise.runtime.system.errors import SourceError
 
 
