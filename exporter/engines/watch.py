@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 from edgewise.runtime.engines.tensorrt_api import ERROR
+from edgewise.runtime.system.interruption import on_interrupt
 
 LAYER_LIST = "Layers:"
 
@@ -46,21 +44,14 @@ def interruptible() -> Generator[Cancellation]:
     """Turn Ctrl-C into a request that the builder sees between two steps.
 
     An exception inside a callback from C++ would end the process; this raises it after the builder returned.
-    Outside of the main thread signals are left alone.
     """
     request = Cancellation()
-    main = threading.current_thread() is threading.main_thread()
 
-    def remember(number: int, frame: FrameType | None) -> None:
-        del number, frame
+    def remember() -> None:
         request.reason = KeyboardInterrupt()
 
-    before = signal.signal(signal.SIGINT, remember) if main else None
-    try:
+    with on_interrupt(remember):
         yield request
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, before)
     if request.reason is not None:
         raise request.reason
 

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from edgewise.runtime.contract.manifest import Precision, Target
 from edgewise.runtime.system.errors import EdgewiseError, ManifestError, ParityError, SourceError
+from edgewise.runtime.system.interruption import interrupt_on_termination
 
 if TYPE_CHECKING:
     from edgewise.runtime.contract.bundle import Bundle
@@ -279,8 +280,8 @@ Returned = TypeVar("Returned")
 def guard(action: Callable[[], Returned]) -> Returned:
     """Call `action`; what a user can cause becomes one panel on stderr and exit status 1.
 
-    An interrupt exits with 130. Errors of the operating system (a full disk, a folder without permission) are
-    shown like our own; everything else is a defect and keeps its traceback.
+    An interrupt (Ctrl-C, SIGTERM, SIGHUP) exits with 130. Errors of the operating system (a full disk, a
+    folder without permission) are shown like our own; everything else is a defect and keeps its traceback.
     """
     try:
         return action()
@@ -306,6 +307,7 @@ def main_of(application: typer.Typer) -> Callable[[], None]:
     def main() -> None:
         for name, value in QUIET_OPENCV.items():
             os.environ.setdefault(name, value)
+        interrupt_on_termination()
         guard(application)
 
     return main

@@ -205,14 +205,17 @@ def _run_frames(
         if not live:
             raise
         stopped = error
-    finally:
+    except BaseException:
         stream.close()
+        raise
     interrupted = isinstance(stopped, KeyboardInterrupt)
     partial = stopped is not None and not (live and interrupted)
     with deferred_interrupt():
         for sink in sinks:
             sink.close()
         published = folder.publish(partial=partial) if folder is not None else []
+    # Only now: a dead camera can hold its thread for longer than a service manager waits before it kills.
+    stream.close()
     for path in published:
         console.print(Text(f"wrote {path}"), soft_wrap=True)
     if done == 1 and isinstance(last, Scored):

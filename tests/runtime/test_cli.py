@@ -250,7 +250,10 @@ def test_defects_keep_their_traceback() -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_complete_partial_result(bundle_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_a_complete_partial_result(
+    bundle_folder: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     """A real process, a real signal, while frames are being written."""
     clip = write_video(tmp_path / "clip.mp4", 6000)
     out = tmp_path / "out"
@@ -265,7 +268,7 @@ def test_ctrl_c_leaves_a_complete_partial_result(bundle_folder: Path, tmp_path: 
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130, error
     assert "Traceback" not in error
