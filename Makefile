@@ -12,12 +12,14 @@ demo: $(READY)
 
 test: lint test-fast test-slow
 
-# Two processes with a thread each; then one process with two threads, for what is large.
+# Two processes with a thread each, which take whole files in the order of tests/conftest.py.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+
 test-fast: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow" -n 2 --dist loadfile --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow" $(TWO)
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m "not gpu and slow" --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and slow" $(TWO)
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu

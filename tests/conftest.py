@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -38,11 +40,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         marker = item.get_closest_marker("slow")
         if marker is not None and bool(marker.kwargs) and not set(marker.kwargs) == {"seconds", "reason"}:
             raise pytest.UsageError(f"{item.nodeid}: slow takes seconds=N together with reason='...'")
+    # Dearest files first: processes that share them (--no-loadscope-reorder) then end at about the same time.
+    limits: Counter[Path] = Counter()
+    for item in items:
+        limits[item.path] += _limit(item)[0]
+    items.sort(key=lambda item: -limits[item.path])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
