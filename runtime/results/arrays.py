@@ -36,3 +36,12 @@ def require_known_classes(classes: NDArray[np.int32], labels: tuple[ClassLabel, 
     """Every class index has a label; raises ResultError where one has none."""
     if len(classes) and not (classes.min() >= 0 and classes.max() < len(labels)):
         raise ResultError(f"a class index lies outside the {len(labels)} labels")
+
+
+def require_frame(frame: NDArray[Any], frame_size: tuple[int, int]) -> None:
+    """A frame to draw on is uint8 [height, width, 3] of the result's (height, width); else ResultError."""
+    if frame.dtype != np.uint8 or frame.shape != (*frame_size, 3):
+        raise ResultError(
+            f"the frame to draw on is {frame.dtype} {list(frame.shape)}; the result belongs to a uint8 "
+            f"{[*frame_size, 3]} frame"
+        )

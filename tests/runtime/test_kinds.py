@@ -43,7 +43,7 @@ from edgewise.runtime.pixels.masks import crop_dense
 from edgewise.runtime.results.kind import Kind, Likeness, Nouns
 from edgewise.runtime.results.outputs import Outputs, only_look, read_output
 from edgewise.runtime.results.result import Record, Scored
-from edgewise.runtime.system.errors import ManifestError
+from edgewise.runtime.system.errors import ManifestError, ResultError
 
 from .conftest import ONE_THREAD, bright_frame, detector, detector_manifest
 from .five_classes import CAT, DOG, GRASS, LABELS, SKY
@@ -184,6 +184,20 @@ def test_every_result_is_like_itself_and_its_things_are_apart(kind: Kind) -> Non
     assert (alike.affinity.diagonal() == 1).all()
     apart = ~np.eye(len(found), dtype=bool)
     assert (alike.affinity[apart] < 0.5).all()
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((*SIZE, 4), np.uint8), ((SIZE[0], SIZE[1] + 1, 3), np.uint8), ((*SIZE, 3), np.float32)],
+)
+def test_only_the_frame_that_a_result_belongs_to_is_drawn_on(
+    kind: Kind, shape: tuple[int, ...], dtype: type
+) -> None:
+    _, found = EXAMPLES[kind.spec]
+    assert found.draw(np.zeros((*SIZE, 3), np.uint8)).any()
+    with pytest.raises(ResultError, match=r"frame to draw on .* belongs to a uint8 \[40, 60, 3\] frame"):
+        found.draw(np.zeros(shape, dtype))
 
 
 @every_kind

@@ -11,7 +11,6 @@ from edgewise.runtime.contract.manifest import ClassLabel
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.pixels.colours import instance_colour
 from edgewise.runtime.pixels.masks import crop_dense
-from edgewise.runtime.system.errors import ResultError
 
 SIZE = (200, 300)
 
@@ -118,9 +117,3 @@ def test_odd_frames_are_drawn(size):
         frame_size=size,
     )
     assert found.draw(np.zeros((*size, 3), np.uint8)).any()
-
-
-@pytest.mark.parametrize("frame", [np.zeros((200, 301, 3), np.uint8), np.zeros((*SIZE, 3), np.float32)])
-def test_another_frame_is_refused(frame):
-    with pytest.raises(ResultError):
-        result().draw(frame)

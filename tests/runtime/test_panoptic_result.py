@@ -293,13 +293,6 @@ def test_labels_of_neighbours_do_not_cover_each_other():
     assert (inside == second).all(axis=2).sum() > 200
 
 
-def test_a_frame_of_another_size_is_refused():
-    with pytest.raises(ResultError, match="belongs to"):
-        big_result().draw(np.zeros((240, 319, 3), np.uint8))
-    with pytest.raises(ResultError, match="belongs to"):
-        big_result().draw(np.zeros((*BIG, 3), np.float32))
-
-
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (60, 2)])
 def test_tiny_frames_can_be_drawn(size):
     found = Panoptic.of_segments(np.ones(size, int), [1], [1], LABELS)

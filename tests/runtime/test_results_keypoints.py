@@ -182,12 +182,6 @@ def test_points_far_outside_are_drawn():
     assert (people(points=points).draw(grey()) != 128).any()
 
 
-@pytest.mark.parametrize("frame", [np.zeros((120, 161, 3), np.uint8), np.zeros((*SIZE, 3), np.float32)])
-def test_another_frame_is_refused(frame):
-    with pytest.raises(ResultError, match="frame to draw on"):
-        people().draw(frame)
-
-
 @pytest.mark.parametrize(
     ("name", "colour"),
     [

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.runtime.pixels.colours import Colour, Frame, instance_colour
+from edgewise.runtime.pixels.lettering import Lettering, frame_unit, ink_on
 from edgewise.runtime.pixels.masks import BoolArray, MaskCrops
-from edgewise.runtime.system.errors import ResultError
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 _TINT = 0.45
 """Share of the colour in a tinted pixel."""
 _BLOCK = np.ones((3, 3), np.uint8)
@@ -38,17 +37,9 @@ def draw_instances(
         classes: [n], choose the colour family.
         masks: n masks of this frame.
         names: n class names.
-
-    Raises:
-        ResultError: The frame is not the one that the masks belong to.
     """
-    if frame.dtype != np.uint8 or frame.shape != (*masks.frame_size, 3):
-        raise ResultError(
-            f"the frame to draw on is {frame.dtype} {list(frame.shape)}; the result belongs to a uint8 "
-            f"{[*masks.frame_size, 3]} frame"
-        )
-    canvas = frame.copy()
-    thickness = max(1, round(_size(frame) ** 0.75))
+    canvas, letters = frame.copy(), Lettering.of(frame)
+    thickness = max(1, round(frame_unit(frame) ** 0.75))
     colours = [
         instance_colour(int(index), nth) for index, nth in zip(classes, _ordinals(classes), strict=True)
     ]
@@ -59,13 +50,10 @@ def draw_instances(
     for box, _, _, colour in reversed(marks):
         _outline_box(canvas, box, colour, thickness)
     for box, score, name, colour in reversed(marks):
-        _label(canvas, box, f"{name} {score:.2f}", colour, thickness)
+        text = f"{name} {score:.2f}"
+        ink = ink_on(colour, bright=(255, 255, 255), dark=(0, 0, 0))
+        letters.label(canvas, letters.plate_at(canvas, box, text), text, colour, ink)
     return canvas
-
-
-def _size(frame: Frame) -> float:
-    """The shorter side in units of 480 pixels; lines and letters grow more slowly than frames."""
-    return min(frame.shape[:2]) / 480
 
 
 def _ordinals(classes: NDArray[np.int32]) -> list[int]:
@@ -91,20 +79,3 @@ def _outline_box(canvas: Frame, box: list[float], colour: Colour, thickness: int
     left, top, right, bottom = (round(value) for value in box)
     far = (min(max(right - 1, left), width - 1), min(max(bottom - 1, top), height - 1))
     cv2.rectangle(canvas, (left, top), far, colour, thickness, cv2.LINE_AA)
-
-
-def _label(canvas: Frame, box: list[float], text: str, colour: Colour, thickness: int) -> None:
-    height, width = canvas.shape[:2]
-    scale = max(0.4, 0.45 * _size(canvas) ** 0.6)
-    weight = max(1, thickness - 1)
-    (text_w, text_h), baseline = cv2.getTextSize(text, _FONT, scale, weight)
-    pad = max(2, text_h // 4)
-    plate_w, plate_h = text_w + 2 * pad, text_h + baseline + 2 * pad
-    left = max(0, min(round(box[0]), width - plate_w))
-    above = round(box[1]) - plate_h
-    top = above if above >= 0 else min(max(0, round(box[1])), max(0, height - plate_h))
-    cv2.rectangle(canvas, (left, top), (left + plate_w - 1, top + plate_h - 1), colour, cv2.FILLED)
-    blue, green, red = colour
-    dark = 0.114 * blue + 0.587 * green + 0.299 * red < 140
-    ink = (255, 255, 255) if dark else (0, 0, 0)
-    cv2.putText(canvas, text, (left + pad, top + pad + text_h), _FONT, scale, ink, weight, cv2.LINE_AA)

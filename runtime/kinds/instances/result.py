@@ -13,7 +13,7 @@ from edgewise.runtime.kinds.instances.draw import draw_instances
 from edgewise.runtime.pixels.geometry import Size
 from edgewise.runtime.pixels.masks import BoolArray, MaskCrops
 from edgewise.runtime.pixels.rle import encode_rle
-from edgewise.runtime.results.arrays import require_arrays, require_known_classes
+from edgewise.runtime.results.arrays import require_arrays, require_frame, require_known_classes
 from edgewise.runtime.system.errors import ResultError
 
 
@@ -115,7 +115,11 @@ class Instances:
         Args:
             frame: uint8 [height, width, 3], BGR, of this result's size.
             threshold: Show scores of at least this; the display threshold by default.
+
+        Raises:
+            ResultError: The frame has another size or dtype.
         """
+        require_frame(frame, self.frame_size)
         shown = self.above(self.display_threshold if threshold is None else threshold)
         return draw_instances(frame, shown.boxes, shown.scores, shown.classes, shown.masks, shown.names)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgewise.runtime.contract.manifest import KeypointLayout
 from edgewise.runtime.pixels.colours import Colour, Frame
-from edgewise.runtime.system.errors import ResultError
+from edgewise.runtime.pixels.lettering import Lettering, frame_unit
 
 Place = tuple[int, int]
 
@@ -27,7 +27,6 @@ _RIM: Colour = (35, 30, 30)
 _PLATE: Colour = (240, 240, 240)
 _FAINT = 0.35
 """Share of the colour in a faint pixel."""
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 _BITS = 4
 """Binary places of the coordinates that OpenCV draws with."""
 _FARTHEST = 1e5
@@ -55,14 +54,9 @@ def draw_people(
         names: n class names.
         layout: Names and limbs of the k points.
         point_threshold: Points that score less are faint.
-
-    Raises:
-        ResultError: The frame is not uint8 [height, width, 3].
     """
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        raise ResultError(f"the frame to draw on is {frame.dtype} {list(frame.shape)}, not uint8 [h, w, 3]")
-    canvas = frame.copy()
-    size = min(frame.shape[:2]) / 480
+    canvas, size = frame.copy(), frame_unit(frame)
+    letters = Lettering(scale=max(0.35, 0.4 * size**0.6), weight=max(1, round(size)))
     # Of limbs: no more than the frame takes, and less on small people, whose faces would fill with dots.
     heights = (boxes[:, 3] - boxes[:, 1]).astype(np.float64)
     thickness = np.clip(0.016 * heights, 1.2, max(1.2, 3.2 * size**0.75)).tolist()
@@ -80,7 +74,8 @@ def draw_people(
         limbs = [limb for limb in layout.limbs if sure[index, list(limb)].all()]
         _figure(canvas, points[index], np.flatnonzero(sure[index]), limbs, colours, thickness[index])
     for index in order:
-        _label(canvas, boxes[index].tolist(), f"{names[index]} {float(scores[index]):.2f}", size)
+        text = f"{names[index]} {float(scores[index]):.2f}"
+        letters.label(canvas, letters.plate_at(canvas, boxes[index].tolist(), text), text, _PLATE, _RIM)
     return canvas
 
 
@@ -129,17 +124,3 @@ def _box(canvas: Frame, box: list[float], thickness: int) -> None:
     near = (max(left, 0), max(top, 0))
     far = (min(max(right - 1, left), width - 1), min(max(bottom - 1, top), height - 1))
     cv2.rectangle(canvas, near, far, _PLATE, thickness, cv2.LINE_8)
-
-
-def _label(canvas: Frame, box: list[float], text: str, size: float) -> None:
-    height, width = canvas.shape[:2]
-    scale = max(0.35, 0.4 * size**0.6)
-    weight = max(1, round(size))
-    (text_w, text_h), baseline = cv2.getTextSize(text, _FONT, scale, weight)
-    pad = max(2, text_h // 4)
-    plate_w, plate_h = text_w + 2 * pad, text_h + baseline + 2 * pad
-    left = max(0, min(round(box[0]), width - plate_w))
-    above = round(box[1]) - plate_h
-    top = above if above >= 0 else min(max(0, round(box[1])), max(0, height - plate_h))
-    cv2.rectangle(canvas, (left, top), (left + plate_w - 1, top + plate_h - 1), _PLATE, cv2.FILLED)
-    cv2.putText(canvas, text, (left + pad, top + pad + text_h), _FONT, scale, _RIM, weight, cv2.LINE_AA)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgewise.runtime.contract.manifest import ClassLabel, KeypointLayout
 from edgewise.runtime.kinds.keypoints.draw import draw_people
 from edgewise.runtime.pixels.geometry import Size
-from edgewise.runtime.results.arrays import require_arrays, require_known_classes
+from edgewise.runtime.results.arrays import require_arrays, require_frame, require_known_classes
 from edgewise.runtime.system.errors import ResultError
 
 
@@ -120,11 +120,7 @@ class Keypoints:
         Raises:
             ResultError: The frame has another size or dtype.
         """
-        if frame.shape[:2] != self.frame_size:
-            raise ResultError(
-                f"the frame to draw on is {list(frame.shape)}; the result belongs to a "
-                f"{[*self.frame_size, 3]} frame"
-            )
+        require_frame(frame, self.frame_size)
         shown = self.above(self.display_threshold if threshold is None else threshold)
         return draw_people(
             frame,

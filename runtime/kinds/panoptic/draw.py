@@ -13,18 +13,13 @@ from numpy.typing import NDArray
 
 from edgewise.runtime.pixels.colours import Colour, Frame, instance_colour
 from edgewise.runtime.pixels.label_maps import LabelMap, as_mask, rename_labels
+from edgewise.runtime.pixels.lettering import BRIGHT, DARK, Lettering, Rectangle, ink_on
 from edgewise.runtime.pixels.masks import BoolArray
-from edgewise.runtime.system.errors import ResultError
 
-Rectangle = tuple[int, int, int, int]
-"""x, y, width, height in pixels."""
-
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 _THING_TINT, _STUFF_TINT = 0.5, 0.35
 """Share of the colour in a tinted pixel."""
 _BORDER = 225
 """Grey of the line around stuff."""
-_BRIGHT, _DARK = (250, 250, 250), (20, 20, 20)
 _BLOCK = np.ones((3, 3), np.uint8)
 _SEARCH_ROWS = 180
 """Rows of the small map in which a place for a stuff name is looked for."""
@@ -51,30 +46,22 @@ def draw_panoptic(
         classes: [n], choose the colour family.
         things: bool [n], things are vivid and carry their score, stuff is muted.
         names: n class names.
-
-    Raises:
-        ResultError: The frame is not the one that the segments belong to.
     """
-    if frame.dtype != np.uint8 or frame.shape != (*segments.shape, 3):
-        raise ResultError(
-            f"the frame to draw on is {frame.dtype} {list(frame.shape)}; the result belongs to a uint8 "
-            f"{[*segments.shape, 3]} frame"
-        )
     if not len(names):
         return frame.copy()
     ids: LabelMap = segments.astype(np.uint8) if len(names) < 256 else segments
     colours = _colours(classes, things)
     canvas = _tint(frame, ids, colours, things)
-    letters = _Letters(frame)
+    letters = Lettering.of(frame)
     texts = {index: f"{names[index]} {scores[index]:.2f}" for index in np.flatnonzero(things).tolist()}
     plates: dict[int, Rectangle] = {}
     for index, text in texts.items():
-        plates[index] = letters.plate(boxes[index].tolist(), text, list(plates.values()))
+        plates[index] = _clear_plate(letters, frame, boxes[index].tolist(), text, list(plates.values()))
     room = _Room(ids, list(plates.values()))
     for index in np.flatnonzero(~things).tolist():
-        letters.name_region(canvas, room, index + 1, names[index])
+        _name_region(canvas, letters, room, index + 1, names[index])
     for index in reversed(plates):
-        letters.label(canvas, plates[index], texts[index], colours[index])
+        letters.label(canvas, plates[index], texts[index], colours[index], ink_on(colours[index]))
     return canvas
 
 
@@ -141,58 +128,30 @@ class _Room:
         return (column - 1) * self._across, (row - 1) * self._step, 2 * float(reach.max()) * self._step
 
 
-class _Letters:
-    """Text at the size that suits the frame; letters grow more slowly than frames."""
+def _name_region(canvas: Frame, letters: Lettering, room: _Room, segment: int, name: str) -> None:
+    """Write the name where the segment has most room; not at all where it has too little."""
+    x, y, free = room.widest(segment)
+    width, height, _ = letters.extent(name)
+    if free < height:
+        return
+    left, bottom = max(2, min(x - width // 2, canvas.shape[1] - width - 2)), y + height // 2
+    for across, down in ((-1, 0), (1, 0), (0, -1), (0, 1), (1, 1)):
+        letters.write(canvas, name, (left + across, bottom + down), DARK)
+    letters.write(canvas, name, (left, bottom), BRIGHT)
 
-    def __init__(self, frame: Frame) -> None:
-        unit = min(frame.shape[:2]) / 480
-        self._frame_size = frame.shape[:2]
-        self._scale = max(0.4, 0.45 * unit**0.6)
-        self._weight = max(1, round(unit**0.75) - 1)
 
-    def name_region(self, canvas: Frame, room: _Room, segment: int, name: str) -> None:
-        """Write the name where the segment has most room; not at all where it has too little."""
-        x, y, free = room.widest(segment)
-        (width, height), _ = self._extent(name)
-        if free < height:
-            return
-        left, bottom = max(2, min(x - width // 2, self._frame_size[1] - width - 2)), y + height // 2
-        for across, down in ((-1, 0), (1, 0), (0, -1), (0, 1), (1, 1)):
-            self._write(canvas, name, (left + across, bottom + down), _DARK)
-        self._write(canvas, name, (left, bottom), _BRIGHT)
-
-    def plate(self, box: list[float], text: str, others: list[Rectangle]) -> Rectangle:
-        """The place of a label: above the box, else on its upper edge, else below it, clear of the others."""
-        height, width = self._frame_size
-        (text_w, text_h), baseline = self._extent(text)
-        pad = _pad(text_h)
-        plate_w, plate_h = text_w + 2 * pad, text_h + baseline + 2 * pad
-        left = max(0, min(round((box[0] + box[2] - plate_w) / 2), width - plate_w))
-        tops = (round(box[1]) - plate_h, round(box[1]), round(box[3]))
-        places = [(left, max(0, min(top, height - plate_h)), plate_w, plate_h) for top in tops]
-        return next((place for place in places if not _touches(place, others)), places[0])
-
-    def label(self, canvas: Frame, plate: Rectangle, text: str, colour: Colour) -> None:
-        """Fill the plate with the colour and write the text on it."""
-        left, top, width, height = plate
-        cv2.rectangle(canvas, (left, top), (left + width - 1, top + height - 1), colour, cv2.FILLED)
-        blue, green, red = colour
-        ink = _BRIGHT if 0.114 * blue + 0.587 * green + 0.299 * red < 140 else _DARK
-        (_, text_h), _ = self._extent(text)
-        self._write(canvas, text, (left + _pad(text_h), top + _pad(text_h) + text_h), ink)
-
-    def _extent(self, text: str) -> tuple[tuple[int, int], int]:
-        (width, height), baseline = cv2.getTextSize(text, _FONT, self._scale, self._weight)
-        return (width, height), baseline
-
-    def _write(self, canvas: Frame, text: str, at: tuple[int, int], ink: Colour) -> None:
-        cv2.putText(canvas, text, at, _FONT, self._scale, ink, self._weight, cv2.LINE_AA)
+def _clear_plate(
+    letters: Lettering, frame: Frame, box: list[float], text: str, others: list[Rectangle]
+) -> Rectangle:
+    """The place of a label: above the box, else on its upper edge, else below it, clear of the others."""
+    frame_height, frame_width = frame.shape[:2]
+    width, height = letters.plate_size(text)
+    left = max(0, min(round((box[0] + box[2] - width) / 2), frame_width - width))
+    tops = (round(box[1]) - height, round(box[1]), round(box[3]))
+    places = [(left, max(0, min(top, frame_height - height)), width, height) for top in tops]
+    return next((place for place in places if not _touches(place, others)), places[0])
 
 
 def _touches(place: Rectangle, others: list[Rectangle]) -> bool:
     x, y, w, h = place
     return any(x < a + c and a < x + w and y < b + d and b < y + h for a, b, c, d in others)
-
-
-def _pad(text_height: int) -> int:
-    return max(2, text_height // 4)

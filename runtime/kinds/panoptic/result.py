@@ -15,7 +15,7 @@ from edgewise.runtime.pixels.geometry import Size
 from edgewise.runtime.pixels.label_maps import LabelMap, label_runs, narrowest, rename_labels
 from edgewise.runtime.pixels.masks import BoolArray, MaskCrops
 from edgewise.runtime.pixels.rle import encode_rle
-from edgewise.runtime.results.arrays import require_arrays, require_known_classes
+from edgewise.runtime.results.arrays import require_arrays, require_frame, require_known_classes
 from edgewise.runtime.system.errors import ResultError
 
 MOST_SEGMENTS = (1 << 16) - 1
@@ -192,7 +192,11 @@ class Panoptic:
         Args:
             frame: uint8 [height, width, 3], BGR, of this result's size.
             threshold: Show scores of at least this; the display threshold by default.
+
+        Raises:
+            ResultError: The frame has another size or dtype.
         """
+        require_frame(frame, self.frame_size)
         shown = self.above(self.display_threshold if threshold is None else threshold)
         return draw_panoptic(
             frame, shown.segments, shown.boxes, shown.scores, shown.classes, shown.things, shown.names
