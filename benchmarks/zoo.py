@@ -236,7 +236,7 @@ def against_torch(bundle: Bundle, checkpoint: Path) -> tuple[float, float]:
     look = looks_of(manifest, frame, golden_boxes(golden)).looks[0]
     sample = {image_input(manifest, "main"): look.tensor}
     wanted = TorchRunner(module, graph).run(sample)
-    found = run_graph(onnx.load_model_from_string(bundle.read(graph.canonical)), [sample])[0]
+    found = run_graph(onnx.load_model_from_string(bundle.model(graph.canonical)), [sample])[0]
     floats, others = [0.0], [0.0]
     for spec in (*graph.outputs, *graph.probes):
         if spec.dtype is DType.FLOAT32:

@@ -147,7 +147,7 @@ def _plan(trt: Any, bundle: Bundle, target: Target, precision: Precision, option
     recipe = choose_recipe(TensorRTFeatures.of(trt), precision, options.int8_source)
     device = _device(target, options)
     source = bundle.graph_entry(options.graph, target, recipe.source)
-    model = bundle.read(source.path)
+    model = bundle.model(source.path)
     kept = _kept(bundle, options.graph, precision)
     pins = _pins(recipe, named, model, kept)
     calibration = _calibration_cache(bundle, options.graph) if recipe.calibration_cache else None

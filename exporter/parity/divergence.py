@@ -50,8 +50,8 @@ def find_divergence(
             detail="both run one file: the engines differ, not the graphs",
         )
     try:
-        ours = InnerTensors(bundle.read(candidate.path), where=candidate.path)
-        theirs = InnerTensors(bundle.read(reference.path), where=reference.path)
+        ours = InnerTensors(bundle.model(candidate.path), where=candidate.path)
+        theirs = InnerTensors(bundle.model(reference.path), where=reference.path)
         errors = layer_errors(ours, theirs, feeds, graph.inputs, threads=threads)
         found = first_divergence(errors, limit)
     except (BackendError, ParityError) as error:
@@ -81,8 +81,8 @@ def layer_curve(
         candidate: Stage name and path of its file.
         reference: Stage name and path of its file.
     """
-    ours = InnerTensors(bundle.read(candidate[1]), where=candidate[1])
-    theirs = InnerTensors(bundle.read(reference[1]), where=reference[1])
+    ours = InnerTensors(bundle.model(candidate[1]), where=candidate[1])
+    theirs = InnerTensors(bundle.model(reference[1]), where=reference[1])
     within = [probe.name for probe in graph.probes] or None
     errors = layer_errors(ours, theirs, feeds, graph.inputs, within=within, threads=threads)
     layers = tuple(layer_figure(error) for error in errors)

@@ -149,7 +149,7 @@ def _onnx_stage(info: StageInfo, bundle: Bundle, request: ParityRequest) -> Stag
     specs = {name: (*graph.outputs, *graph.probes) for name, graph in bundle.manifest.graphs.items()}
     for name, path in info.files.items():
         engine = OnnxRuntimeEngine(
-            bundle.read(path),
+            bundle.model(path),
             inputs=bundle.graph(name).inputs,
             outputs=specs[name],
             where=path,
@@ -265,7 +265,7 @@ def _lowered_opener(bundle: Bundle, request: ParityRequest, own: FileSet) -> Ope
     def opener(info: StageInfo) -> Stage:
         closing, runners, specs = ExitStack(), {}, {}
         for name, file in own.files.items():
-            graph, data = bundle.graph(name), bundle.read(file.path)
+            graph, data = bundle.graph(name), bundle.model(file.path)
             engine: Engine = (
                 open_engine(bundle, graph=name, precision=own.precision, backend=options)
                 if own.target is Target.ONNXRUNTIME

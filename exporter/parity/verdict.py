@@ -136,7 +136,7 @@ class Run:
 
         canonical = {
             name: Recorder(
-                GraphRunner(onnx.load_model_from_string(self.bundle.read(each.canonical or ""))), 1
+                GraphRunner(onnx.load_model_from_string(self.bundle.model(each.canonical or ""))), 1
             )
             for name, each in self.manifest.graphs.items()
         }

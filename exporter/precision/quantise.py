@@ -112,7 +112,7 @@ def calibrate_bundle(
             raise CalibrationError(
                 f"the manifest names no canonical model of graph {name!r}", where=str(bundle.path)
             )
-        canonical[name] = onnx.load_model_from_string(bundle.read(graph.canonical))
+        canonical[name] = onnx.load_model_from_string(bundle.model(graph.canonical))
     targets = tuple(dict.fromkeys(file.target for graph in manifest.graphs.values() for file in graph.files))
     prepared = [_prepare(manifest, clip) for clip in goldens]
     samples = _inputs(manifest, canonical, [PreparedClip(frames) for frames in prepared])

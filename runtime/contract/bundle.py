@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from edgewise.runtime.contract.encoding import decode
+from edgewise.runtime.contract.external_data import refuse_external_data
 from edgewise.runtime.contract.manifest import FileEntry, Graph, GraphFile, Manifest, Precision, Target
 from edgewise.runtime.system.atomic import sha256_of
 from edgewise.runtime.system.errors import BackendError, BundleError, ManifestError
@@ -92,6 +93,16 @@ class Bundle:
         _require_unchanged(entry, path, len(data), lambda: hashlib.sha256(data).hexdigest())
         return data
 
+    def model(self, relative: str) -> bytes:
+        """The content of a listed ONNX model, which holds all of its weights itself.
+
+        Raises:
+            BundleError: As `read`, or it keeps tensors in other files, which nobody has hashed.
+        """
+        data = self.read(relative)
+        refuse_external_data(data, str(self.path / relative))
+        return data
+
     def verify(self) -> None:
         """Hash every listed file again, whether or not it was checked before.
 
@@ -132,8 +143,8 @@ class Bundle:
         )
 
     def graph_bytes(self, graph: str, target: Target, precision: Precision) -> bytes:
-        """The checked content of a graph's lowered file; errors as in `graph_entry` and `read`."""
-        return self.read(self.graph_entry(graph, target, precision).path)
+        """The checked content of a graph's lowered file; errors as in `graph_entry` and `model`."""
+        return self.model(self.graph_entry(graph, target, precision).path)
 
     def _entry(self, relative: str) -> FileEntry:
         try:

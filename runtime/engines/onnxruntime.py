@@ -38,7 +38,7 @@ def open_onnxruntime(
     entry = bundle.graph_entry(graph, Target.ONNXRUNTIME, precision)
     declared = bundle.graph(graph)
     return OnnxRuntimeEngine(
-        bundle.read(entry.path),
+        bundle.model(entry.path),
         inputs=declared.inputs,
         outputs=declared.outputs,
         where=str(bundle.path / entry.path),
