@@ -301,6 +301,8 @@ def evaluate(
     for name, value in measured.parts.items():
         table.add_row(name, "-" if math.isnan(value) else f"{value:.4f}")
     console.print(table)
+    if measured.unsettled:
+        _say(f"{measured.unsettled} images needed more suppression rounds than the model has")
 
 
 @app.command()

@@ -128,8 +128,8 @@ class Agreement:
     def budget_used(self, models: Models, precision: Precision) -> float:
         """The share of its limit that the worst figure uses; more than 1 breaks the budget.
 
-        Infinite where a result cannot be decoded, such as one of a suppression that did not settle: that is
-        what a search has to find a way around, not its end.
+        Infinite where a result cannot be decoded: that is what a search has to find a way around, not its
+        end.
         """
         try:
             return max(check.share_of_limit for check in self.checks(models, precision))

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgewise.exporter.precision.calibration_images import CalibrationRequest, ChosenImages
+    from edgewise.models.checkpoints.checkpoint import LoadedModel
 
 CHECKPOINT = "source/checkpoint.safetensors"
 CHECKED_FRAMES = 2
@@ -118,7 +119,7 @@ def export_bundle(
     destination: str | Path,
     options: ExportOptions | None = None,
     *,
-    checkpoint: Path | None = None,
+    checkpoint: Content | None = None,
 ) -> Bundle:
     """Export deploy modules as a bundle.
 
@@ -128,7 +129,7 @@ def export_bundle(
         draft: The manifest without files, goldens and precisions; budgets may be left empty for the defaults.
         destination: The bundle's folder; appears whole or not at all.
         options: See `ExportOptions`.
-        checkpoint: A file to keep as `source/checkpoint.safetensors`.
+        checkpoint: A file, or its content, to keep as `source/checkpoint.safetensors`.
 
     Raises:
         ManifestError: The draft does not fit together.
@@ -136,17 +137,48 @@ def export_bundle(
         CalibrationError: Calibration images that are refused.
         EdgewiseError: The destination exists already.
     """
-    from edgewise.models.measuring.torch_runner import TorchRunner
-
     options = options or ExportOptions()
     destination = Path(destination)
     refuse_occupied(destination, replace=options.replace)
-    draft = msgspec.structs.replace(draft, budgets=options.budgets or draft.budgets or DEFAULT_BUDGETS)
     _check_draft(modules, draft)
+    return _export(modules, draft, destination, options, _shown(draft, options), checkpoint)
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """The clips of the goldens, and the images of a calibration."""
+
+    clips: tuple[Clip, ...]
+    images: ChosenImages | None
+
+    def every(self, draft: Manifest) -> Iterator[Clip]:
+        """The goldens, then the images that calibrate and judge, read one by one."""
+        yield from self.clips
+        if self.images is not None:
+            from edgewise.exporter.precision.calibration_images import pictures_of
+
+            for sample in (*self.images.calibration.samples, *self.images.held_out):
+                yield from clips_of(draft, pictures_of([sample]))
+
+
+def _shown(draft: Manifest, options: ExportOptions) -> _Shown:
     options.progress("reading images")
     images = _calibration_images(draft, options)
     pictures = golden_pictures(draft.preprocess, _pictures(images, options), count=options.golden_count)
-    clips = options.clips or clips_of(draft, pictures)
+    return _Shown(tuple(options.clips or clips_of(draft, pictures)), images)
+
+
+def _export(
+    modules: Mapping[str, nn.Module],
+    draft: Manifest,
+    destination: Path,
+    options: ExportOptions,
+    shown: _Shown,
+    checkpoint: Content | None,
+) -> Bundle:
+    from edgewise.models.measuring.torch_runner import TorchRunner
+
+    draft = msgspec.structs.replace(draft, budgets=options.budgets or draft.budgets or DEFAULT_BUDGETS)
     for module in modules.values():
         refuse_broken_weights(module)
     options.progress("running the training definition")
@@ -154,7 +186,7 @@ def export_bundle(
         name: Recorder(TorchRunner(modules[name], graph), CHECKED_FRAMES)
         for name, graph in draft.graphs.items()
     }
-    goldens, prepared = make_goldens(draft, Walk(draft, recorders), clips)
+    goldens, prepared = make_goldens(draft, Walk(draft, recorders), shown.clips)
     files: dict[str, Content] = {path: data for golden in goldens for path, data in golden.files.items()}
     graphs: dict[str, Graph] = {}
     fp32: dict[str, onnx.ModelProto] = {}
@@ -187,11 +219,11 @@ def export_bundle(
         precisions=(PrecisionRecord(precision=Precision.FP32, asked="every node in float32"),),
         goldens=tuple(golden.golden for golden in goldens),
     )
-    if options.calibration is not None and images is not None:
+    if options.calibration is not None and shown.images is not None:
         from edgewise.exporter.precision.quantise import quantise
 
         quantised = quantise(
-            fp32, manifest, options.calibration, images, prepared, options.targets, options.progress
+            fp32, manifest, options.calibration, shown.images, prepared, options.targets, options.progress
         )
         manifest, files = quantised.manifest, {**files, **quantised.files}
     options.progress("writing the bundle")
@@ -208,25 +240,38 @@ def export_checkpoint(
 ) -> Bundle:
     """Export a checkpoint of the registry.
 
+    Where its graph suppresses by a fixed number of rounds, they grow until goldens and calibration images
+    settle; the bundle's copy of the checkpoint says the number.
+
     Raises:
         CheckpointError: The file is missing, of another model, or holds NaN weights.
         ExportError, CalibrationError, EdgewiseError: As `export_bundle`.
     """
-    from edgewise.models.checkpoints.checkpoint import load_model
+    from edgewise.exporter.way.settling import settled_model
+    from edgewise.models.checkpoints.checkpoint import encode_checkpoint, load_model
 
     options = options or ExportOptions()
-    refuse_occupied(Path(destination), replace=options.replace)
+    destination = Path(destination)
+    refuse_occupied(destination, replace=options.replace)
     options.progress("loading the checkpoint")
-    loaded = load_model(Path(checkpoint))
+    asked = load_model(Path(checkpoint))
+    shown = _shown(_draft(asked), options)
+    loaded, steps = settled_model(asked, _draft(asked), shown.every(_draft(asked)), options.progress)
+    copy = Path(checkpoint) if loaded is asked else encode_checkpoint(loaded.module, loaded.meta)
+    modules = {"main": loaded.entry.deploy(loaded.module)}
+    return _export(modules, _draft(loaded, steps), destination, options, shown, copy)
+
+
+def _draft(loaded: LoadedModel, steps: tuple[ProvenanceStep, ...] = ()) -> Manifest:
+    """The draft of a checkpoint's bundle."""
     provenance = Provenance(
         definition=f"registry:{loaded.entry.name}",
         checkpoint_sha256=loaded.sha256,
         training_command=loaded.meta.training_command,
+        steps=steps,
     )
     draft = loaded.entry.manifest(loaded.meta.vocabulary, provenance)
-    draft = msgspec.structs.replace(draft, licence=loaded.meta.licence)
-    module = loaded.entry.deploy(loaded.module)
-    return export_bundle({"main": module}, draft, destination, options, checkpoint=Path(checkpoint))
+    return msgspec.structs.replace(draft, licence=loaded.meta.licence)
 
 
 def canonical_graph(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,18 @@ def save_checkpoint(path: Path, module: nn.Module, meta: CheckpointMeta) -> None
     Raises:
         CheckpointError: A weight is NaN or infinite.
     """
+    write_bytes(path, encode_checkpoint(module, meta, where=str(path)))
+
+
+def encode_checkpoint(module: nn.Module, meta: CheckpointMeta, *, where: str = "") -> bytes:
+    """The bytes of a checkpoint.
+
+    Raises:
+        CheckpointError: A weight is NaN or infinite.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    refuse_non_finite(tensors, str(path))
-    write_bytes(path, save(tensors, {METADATA_KEY: json.dumps(msgspec.to_builtins(meta))}))
+    refuse_non_finite(tensors, where)
+    return save(tensors, {METADATA_KEY: json.dumps(msgspec.to_builtins(meta))})
 
 
 def load_checkpoint(path: Path) -> tuple[CheckpointMeta, dict[str, Tensor]]:
@@ -144,6 +154,20 @@ def load_model(path: Path) -> LoadedModel:
     module = entry.build()
     load_whole_state(module, tensors, str(path))
     return LoadedModel(entry, module.eval(), meta, sha256_of(path))
+
+
+def under_config(loaded: LoadedModel, entry: ModelEntry) -> LoadedModel:
+    """The same weights under another config of the model; its SHA-256 is that of a checkpoint which says so.
+
+    Raises:
+        CheckpointError: Weights of this shape do not fit the config.
+    """
+    if entry.config == loaded.entry.config:
+        return loaded
+    module = entry.build()
+    load_whole_state(module, loaded.module.state_dict(), f"{entry.name} under another config")
+    meta = msgspec.structs.replace(loaded.meta, config=msgspec.to_builtins(entry.config))
+    return LoadedModel(entry, module.eval(), meta, sha256(encode_checkpoint(module, meta)).hexdigest())
 
 
 def load_whole_state(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:

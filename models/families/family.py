@@ -85,6 +85,8 @@ class Family:
         raw_heads: Names what the training definition gives as the deploy graph's outputs and probes do, where
             both must agree on the numbers; None where they have nothing in common.
         layouts: The published forms of checkpoints.
+        more_rounds: The config with twice the suppression rounds; itself, or None for the family, where the
+            graph suppresses by no fixed number of them.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Family:
     manifest: Callable[[str, Any, Vocabulary, Provenance], Manifest]
     raw_heads: Callable[[Any], Mapping[str, Tensor]] | None = None
     layouts: tuple[Layout, ...] = ()
+    more_rounds: Callable[[Any], Any] | None = None
 
     @property
     def config_type(self) -> type[msgspec.Struct]:
@@ -162,6 +165,11 @@ class ModelEntry:
             return replace(self, config=msgspec.convert(config, self.family.config_type))
         except msgspec.ValidationError as error:
             raise ModelError(f"not a config of {self.name}: {error}") from None
+
+    def with_more_rounds(self) -> ModelEntry | None:
+        """The same entry with twice the suppression rounds; None where its graph has no fixed number."""
+        more = self.config if self.family.more_rounds is None else self.family.more_rounds(self.config)
+        return None if more == self.config else replace(self, config=more)
 
     @property
     def task(self) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from edgewise.models.data.dataset import Dataset
 from edgewise.models.data.example import Image
 from edgewise.models.tasks.task import Measured, Task
 from edgewise.runtime.frames.looks import FrameBoxes
-from edgewise.runtime.results.result import Result
+from edgewise.runtime.results.result import Result, is_settled
 
 Predict = Callable[[Image, FrameBoxes | None], Result]
 """A frame (uint8 [h, w, 3] BGR) and where to look in it -> what was found."""
@@ -31,9 +32,12 @@ def evaluate(
         DatasetError: An image that cannot be read, or as `Measuring.add` and `Measuring.value`.
     """
     measuring = task.metric.begin(dataset)
+    unsettled = 0
     for index in _shown(indices, progress):
-        measuring.add(index, predict(dataset.frame(index), dataset.boxes(index)))
-    return measuring.value()
+        result = predict(dataset.frame(index), dataset.boxes(index))
+        unsettled += not is_settled(result)
+        measuring.add(index, result)
+    return replace(measuring.value(), unsettled=unsettled)
 
 
 def _shown(indices: Sequence[int], shown: bool) -> Iterable[int]:

@@ -19,12 +19,14 @@ class Measured:
         value: 0..1; NaN where there is no ground truth to measure on.
         parts: What else is worth knowing, by name; the parts of one class or keypoint are its name.
         images: How many images were measured, those without objects or results included.
+        unsettled: On how many of them the suppression ran out of rounds.
     """
 
     name: str
     value: float
     parts: dict[str, float] = field(default_factory=dict)
     images: int = 0
+    unsettled: int = 0
 
 
 class Measuring(Protocol):

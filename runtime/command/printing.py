@@ -222,6 +222,15 @@ def count_table(counts: Counter[str], frames: int, things: str) -> Table:
     return table
 
 
+def unsettled_note(unsettled: int, frames: int) -> str:
+    """What a run says where some frames needed more suppression rounds than their graph has."""
+    return (
+        f"{unsettled} of {frames} frames needed more suppression rounds than the graph has: "
+        "a few things there may be too many or missing\n"
+        "  images.json of --coco marks them; `edgewise export --golden PICTURE` adds rounds for such pictures"
+    )
+
+
 def _row(table: Table, *cells: str | Text) -> None:
     """Add a row whose strings are shown as they are: `[export]` in a file's name is no markup."""
     table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from edgewise.runtime.command.printing import count_table, result_table
+from edgewise.runtime.command.printing import count_table, result_table, unsettled_note
 from edgewise.runtime.command.sinks import (
     IMAGES,
     OVERLAY_FOLDER,
@@ -36,7 +36,7 @@ from edgewise.runtime.decoding.kinds import kind_of
 from edgewise.runtime.engines.options import EngineOptions
 from edgewise.runtime.frames.sources import Source, SourceKind, open_source
 from edgewise.runtime.results.kind import Sink
-from edgewise.runtime.results.result import Result, Scored, above
+from edgewise.runtime.results.result import Result, Scored, above, is_settled
 from edgewise.runtime.system.errors import SourceError
 from edgewise.runtime.system.interruption import deferred_interrupt
 from edgewise.runtime.walk.box_sources import MOST_PEOPLE, BoxSource, CocoBoxes, DetectorBoxes, require_crops
@@ -181,7 +181,7 @@ def _run_frames(
     sinks = _open_sinks(folder, names, source, session.manifest, shown) if folder is not None else []
     live = source.kind is SourceKind.LIVE
     counts: Counter[str] = Counter()
-    done = 0
+    done = unsettled = 0
     last: Result | None = None
     stopped: BaseException | None = None
     stream = session.stream(source, boxes)
@@ -196,6 +196,7 @@ def _run_frames(
                         sink.write(frame, kept)
                 counts.update(kind.counts(result, shown))
                 last, done = result, done + 1
+                unsettled += not is_settled(result)
                 progress.advance(task)
                 if done == limit:
                     break
@@ -222,6 +223,8 @@ def _run_frames(
         console.print(result_table(last, shown, kind))
     else:
         console.print(count_table(counts, done, kind.nouns.things))
+    if unsettled:
+        console.print(Text(unsettled_note(unsettled, done)), soft_wrap=True)
     if stopped is not None:
         raise stopped
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.runtime.frames.sources import Frame
-from edgewise.runtime.results.result import Result
+from edgewise.runtime.results.result import Result, is_settled
 from edgewise.runtime.system.errors import EdgewiseError, ResultError
 
 RESULTS = "results.json"
@@ -100,7 +100,8 @@ class CocoResults:
     """COCO results of any kind, streamed: memory does not grow with the number of frames.
 
     `results` is the list that COCO's tools read, masks as RLE, people as keypoints. `images` lists id, file
-    name, size and timestamp of every frame, also of those without a result.
+    name, size and timestamp of every frame, also of those without a result; `settled` is false on those whose
+    suppression ran out of rounds.
     """
 
     def __init__(self, results: Path, images: Path) -> None:
@@ -109,15 +110,14 @@ class CocoResults:
 
     def write(self, frame: Frame, result: Result) -> None:
         height, width = frame.image.shape[:2]
-        self._images.append(
-            {
-                "id": frame.image_id,
-                "file_name": frame.name,
-                "height": height,
-                "width": width,
-                "timestamp": frame.timestamp,
-            }
-        )
+        entry = {
+            "id": frame.image_id,
+            "file_name": frame.name,
+            "height": height,
+            "width": width,
+            "timestamp": frame.timestamp,
+        }
+        self._images.append(entry if is_settled(result) else {**entry, "settled": False})
         for record in result.records(frame.image_id):
             self._results.append(record)
 

@@ -30,7 +30,7 @@ def decode_result(manifest: Manifest, looks: Looks, outputs: Sequence[Outputs]) 
         outputs: One mapping a look: arrays by the graph's output names, with a batch dimension of 1.
 
     Raises:
-        ResultError: An output is missing, mis-shaped, ill-typed, not finite or unsettled, or the looks are
+        ResultError: An output is missing, mis-shaped, ill-typed or not finite, or the looks are
             not those of the kind.
     """
     if len(outputs) != len(looks.looks):

@@ -67,14 +67,13 @@ def read_scores(outputs: Outputs, name: str) -> NDArray[np.float32]:
     return scores
 
 
-def require_settled(outputs: Outputs, name: str | None) -> None:
-    """Refuse a frame whose suppression ran out of rounds; `name` is the flag's output, where there is one."""
-    if name is not None and not read_output(outputs, name, (1,), np.int32, np.int64)[0]:
-        raise ResultError(
-            "non-maximum suppression was not finished for this frame, so its detections may be wrong",
-            where=f"output {name!r}",
-            hint="export the bundle again with more suppression rounds",
-        )
+def read_settled(outputs: Outputs, name: str | None) -> bool:
+    """Whether the suppression of a frame is proven to be done; `name` is the flag's output, if there is one.
+
+    Raises:
+        ResultError: As `read_output`.
+    """
+    return name is None or bool(read_output(outputs, name, (1,), np.int32, np.int64)[0])
 
 
 def require(holds: bool | np.bool_, name: str, problem: str) -> None:

@@ -68,6 +68,21 @@ class Scored(Result, Protocol):
         ...
 
 
+@runtime_checkable
+class Suppressed(Protocol):
+    """A result of a graph that suppresses by a fixed number of rounds."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the rounds were enough; where not, a few things may be too many or missing."""
+        ...
+
+
+def is_settled(result: Result) -> bool:
+    """Whether nothing of a result hangs on more suppression rounds than the graph has."""
+    return result.settled if isinstance(result, Suppressed) else True
+
+
 def above(result: Result, threshold: float) -> Result:
     """The result without what scores less than the threshold; whole where its kind has no scores."""
     return result.above(threshold) if isinstance(result, Scored) else result

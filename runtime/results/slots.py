@@ -13,7 +13,7 @@ from edgewise.runtime.contract.postprocessing import MaskRule
 from edgewise.runtime.pixels.geometry import Geometry
 from edgewise.runtime.pixels.masks import IntArray, MaskCrops
 from edgewise.runtime.pixels.paste import paste_box_masks, paste_prototype_masks
-from edgewise.runtime.results.outputs import Outputs, read_output, read_scores, require, require_settled
+from edgewise.runtime.results.outputs import Outputs, read_output, read_scores, read_settled, require
 from edgewise.runtime.system.errors import ResultError
 
 
@@ -47,12 +47,14 @@ class Things:
         scores: float32 [n].
         classes: int32 [n], index into the manifest's classes.
         masks: One mask each.
+        settled: Whether the graph's suppression rounds were enough.
     """
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     classes: NDArray[np.int32]
     masks: MaskCrops
+    settled: bool
 
 
 def read_things(spec: MaskedSlots, classes: int, outputs: Outputs, geometry: Geometry) -> Things:
@@ -72,7 +74,7 @@ def read_things(spec: MaskedSlots, classes: int, outputs: Outputs, geometry: Geo
         geometry: What preprocessing did to the frame.
 
     Raises:
-        ResultError: An output is missing, mis-shaped, ill-typed, not finite or unsettled.
+        ResultError: An output is missing, mis-shaped, ill-typed or not finite.
     """
     slots = _read(spec, outputs, classes)
     order = np.argsort(-slots.scores, kind="stable")
@@ -88,7 +90,9 @@ def read_things(spec: MaskedSlots, classes: int, outputs: Outputs, geometry: Geo
         masks = paste(_rows(slots.masks, order), boxes[seen])
     except ResultError as error:
         raise ResultError(error.what, where=f"output {spec.masks!r}", hint=error.hint) from None
-    return Things(inside[seen], slots.scores[order], slots.classes[order].astype(np.int32), masks)
+    return Things(
+        inside[seen], slots.scores[order], slots.classes[order].astype(np.int32), masks, slots.settled
+    )
 
 
 Paste = Callable[[NDArray[np.float32], NDArray[np.float64]], MaskCrops]
@@ -106,6 +110,7 @@ class _Slots:
     scores: NDArray[np.float32]
     classes: IntArray
     masks: NDArray[np.float32]
+    settled: bool
 
 
 def _rows(masks: NDArray[np.float32], order: IntArray) -> NDArray[np.float32]:
@@ -120,9 +125,9 @@ def _read(spec: MaskedSlots, outputs: Outputs, classes: int) -> _Slots:
     boxes = read_output(outputs, spec.boxes, (1, slots, 4), np.float32)[0]
     indices = read_output(outputs, spec.classes, (1, slots), np.int32, np.int64)[0]
     masks = read_output(outputs, spec.masks, (1, slots, None, None), np.float32)[0]
-    require_settled(outputs, spec.settled)
+    settled = read_settled(outputs, spec.settled)
     taken = scores > spec.score_threshold
     require(np.isfinite(boxes[taken]).all(), spec.boxes, "holds a coordinate that is not finite")
     known = (indices[taken] >= 0) & (indices[taken] < classes)
     require(known.all(), spec.classes, f"holds an index outside the manifest's {classes} classes")
-    return _Slots(boxes, scores, indices.astype(np.int64), masks)
+    return _Slots(boxes, scores, indices.astype(np.int64), masks, settled)

@@ -324,7 +324,7 @@ def test_wrong_outputs_are_named(changes, says):
         decode(SPEC, outputs(**changes), shown(Stretch(size=NETWORK), (50, 50)))
 
 
-def test_a_missing_map_an_empty_list_of_channels_and_an_unsettled_frame_are_refused():
+def test_a_missing_map_and_an_empty_list_of_channels_are_refused():
     geometry = shown(Stretch(size=NETWORK), (50, 50))
     without = {name: array for name, array in outputs().items() if name != "semantic"}
     with pytest.raises(ResultError, match="no output 'semantic'"):
@@ -332,6 +332,11 @@ def test_a_missing_map_an_empty_list_of_channels_and_an_unsettled_frame_are_refu
     empty = msgspec.structs.replace(SPEC, semantic_classes=())
     with pytest.raises(ResultError, match="semantic_classes are empty"):
         decode(empty, outputs(), geometry)
-    settled = msgspec.structs.replace(SPEC, settled="settled")
-    with pytest.raises(ResultError, match="suppression"):
-        decode(settled, outputs(settled=np.zeros(1, np.int32)), geometry)
+
+
+def test_an_unsettled_frame_gives_its_result_and_says_so():
+    geometry = shown(Stretch(size=NETWORK), (50, 50))
+    spec = msgspec.structs.replace(SPEC, settled="settled")
+    for settled in (1, 0):
+        found = decode(spec, outputs(settled=np.array([settled], np.int32)), geometry)
+        assert found.settled == bool(settled)

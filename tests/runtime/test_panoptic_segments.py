@@ -12,6 +12,7 @@ from edgewise.runtime.contract.postprocessing import PanopticSegments
 from edgewise.runtime.contract.preprocessing import Letterbox, Stretch
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.pixels.geometry import Geometry, scaling
+from edgewise.runtime.results.result import is_settled
 from edgewise.runtime.system.errors import ResultError
 
 from .five_classes import CAT, DOG, GRASS, LABELS, ROAD, SKY, decode
@@ -270,17 +271,14 @@ def test_wrong_outputs_are_named(outputs, says):
         decode(SPEC, outputs, stretched())
 
 
-def test_an_unsettled_frame_is_refused():
+def test_an_unsettled_frame_gives_its_result_and_says_so():
     spec = msgspec.structs.replace(SPEC, settled="settled")
     with pytest.raises(ResultError, match="no output 'settled'"):
         decode(spec, head(), stretched())
     for settled in (1, 0):
-        outputs = head(settled=np.array([settled], np.int32))
-        if settled:
-            assert len(decode(spec, outputs, stretched())) == 3
-        else:
-            with pytest.raises(ResultError, match="suppression"):
-                decode(spec, outputs, stretched())
+        found = decode(spec, head(settled=np.array([settled], np.int32)), stretched())
+        assert len(found) == 3
+        assert found.settled == found.above(0.6).settled == is_settled(found) == bool(settled)
 
 
 def test_a_turned_geometry_is_refused():

@@ -18,6 +18,7 @@ from edgewise.runtime.decoding.decode import decode_result
 from edgewise.runtime.frames.looks import Look, Looks
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.pixels.paste import paste_box_masks
+from edgewise.runtime.results.result import is_settled
 from edgewise.runtime.system.errors import ResultError
 
 NETWORK = (110, 110)
@@ -191,7 +192,6 @@ def with_value(index, value):
         ("masks", lambda a: a.astype(np.float16), "float16"),
         ("settled", lambda a: a.astype(np.float32), "float32"),
         ("settled", lambda a: np.zeros((1, 1), np.int32), "shape"),
-        ("settled", lambda a: np.zeros(1, np.int32), "not finished"),
     ],
 )
 def test_wrong_outputs_are_named(name, change, says):
@@ -215,6 +215,15 @@ def test_missing_outputs_are_named(name):
     with pytest.raises(ResultError, match="gave no output") as caught:
         decode(manifest(PROTOTYPES), outputs, geometry())
     assert repr(name) in str(caught.value)
+
+
+def test_an_unsettled_frame_gives_its_result_and_says_so():
+    for settled in (1, 0):
+        found = decode(
+            manifest(PROTOTYPES), prototype_outputs(settled=np.array([settled], np.int32)), geometry()
+        )
+        assert len(found) == 4
+        assert found.settled == found.above(0.6).settled == is_settled(found) == bool(settled)
 
 
 def test_without_a_settled_output_none_is_asked_for():

@@ -206,7 +206,7 @@ SCENE = (16, 24)
 THING_AND_STUFF = (ClassLabel(id=5, name="lamp"), ClassLabel(id=30, name="night", kind=ClassKind.STUFF))
 
 
-def panoptic_model() -> bytes:
+def panoptic_model(*, settled: bool = True) -> bytes:
     """Bright pixels belong to the only slot, dark ones to the only stuff class; the semantic head agrees."""
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
@@ -216,8 +216,10 @@ def panoptic_model() -> bytes:
         helper.make_node("Sub", ["one", "segments"], ["semantic"]),
         helper.make_node("Identity", ["fixed_scores"], ["scores"]),
         helper.make_node("Identity", ["fixed_classes"], ["classes"]),
+        helper.make_node("Identity", ["fixed_settled"], ["settled"]),
     ]
     constants = [
+        _constant("fixed_settled", [settled], np.int32),
         _constant("channel_axis", [3], np.int64),
         _constant("limit", 100.0, np.float32),
         _constant("one", 1, np.int32),
@@ -230,17 +232,23 @@ def panoptic_model() -> bytes:
         helper.make_tensor_value_info(name, TensorProto.INT32, [1, *SCENE])
         for name in ("segments", "semantic")
     ]
+    outputs.append(helper.make_tensor_value_info("settled", TensorProto.INT32, [1]))
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, *SCENE, 3])
     return _serialise(nodes, [image], outputs, constants)
 
 
 @pytest.fixture
 def panoptic_folder(tmp_path: Path) -> Path:
+    return panoptic_bundle(tmp_path, panoptic_model())
+
+
+def panoptic_bundle(tmp_path: Path, model: bytes) -> Path:
     outputs = (
         TensorSpec(name="scores", dtype=DType.FLOAT32, shape=(1, 1)),
         TensorSpec(name="classes", dtype=DType.INT32, shape=(1, 1)),
         TensorSpec(name="segments", dtype=DType.INT32, shape=(1, *SCENE)),
         TensorSpec(name="semantic", dtype=DType.INT32, shape=(1, *SCENE)),
+        TensorSpec(name="settled", dtype=DType.INT32, shape=(1,)),
     )
     file = GraphFile(target=Target.ONNXRUNTIME, precision=Precision.FP32, path="models/fp32.onnx")
     image = TensorSpec(name="image", dtype=DType.UINT8, shape=(1, *SCENE, 3))
@@ -251,9 +259,9 @@ def panoptic_folder(tmp_path: Path) -> Path:
         provenance=Provenance(definition="tests.lamps"),
         graphs={"main": Graph(inputs=(image,), outputs=outputs, files=(file,))},
         preprocess=Stretch(size=SCENE),
-        postprocess=PanopticSegments(stuff_area_limit=0),
+        postprocess=PanopticSegments(settled="settled", stuff_area_limit=0),
     )
-    return write_files(tmp_path / "lamps", manifest, {file.path: panoptic_model()})
+    return write_files(tmp_path / "lamps", manifest, {file.path: model})
 
 
 def lamp(tmp_path: Path) -> Path:
@@ -299,6 +307,18 @@ def test_run_writes_coco_panoptic(edgewise: Verb, panoptic_folder: Path, tmp_pat
     assert [record["category_id"] for record in records] == [5, 30]
     assert edgewise("run", panoptic_folder, lamp(tmp_path), "-o", tmp_path / "no", "--no-coco")[0] == 0
     assert [path.name for path in (tmp_path / "no").iterdir()] == ["overlay"]
+
+
+def test_frames_that_needed_more_suppression_rounds_are_counted_and_marked(
+    edgewise: Verb, tmp_path: Path
+) -> None:
+    folder = panoptic_bundle(tmp_path, panoptic_model(settled=False))
+    status, text, _ = edgewise("run", folder, lamp(tmp_path), "-o", tmp_path / "out")
+    assert status == 0
+    assert "1 of 1 frames needed more suppression rounds" in text
+    assert "lamp" in text
+    (image,) = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert image["settled"] is False
 
 
 def test_segments_are_boxes_for_people(

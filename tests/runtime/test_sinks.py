@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -41,7 +42,7 @@ def result(count: int = 1, size: tuple[int, int] = SIZE) -> Instances:
 def test_results_are_coco_json_and_list_every_frame(tmp_path: Path) -> None:
     sink = CocoResults(tmp_path / "results.json", tmp_path / "images.json")
     for index, count in enumerate((2, 0, 1)):
-        sink.write(frame(index), result(count))
+        sink.write(frame(index), replace(result(count), settled=index != 2))
     sink.close()
     sink.close()
     results = json.loads((tmp_path / "results.json").read_text())
@@ -57,6 +58,7 @@ def test_results_are_coco_json_and_list_every_frame(tmp_path: Path) -> None:
         "width": 64,
         "timestamp": 0.1,
     }
+    assert images[2]["settled"] is False, "the frame needed more suppression rounds than its graph has"
 
 
 def test_no_frame_at_all_is_an_empty_list(tmp_path: Path) -> None:

@@ -129,6 +129,18 @@ class UpsnetConfig(Config, frozen=True):
         if any(side % self.decoding.panoptic_stride for side in self.input_size):
             raise ValueError(f"input_size {self.input_size} must be multiples of decoding.panoptic_stride")
 
+    def with_more_rounds(self) -> UpsnetConfig:
+        """The same with twice the rounds of every suppression and of the pruning."""
+        decoding = self.decoding
+        proposals = msgspec.structs.replace(decoding.proposals, rounds=2 * decoding.proposals.rounds)
+        more = msgspec.structs.replace(
+            decoding,
+            proposals=proposals,
+            rounds=2 * decoding.rounds,
+            pruning_rounds=2 * decoding.pruning_rounds,
+        )
+        return msgspec.structs.replace(self, decoding=more)
+
     @property
     def image_input(self) -> ImageInput:
         """What the backbone reads of a frame."""

@@ -110,6 +110,7 @@ FAMILY = Family(
     manifest=manifest,
     raw_heads=raw_heads,
     layouts=LAYOUTS,
+    more_rounds=UpsnetConfig.with_more_rounds,
 )
 
 NON_COMMERCIAL = "non-commercial use only (Uber Non-Commercial License)"

@@ -109,6 +109,13 @@ class YolactConfig(Config, frozen=True):
         if not self.anchors.ratios:
             raise ValueError("anchors.ratios is empty")
 
+    def with_more_rounds(self) -> YolactConfig:
+        """The same with twice the rounds where the suppression is greedy; the others take no rounds."""
+        if self.decoding.suppression is not Suppression.GREEDY:
+            return self
+        more = msgspec.structs.replace(self.decoding, greedy_rounds=2 * self.decoding.greedy_rounds)
+        return msgspec.structs.replace(self, decoding=more)
+
     @property
     def image_input(self) -> ImageInput:
         """What the backbone reads of a frame."""

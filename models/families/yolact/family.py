@@ -104,6 +104,7 @@ FAMILY = Family(
     manifest=manifest,
     raw_heads=raw_heads,
     layouts=LAYOUTS,
+    more_rounds=YolactConfig.with_more_rounds,
 )
 
 

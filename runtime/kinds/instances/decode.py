@@ -21,8 +21,7 @@ def decode_instances(
     """The instances of the one look at a whole frame; see `read_things` for the rule.
 
     Raises:
-        ResultError: An output is missing, mis-shaped, ill-typed, not finite or unsettled, or there are
-            several looks.
+        ResultError: An output is missing, mis-shaped, ill-typed or not finite, or there are several looks.
     """
     geometry, only = only_look(looks, outputs)
     found = read_things(spec, len(manifest.classes), only, geometry)
@@ -34,4 +33,5 @@ def decode_instances(
         labels=manifest.classes,
         frame_size=geometry.source_size,
         display_threshold=spec.display_threshold,
+        settled=found.settled,
     )

@@ -30,6 +30,8 @@ class Instances:
         labels: The manifest's classes.
         frame_size: (height, width).
         display_threshold: `draw` leaves out what scores less.
+        settled: Whether the graph's suppression rounds were enough; where not, an instance may be too many
+            or missing.
 
     Raises:
         ResultError: The arrays do not belong together.
@@ -64,6 +66,7 @@ class Instances:
     labels: tuple[ClassLabel, ...]
     frame_size: Size
     display_threshold: float = 0.3
+    settled: bool = True
 
     def __post_init__(self) -> None:
         count = len(self.scores)
@@ -94,6 +97,7 @@ class Instances:
             self.labels,
             self.frame_size,
             self.display_threshold,
+            self.settled,
         )
 
     @property

@@ -47,7 +47,7 @@ def decode_fusion(
             channel of a cell is the one with the greatest logit, the lowest of equal ones.
 
     Raises:
-        ResultError: An output is missing, mis-shaped, ill-typed, unsettled or out of range.
+        ResultError: An output is missing, mis-shaped, ill-typed or out of range.
     """
     geometry, only = only_look(looks, outputs)
     channels = _channels(spec, only)
@@ -65,6 +65,7 @@ def decode_fusion(
         overlap_limit=spec.overlap_limit,
         stuff_area_limit=spec.stuff_area_limit,
         display_threshold=spec.display_threshold,
+        settled=found.settled,
     )
 
 
@@ -79,6 +80,7 @@ def fuse(
     overlap_limit: float = 0.5,
     stuff_area_limit: int = 4096,
     display_threshold: float = 0.5,
+    settled: bool = True,
 ) -> Panoptic:
     """Instances by falling score, each on what is left free, then stuff on the rest.
 
@@ -96,6 +98,7 @@ def fuse(
         overlap_limit: 0..1.
         stuff_area_limit: In pixels.
         display_threshold: Of the result.
+        settled: Whether the instances' suppression had rounds enough.
 
     Raises:
         ResultError: The arrays do not belong together, or there are more instances and semantic values
@@ -134,6 +137,7 @@ def fuse(
         labels=labels,
         frame_size=masks.frame_size,
         display_threshold=display_threshold,
+        settled=settled,
     )
 
 

@@ -35,6 +35,8 @@ class Panoptic:
         labels: The manifest's classes.
         frame_size: (height, width).
         display_threshold: `draw` leaves out things that score less.
+        settled: Whether the graph's suppression rounds were enough; where not, a thing may be too many or
+            missing.
 
     Raises:
         ResultError: The arrays do not belong together, or segments are not in order; `Panoptic.of_segments`
@@ -70,6 +72,7 @@ class Panoptic:
     labels: tuple[ClassLabel, ...]
     frame_size: Size
     display_threshold: float = 0.5
+    settled: bool = True
 
     def __post_init__(self) -> None:
         count = len(self.scores)
@@ -184,6 +187,7 @@ class Panoptic:
             labels=self.labels,
             frame_size=self.frame_size,
             display_threshold=self.display_threshold,
+            settled=self.settled,
         )
 
     def draw(self, frame: NDArray[np.uint8], threshold: float | None = None) -> NDArray[np.uint8]:

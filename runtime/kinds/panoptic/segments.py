@@ -22,8 +22,8 @@ from edgewise.runtime.results.outputs import (
     only_look,
     read_output,
     read_scores,
+    read_settled,
     require,
-    require_settled,
 )
 
 
@@ -42,7 +42,7 @@ def decode_segments(
             are int32 or int64.
 
     Raises:
-        ResultError: An output is missing, mis-shaped, ill-typed, unsettled or out of range.
+        ResultError: An output is missing, mis-shaped, ill-typed or out of range.
     """
     geometry, only = only_look(looks, outputs)
     labels = manifest.classes
@@ -77,6 +77,7 @@ def decode_segments(
         labels=labels,
         frame_size=geometry.source_size,
         display_threshold=spec.display_threshold,
+        settled=head.settled,
     )
 
 
@@ -94,6 +95,7 @@ class _Head:
     semantic: LabelMap
     stuff: IntArray
     things: BoolArray
+    settled: bool
 
 
 def _read(spec: PanopticSegments, labels: tuple[ClassLabel, ...], outputs: Outputs) -> _Head:
@@ -103,7 +105,7 @@ def _read(spec: PanopticSegments, labels: tuple[ClassLabel, ...], outputs: Outpu
     classes = read_output(outputs, spec.classes, (1, slots), *integers)[0].astype(np.int64)
     segments = read_output(outputs, spec.segments, (1, None, None), *integers)[0]
     semantic = read_output(outputs, spec.semantic, (1, *segments.shape), *integers)[0]
-    require_settled(outputs, spec.settled)
+    settled = read_settled(outputs, spec.settled)
     things = np.array([label.kind is ClassKind.THING for label in labels], np.bool_)
     stuff = np.flatnonzero(~things)
     last = len(stuff) + slots
@@ -116,7 +118,7 @@ def _read(spec: PanopticSegments, labels: tuple[ClassLabel, ...], outputs: Outpu
     known = (taken >= 0) & (taken < len(labels))
     require(known.all(), spec.classes, f"holds an index outside the manifest's {len(labels)} classes")
     require(things[taken].all(), spec.classes, "holds a stuff class; slots hold things")
-    return _Head(scores, classes, segments, semantic, stuff, things)
+    return _Head(scores, classes, segments, semantic, stuff, things, settled)
 
 
 def _votes(codes: LabelMap, semantic: LabelMap, weights: IntArray, shape: tuple[int, int]) -> IntArray:
