@@ -15,7 +15,7 @@ class Optimiser(enum.Enum):
     RMSPROP = "rmsprop"
 
 
-class Schedule(enum.Enum):
+class RateSchedule(enum.Enum):
     STEPS = "steps"
     """The rate falls to a tenth at each milestone."""
     COSINE = "cosine"
@@ -49,7 +49,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 0.0
     warmup: int = 0
-    schedule: Schedule = Schedule.STEPS
+    schedule: RateSchedule = RateSchedule.STEPS
     milestones: tuple[float, ...] = ()
     clip_norm: float = 0.0
     average: float = 0.0
@@ -59,7 +59,7 @@ class Recipe:
         """The learning rate of step `step`, counted from 0."""
         if step < self.warmup:
             return self.learning_rate * (0.1 + 0.9 * step / self.warmup)
-        if self.schedule is Schedule.STEPS:
+        if self.schedule is RateSchedule.STEPS:
             passed = sum(step >= milestone * self.steps for milestone in self.milestones)
             return self.learning_rate * 0.1**passed
         along = (step - self.warmup) / max(1, self.steps - self.warmup)
@@ -75,7 +75,7 @@ TINY = Recipe(
     batch=16,
     steps=3000,
     warmup=200,
-    schedule=Schedule.COSINE,
+    schedule=RateSchedule.COSINE,
     clip_norm=10.0,
     average=0.998,
     augmentation=replace(

@@ -20,6 +20,7 @@ from edgewise.models.scenes.vocabulary import KEYPOINT_NAMES, KEYPOINTS, LABELS,
 from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
 from edgewise.runtime.pixels.masks import crop_dense
 from edgewise.runtime.pixels.rle import encode_rle
+from edgewise.runtime.results.result import Record
 from edgewise.runtime.system.atomic import staged_folder, write_text
 from edgewise.runtime.system.errors import DatasetError
 
@@ -30,8 +31,6 @@ IMAGE_FOLDER = "images"
 PANOPTIC_FOLDER = "panoptic"
 _PNG_LEVEL = (cv2.IMWRITE_PNG_COMPRESSION, 3)
 _SMALLEST_SIDE, _LARGEST_SIDE = 64, 4096
-
-Record = dict[str, Any]
 
 
 def write_dataset(

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Colour = tuple[int, int, int]
-"""Blue, green, red in 0..255."""
+from edgewise.runtime.pixels.colours import Colour
+
 Image = NDArray[np.uint8]
 
 

@@ -26,7 +26,7 @@ from edgewise.models.checkpoints.checkpoint import (
 from edgewise.models.data.augment import NO_AUGMENTATION, Augmentation
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.families.family import ModelEntry
-from edgewise.models.families.recipe import TINY, Optimiser, Recipe, Schedule
+from edgewise.models.families.recipe import TINY, Optimiser, RateSchedule, Recipe
 from edgewise.models.families.yolact.recipes import PAPER
 from edgewise.models.scenes import LABELS, write_dataset
 from edgewise.models.tasks.instances.dataset import CocoInstances
@@ -300,7 +300,7 @@ def test_rates_follow_the_paper_and_the_cosine() -> None:
     assert PAPER.rate(0) == pytest.approx(1e-4)
     for step, rate in ((500, 1e-3), (279_999, 1e-3), (280_000, 1e-4), (600_000, 1e-5), (750_000, 1e-7)):
         assert PAPER.rate(step) == pytest.approx(rate)
-    cosine = replace(TINY, schedule=Schedule.COSINE, learning_rate=1.0, warmup=10, steps=110)
+    cosine = replace(TINY, schedule=RateSchedule.COSINE, learning_rate=1.0, warmup=10, steps=110)
     rates = np.array([cosine.rate(step) for step in range(111)])
     assert rates.argmax() == 10
     assert (np.diff(rates[10:]) < 0).all()
@@ -315,7 +315,7 @@ def test_published_models_train_by_the_paper_and_the_tiny_one_by_its_own_recipe(
     assert [hourglass.rate(step) for step in (0, 222_000, 333_000)] == pytest.approx([2.5e-4, 2.5e-5, 2.5e-6])
     assert [upsnet.rate(step) for step in (1500, 60_000, 80_000)] == pytest.approx([0.02, 0.002, 0.0002])
     tiny = [registry.find(name).recipe for name in registry.names() if name.endswith("-tiny")]
-    assert all(recipe.schedule is Schedule.COSINE and recipe.average for recipe in tiny)
+    assert all(recipe.schedule is RateSchedule.COSINE and recipe.average for recipe in tiny)
 
 
 def test_frames_are_prepared_in_bgr_whatever_the_graph_takes() -> None:
