@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from edgewise.runtime.contract.preprocessing import Preprocess
 from edgewise.runtime.frames.images import IMAGE_SUFFIXES, decode_image
 from edgewise.runtime.frames.preprocessing import Box, preprocess
+from edgewise.runtime.system.documents import decode_json
 from edgewise.runtime.system.errors import CalibrationError, EdgewiseError
 
 LEAST_CORRELATION = 0.3
@@ -187,13 +188,20 @@ Document = TypeVar("Document")
 
 def _read(annotations: Path, form: type[Document]) -> Document:
     try:
-        return msgspec.json.decode(annotations.read_bytes(), type=form)
+        data = annotations.read_bytes()
     except OSError as error:
         raise CalibrationError(
             f"the annotation file cannot be read: {error.strerror}", where=str(annotations)
         ) from None
-    except msgspec.MsgspecError as error:
-        raise CalibrationError(f"not a COCO annotation file: {error}", where=str(annotations)) from None
+    return decode_json(
+        data,
+        form,
+        lambda reason: CalibrationError(
+            f"not a COCO annotation file: {reason}",
+            where=str(annotations),
+            hint="give a folder of images, or a COCO json",
+        ),
+    )
 
 
 class _CocoImage(msgspec.Struct):

@@ -19,12 +19,14 @@ from msgspec import Meta
 
 from edgewise.runtime.contract.manifest import CalibrationMethod
 from edgewise.runtime.contract.parts import Part, PositiveInt, Sha256
+from edgewise.runtime.system.documents import decode_json
 from edgewise.runtime.system.errors import CalibrationError
 
 TABLE_FORMAT = 1
 
 _LARGEST_CODE = 127
 _LEAST_SCALE = float(np.finfo(np.float32).tiny)
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class TensorRange(Part, frozen=True, kw_only=True):
@@ -90,12 +92,13 @@ def encode_table(table: CalibrationTable) -> bytes:
 
 def decode_table(data: bytes, *, where: str = "calibration table") -> CalibrationTable:
     """Read a table strictly; CalibrationError where it is not one, or its numbers cannot be."""
-    try:
-        table = msgspec.json.decode(data, type=CalibrationTable)
-    except msgspec.MsgspecError as error:
-        raise CalibrationError(
-            f"not a calibration table: {error}", where=where, hint="calibrate the model again"
-        ) from None
+    table = decode_json(
+        data,
+        CalibrationTable,
+        lambda reason: CalibrationError(
+            f"not a calibration table: {reason}", where=where, hint="calibrate the model again"
+        ),
+    )
     _check(table)
     return table
 
@@ -111,7 +114,8 @@ def _check(table: CalibrationTable) -> None:
     for name, found in table.tensors.items():
         numbers = (found.minimum, found.maximum, found.amax)
         slack = 1 + 1e-6
-        if not np.isfinite(numbers).all() or found.minimum > found.maximum:
+        # Ranges are of float32 tensors: what lies beyond becomes infinite in a scale.
+        if not all(abs(number) <= _LARGEST for number in numbers) or found.minimum > found.maximum:
             raise CalibrationError(f"the range {numbers} cannot be", where=name)
         if found.amax > found.largest_magnitude * slack:
             raise CalibrationError(

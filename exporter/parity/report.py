@@ -12,6 +12,8 @@ import msgspec
 
 from edgewise.runtime.compare.checks import Check
 from edgewise.runtime.contract.manifest import Precision
+from edgewise.runtime.system.documents import decode_json
+from edgewise.runtime.system.errors import ParityError
 
 REPORT_FORMAT = 3
 
@@ -252,4 +254,4 @@ def encode_report(report: ParityReport) -> bytes:
 
 def decode_report(data: bytes) -> ParityReport:
     """Read `parity.json`."""
-    return msgspec.json.decode(data, type=ParityReport)
+    return decode_json(data, ParityReport, lambda reason: ParityError(f"not a parity report: {reason}"))

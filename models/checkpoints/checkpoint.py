@@ -23,6 +23,7 @@ from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.families.family import ModelEntry
 from edgewise.models.families.layout import Layout, map_state
 from edgewise.runtime.system.atomic import sha256_of, write_bytes
+from edgewise.runtime.system.documents import parse_json
 from edgewise.runtime.system.errors import CheckpointError, ModelError
 
 CHECKPOINT_FORMAT = 1
@@ -203,8 +204,13 @@ def refuse_non_finite(tensors: dict[str, Tensor], where: str) -> None:
 
 
 def _read_meta(text: str, path: Path) -> CheckpointMeta:
+    def refuse(reason: str) -> CheckpointError:
+        return CheckpointError(
+            f"the checkpoint's metadata is broken: {reason}", where=str(path), hint=_RETRAIN
+        )
+
+    plain = parse_json(text, refuse)
     try:
-        plain = json.loads(text)
         version = plain["format"]
         if version != CHECKPOINT_FORMAT:
             raise CheckpointError(
@@ -217,7 +223,7 @@ def _read_meta(text: str, path: Path) -> CheckpointMeta:
         if plain.get("origin") and "licence" not in plain:  # imported before checkpoints kept it
             plain["licence"] = registry.find(plain["model"]).licence
         return msgspec.convert(plain, CheckpointMeta)
-    except (ValueError, TypeError, KeyError, msgspec.ValidationError, ModelError) as error:
-        raise CheckpointError(
-            f"the checkpoint's metadata is broken: {error}", where=str(path), hint=_RETRAIN
-        ) from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise refuse(f"it lacks {error}" if isinstance(error, KeyError) else "it is no object") from None
+    except (msgspec.ValidationError, ModelError) as error:
+        raise refuse(str(error)) from None

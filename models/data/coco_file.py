@@ -14,7 +14,8 @@ from faster_coco_eval import mask as coco_mask
 from numpy.typing import NDArray
 
 from edgewise.models.data.example import Image
-from edgewise.runtime.pixels.rle import rle_counts
+from edgewise.runtime.pixels.rle import fill_runs, runs_of
+from edgewise.runtime.system.documents import decode_json
 from edgewise.runtime.system.errors import DatasetError, ResultError
 
 IMAGE_FOLDER = "images"
@@ -72,10 +73,11 @@ def read_file(json: Path, form: type[File], kind: str, hint: str) -> File:
         data = json.read_bytes()
     except OSError:
         raise DatasetError("no such annotation file", where=str(json), hint=hint) from None
-    try:
-        return msgspec.json.decode(data, type=form)
-    except msgspec.MsgspecError as error:
-        raise DatasetError(f"not a COCO {kind} dataset: {error}", where=str(json), hint=hint) from None
+    return decode_json(
+        data,
+        form,
+        lambda reason: DatasetError(f"not a COCO {kind} dataset: {reason}", where=str(json), hint=hint),
+    )
 
 
 def annotation_file(data: Path, name: str) -> Path:
@@ -170,15 +172,10 @@ def decode_segmentation(
     if isinstance(segmentation, CocoRle):
         if tuple(segmentation.size) != size:
             raise ValueError(f"it is made for {list(segmentation.size)}, the image is {list(size)}")
-        counts = segmentation.counts
         try:
-            runs = rle_counts(counts) if isinstance(counts, str) else np.array(counts, np.int64)
+            return fill_runs(runs_of(segmentation.counts, size), size)
         except ResultError as error:
             raise ValueError(error.what) from None
-        if (runs < 0).any() or runs.sum() != height * width:
-            raise ValueError(f"its runs cover {int(runs.sum())} of {height * width} pixels")
-        values = np.arange(len(runs)) % 2 == 1
-        return np.repeat(values, runs).reshape(width, height).T
     if not segmentation:
         raise ValueError("it has neither polygons nor runs")
     for polygon in segmentation:

@@ -19,11 +19,9 @@ on a device 4 is the outputs alone; parity compares probes.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
@@ -34,12 +32,14 @@ from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import Budget, GoldenFrame, Graph, Manifest, Precision, Target
 from edgewise.runtime.decoding.decode import decode_result
 from edgewise.runtime.decoding.kinds import kind_of
-from edgewise.runtime.engines.base import Tensor, check_tensors
+from edgewise.runtime.engines.base import Tensor
 from edgewise.runtime.engines.options import ONNXRUNTIME, Backend, as_options, as_precision
+from edgewise.runtime.engines.tensor_files import read_npz
 from edgewise.runtime.frames.images import decode_image
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.results.result import Result
+from edgewise.runtime.system.documents import decode_json
 from edgewise.runtime.system.errors import BundleError, ResultError
 from edgewise.runtime.walk.session import Session
 from edgewise.runtime.walk.walk import Walk
@@ -181,16 +181,12 @@ def _same_decoding(name: str, manifest: Manifest, expected: Result, decoded: Res
 
 def _read_tensors(bundle: Bundle, golden: GoldenFrame, graph: Graph, looks: int) -> list[dict[str, Tensor]]:
     """The stored outputs and probes of each look, with the dtypes and shapes that the manifest declares."""
-    try:
-        with np.load(io.BytesIO(bundle.read(golden.tensors)), allow_pickle=False) as archive:
-            tensors: dict[str, Tensor] = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, BadZipFile) as error:
-        raise BundleError(f"not an .npz of tensors: {error}", where=golden.tensors) from None
     specs = [
         msgspec.structs.replace(spec, shape=(looks * spec.shape[0], *spec.shape[1:]))
         for spec in (*graph.outputs, *graph.probes)
     ]
-    check_tensors(specs, tensors, role="golden tensor", where=golden.tensors)
+    data = bundle.read(golden.tensors)
+    tensors = read_npz(data, specs, role="golden tensor", where=golden.tensors)
     return [
         {name: np.split(tensor, looks)[number] for name, tensor in tensors.items()} for number in range(looks)
     ]
@@ -199,10 +195,11 @@ def _read_tensors(bundle: Bundle, golden: GoldenFrame, graph: Graph, looks: int)
 def _read_result(bundle: Bundle, golden: GoldenFrame, frame_size: tuple[int, int]) -> Result:
     """The stored result."""
     manifest = bundle.manifest
-    try:
-        records = msgspec.json.decode(bundle.read(golden.result), type=list[dict[str, Any]])
-    except msgspec.MsgspecError as error:
-        raise ResultError(f"not records of a result: {error}", where=golden.result) from None
+    records = decode_json(
+        bundle.read(golden.result),
+        list[dict[str, Any]],
+        lambda reason: ResultError(f"not records of a result: {reason}", where=golden.result),
+    )
     try:
         return kind_of(manifest).read(manifest.postprocess, manifest, records, frame_size)
     except ResultError as error:

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
-from edgewise.runtime.contract.manifest import FORMAT_VERSION, Manifest, TensorSpec
+from edgewise.runtime.contract.manifest import FORMAT_VERSION, DType, Manifest, TensorSpec
 from edgewise.runtime.system.errors import ManifestError
+
+MOST_ELEMENTS = 1 << 31
+"""Of one tensor: what 32-bit indices reach, in ONNX Runtime and in TensorRT."""
+VALUES = {
+    DType.UINT8: (0, 255),
+    DType.INT8: (-128, 127),
+    DType.INT32: (-(1 << 31), (1 << 31) - 1),
+    DType.INT64: (-(1 << 53), 1 << 53),
+    DType.BOOL: (0, 1),
+}
+"""What a state of integers can begin at; in JSON it is a float."""
 
 
 def check(manifest: Manifest) -> None:
@@ -25,6 +37,9 @@ def _problems(manifest: Manifest) -> Iterable[str]:
         tensors = [tensor.name for tensor in (*graph.inputs, *graph.outputs, *graph.probes)]
         for tensor in sorted({tensor for tensor in tensors if tensors.count(tensor) > 1}):
             yield f"graph {name!r} declares the tensor {tensor!r} twice"
+        for spec in (*graph.inputs, *graph.outputs, *graph.probes):
+            if math.prod(spec.shape) > MOST_ELEMENTS:
+                yield f"the tensor {spec.name!r} of graph {name!r} has more than {MOST_ELEMENTS} elements"
     yield from _state_problems(manifest)
     yield from _schedule_problems(manifest)
     yield from _postprocess_problems(manifest)
@@ -85,6 +100,9 @@ def _state_problems(manifest: Manifest) -> Iterable[str]:
     if manifest.state and manifest.preprocess.needs_boxes:
         yield "state passes from frame to frame, which nothing here does for crops around boxes"
     for state in manifest.state:
+        held = VALUES.get(state.spec.dtype)
+        if held is not None and not held[0] <= state.initial_value <= held[1]:
+            yield f"state {state.name!r} begins at {state.initial_value}, no {state.spec.dtype.value}"
         places = [(state.source, outputs, "output"), *((sink, inputs, "input") for sink in state.sinks)]
         for address, known, kind in places:
             spec = known.get(address)

@@ -9,6 +9,7 @@ import msgspec
 from edgewise.runtime.contract.check import check
 from edgewise.runtime.contract.manifest import FORMAT_VERSION, Manifest
 from edgewise.runtime.contract.postprocessing import Postprocess, read_postprocess
+from edgewise.runtime.system.documents import decode_json
 from edgewise.runtime.system.errors import ManifestError
 
 
@@ -37,10 +38,11 @@ def decode(data: bytes) -> Manifest:
     Raises:
         ManifestError: Not JSON, a newer format, an unknown or ill-typed field, or a broken reference.
     """
-    try:
-        header = msgspec.json.decode(data, type=_Header)
-    except msgspec.MsgspecError as error:
-        raise ManifestError(f"not a manifest: {error}", hint="export the bundle again") from None
+    header = decode_json(
+        data,
+        _Header,
+        lambda reason: ManifestError(f"not a manifest: {reason}", hint="export the bundle again"),
+    )
     if header.format != FORMAT_VERSION:
         newer = header.format > FORMAT_VERSION
         raise ManifestError(
@@ -50,13 +52,15 @@ def decode(data: bytes) -> Manifest:
             if newer
             else "export the bundle again with this version",
         )
-    try:
-        manifest = msgspec.json.decode(data, type=Manifest, dec_hook=_read)
-    except msgspec.MsgspecError as error:
-        raise ManifestError(
-            f"the manifest written by {header.writer} does not follow format {FORMAT_VERSION}: {error}",
+    manifest = decode_json(
+        data,
+        Manifest,
+        lambda reason: ManifestError(
+            f"the manifest written by {header.writer} does not follow format {FORMAT_VERSION}: {reason}",
             hint="export the bundle again, or correct the manifest",
-        ) from None
+        ),
+        hook=_read,
+    )
     check(manifest)
     return manifest
 

@@ -22,7 +22,16 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from edgewise.runtime.contract.parts import Fraction, NonNegative, Part, PositiveInt, Sha256
+from edgewise.runtime.contract.parts import (
+    Coordinate,
+    Fraction,
+    Id,
+    Index,
+    NonNegative,
+    Part,
+    PositiveInt,
+    Sha256,
+)
 from edgewise.runtime.contract.postprocessing import Postprocess
 from edgewise.runtime.contract.preprocessing import Preprocess
 from edgewise.runtime.contract.schedules import EveryFrame, Schedule
@@ -41,7 +50,7 @@ class ClassKind(enum.Enum):
 class ClassLabel(Part, frozen=True, kw_only=True):
     """One class; its index in `Manifest.classes` is what graphs emit, `id` is the dataset's category id."""
 
-    id: int
+    id: Id
     name: str
     kind: ClassKind = ClassKind.THING
 
@@ -50,8 +59,8 @@ class KeypointLayout(Part, frozen=True, kw_only=True):
     """Names in the order the graph emits; flip pairs and limbs are pairs of indices into `names`."""
 
     names: tuple[str, ...]
-    flip_pairs: tuple[tuple[int, int], ...] = ()
-    limbs: tuple[tuple[int, int], ...] = ()
+    flip_pairs: tuple[tuple[Index, Index], ...] = ()
+    limbs: tuple[tuple[Index, Index], ...] = ()
     sigmas: tuple[NonNegative, ...] = ()
     """COCO's per-keypoint constants of the object keypoint similarity; empty or one a name."""
 
@@ -209,7 +218,7 @@ class GoldenFrame(Part, frozen=True, kw_only=True):
     image: str
     tensors: str
     result: str
-    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    boxes: tuple[tuple[Coordinate, Coordinate, Coordinate, Coordinate], ...] = ()
     """Where the network looks, x1, y1, x2, y2 in source pixels; none for models of whole frames."""
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast, get_args
 import msgspec
 from msgspec import Meta
 
-from edgewise.runtime.contract.parts import Fraction, Part
+from edgewise.runtime.contract.parts import Fraction, Index, Part
 
 if TYPE_CHECKING:
     from edgewise.runtime.contract.manifest import Manifest
@@ -133,7 +133,7 @@ class PanopticSegments(ResultKind, frozen=True, kw_only=True, tag="panoptic-segm
     display_threshold: Fraction = 0.5
     agreement: Fraction = 0.5
     """An instance becomes stuff when at least this share of its pixels has that class by `semantic`."""
-    stuff_area_limit: Annotated[int, Meta(ge=0)] = 4096
+    stuff_area_limit: Annotated[int, Meta(ge=0, le=1 << 40)] = 4096
     """Stuff segments with fewer source pixels become void."""
 
 
@@ -150,7 +150,7 @@ class PanopticFusion(ResultKind, frozen=True, kw_only=True, tag="panoptic-fusion
     classes: OutputName = "classes"
     masks: OutputName = "masks"
     semantic: OutputName = "semantic"
-    semantic_classes: tuple[int, ...]
+    semantic_classes: tuple[Index, ...]
     """The index into the manifest's classes of each semantic channel; -1 for one that is no stuff class."""
     settled: OutputName | None = None
     score_threshold: Fraction = 0.5
@@ -158,7 +158,7 @@ class PanopticFusion(ResultKind, frozen=True, kw_only=True, tag="panoptic-fusion
     display_threshold: Fraction = 0.5
     overlap_limit: Fraction = 0.5
     """An instance of whose pixels more than this share is taken already is left out."""
-    stuff_area_limit: Annotated[int, Meta(ge=0)] = 4096
+    stuff_area_limit: Annotated[int, Meta(ge=0, le=1 << 40)] = 4096
     """Stuff segments with fewer source pixels become void."""
     mask_threshold: Fraction = 0.5
     mask_rule: MaskRule = MaskRule.PASTE_ALIGNED
@@ -212,7 +212,7 @@ def read_postprocess(plain: Any) -> Postprocess:
         msgspec.ValidationError: No object, a kind that nothing here implements, or a field that does not fit.
     """
     kind = plain.get("kind") if isinstance(plain, dict) else None
-    if kind not in _KNOWN:
+    if not isinstance(kind, str) or kind not in _KNOWN:
         known = ", ".join(sorted(_KNOWN))
         raise msgspec.ValidationError(f"nothing here decodes results of the kind {kind!r}; known: {known}")
     return msgspec.convert(plain, _KNOWN[kind])

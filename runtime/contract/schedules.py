@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from edgewise.runtime.contract.parts import NonNegative, Part
 
-Period = Annotated[int, Meta(ge=2)]
+Period = Annotated[int, Meta(ge=2, le=1 << 31)]
 """Frames from one key frame to the next; with 1 the other graph would never run."""
 
 

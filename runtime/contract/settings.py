@@ -9,6 +9,7 @@ import msgspec
 
 from edgewise.runtime.contract.check import check
 from edgewise.runtime.contract.manifest import Manifest
+from edgewise.runtime.system.documents import decode_json
 from edgewise.runtime.system.errors import ManifestError
 
 PREFIX = "postprocess."
@@ -52,6 +53,6 @@ def with_settings(manifest: Manifest, settings: Mapping[str, str]) -> Manifest:
 
 def _plain(value: str) -> Any:
     try:
-        return msgspec.json.decode(value.encode())
-    except msgspec.DecodeError:
+        return decode_json(value, object, ManifestError)
+    except ManifestError:
         return value

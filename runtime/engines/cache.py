@@ -26,6 +26,7 @@ from msgspec import Meta
 from edgewise.runtime.contract.manifest import Precision, RealisedPrecision, Target
 from edgewise.runtime.contract.parts import Part, PositiveInt, Sha256
 from edgewise.runtime.system.atomic import write_bytes
+from edgewise.runtime.system.documents import decode_json
 from edgewise.runtime.system.errors import BackendError
 
 RECORD_FORMAT = 1
@@ -231,10 +232,11 @@ def _unwritable(folder: Path, reason: str) -> BackendError:
 
 def _decode(data: bytes, path: Path) -> EngineRecord:
     hint = "delete the file and run `edgewise build` again"
-    try:
-        record = msgspec.json.decode(data, type=EngineRecord)
-    except msgspec.MsgspecError as error:
-        raise BackendError(f"not a record of a built engine: {error}", where=str(path), hint=hint) from None
+    record = decode_json(
+        data,
+        EngineRecord,
+        lambda reason: BackendError(f"not a record of a built engine: {reason}", where=str(path), hint=hint),
+    )
     if record.format != RECORD_FORMAT or path.stem != record.key.digest():
         raise BackendError("the record does not belong to its file name", where=str(path), hint=hint)
     return record

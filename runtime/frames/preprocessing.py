@@ -103,6 +103,11 @@ def _round(length: float) -> int:
 
 
 def _check_frame(frame: Frame) -> None:
+    if not isinstance(frame, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SourceError(
+            f"a frame must be a numpy array, not {type(frame).__name__}",
+            hint="cv2.imread gives None for a file that is missing or no image: check the path",
+        )
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise SourceError(
             f"a frame must be uint8 [height, width, 3] in BGR, not {frame.dtype} {list(frame.shape)}",

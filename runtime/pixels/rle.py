@@ -8,6 +8,7 @@ byte for byte.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -17,8 +18,10 @@ from edgewise.runtime.pixels.geometry import Size
 from edgewise.runtime.pixels.masks import IntArray, MaskCrops
 from edgewise.runtime.system.errors import ResultError
 
-_GROUPS = 12
-"""Most five-bit groups of one count; 60 bits are more than any frame has pixels."""
+_GROUPS = 7
+"""Most five-bit groups of one count; 35 bits are more than any frame has pixels."""
+_LONGEST = 1 << 28
+"""Most characters of a string: as many counts of 35 bits, of either sign, cannot overflow an int64 sum."""
 _BATCH = 1 << 18
 """Pixels that are searched for runs at a time, so that they stay in the processor's cache."""
 
@@ -35,18 +38,47 @@ def decode_rle(counts: str, frame_size: Size) -> NDArray[np.bool_]:
     Raises:
         ResultError: The string is not COCO RLE, or its runs do not fill the frame.
     """
-    runs = rle_counts(counts)
+    return fill_runs(runs_of(counts, frame_size), frame_size)
+
+
+def runs_of(counts: str | Sequence[int], frame_size: Size) -> list[int]:
+    """The run lengths, zeros first, of a mask of the frame: from COCO's compressed text, or themselves.
+
+    Nothing may be allocated or copied by runs that were not checked here: they come from files, and their sum
+    wraps in 64 bits.
+
+    Raises:
+        ResultError: The text is not COCO RLE; a run is negative or longer than the frame; there are more runs
+            than pixels; or they do not fill the frame.
+    """
     height, width = frame_size
-    if (runs < 0).any() or int(runs.sum()) != height * width:
-        raise ResultError(
-            f"the runs of an RLE string sum to {int(runs.sum())}, not to the {height} x {width} frame",
-        )
+    pixels = height * width
+    runs = rle_counts(counts).tolist() if isinstance(counts, str) else list(counts)
+    # The first run, of zeros, may be empty.
+    if len(runs) > pixels + 1:
+        raise ResultError(f"{len(runs)} runs are more than the {height} x {width} frame has pixels")
+    if odd := [run for run in runs if not 0 <= run <= pixels]:
+        raise ResultError(f"a run of {odd[0]} pixels cannot be in a {height} x {width} frame")
+    if sum(runs) != pixels:
+        raise ResultError(f"the runs cover {sum(runs)} of {pixels} pixels of the {height} x {width} frame")
+    return runs
+
+
+def fill_runs(runs: Sequence[int], frame_size: Size) -> NDArray[np.bool_]:
+    """bool [H, W] from what `runs_of` gave for the same frame."""
+    height, width = frame_size
     values = np.arange(len(runs)) % 2 == 1
     return np.repeat(values, runs).reshape(width, height).T
 
 
 def rle_counts(counts: str) -> IntArray:
-    """The run lengths, zeros first, of a compressed string."""
+    """The run lengths, zeros first, of a compressed string, whatever frame they are of.
+
+    Raises:
+        ResultError: The string is not COCO RLE.
+    """
+    if len(counts) > _LONGEST:
+        raise ResultError(f"an RLE string of {len(counts)} characters is longer than any frame's")
     try:
         codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
     except UnicodeEncodeError:
@@ -60,7 +92,7 @@ def rle_counts(counts: str) -> IntArray:
     starts = np.concatenate([[0], ends[:-1] + 1])
     group = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
     if int(group.max()) >= _GROUPS:
-        raise ResultError("an RLE string holds a count of more than 60 bits")
+        raise ResultError("an RLE string holds a count of more than 35 bits")
     values = np.add.reduceat((codes & 31) << (5 * group), starts)
     negative = codes[ends] & 16 != 0
     values -= np.where(negative, 1 << (5 * (group[ends] + 1)), 0)

@@ -17,6 +17,7 @@ from edgewise.runtime.frames.images import IMAGE_SUFFIXES
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.results.result import Scored
+from edgewise.runtime.system.documents import decode_json
 from edgewise.runtime.system.errors import SourceError
 
 if TYPE_CHECKING:
@@ -245,15 +246,16 @@ Read = TypeVar("Read")
 
 
 def _decode(data: bytes, kind: type[Read], file: Path) -> Read:
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
-        raise SourceError(
-            f"the file of boxes is neither a COCO annotation file nor a list of detections: {error}",
+    return decode_json(
+        data,
+        kind,
+        lambda reason: SourceError(
+            f"the file of boxes is neither a COCO annotation file nor a list of detections: {reason}",
             where=str(file),
             hint="an annotation file is an object of images, annotations and categories; a list of "
             "detections has records of image_id or file_name, bbox (x, y, width, height), score, category_id",
-        ) from None
+        ),
+    )
 
 
 def _images_beside(file: Path) -> list[_Image]:

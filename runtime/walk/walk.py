@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +152,16 @@ def _writes(manifest: Manifest, graph: str) -> dict[str, str]:
     return {name: tensor for name, owner, tensor in addresses if owner == graph}
 
 
-def _check_image(image: NDArray[np.uint8], name: str) -> None:
+def _check_image(image: Any, name: str) -> None:
+    if not isinstance(image, np.ndarray):
+        missing = image is None
+        raise SourceError(
+            "there is no image, but None" if missing else f"an image is a {type(image).__name__}, no array",
+            where=name,
+            hint="cv2.imread gives None for a file that is missing or no image: check the path"
+            if missing
+            else "pass a numpy array, uint8 [H, W, 3] in BGR order, such as cv2.imread gives",
+        )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise SourceError(
             f"an image is {image.dtype} {list(image.shape)}, must be uint8 [H, W, 3] in BGR order",

@@ -218,6 +218,11 @@ def test_unknown_fields_are_refused_with_the_writer(place):
         (("postprocess", "score_threshold"), -0.1),
         (("postprocess", "score_threshold"), True),
         (("postprocess", "mask_rule"), "nearest"),
+        (("preprocess", "size"), [1 << 15, 8]),
+        (("graphs", "key", "inputs", 0, "shape"), [1 << 31]),
+        (("graphs", "key", "inputs", 0, "shape"), [1 << 16, 1 << 16]),
+        (("classes", 0, "id"), 1 << 60),
+        (("state", 0, "spec", "dtype"), "int8"),
         (("files", 0, "size"), -1),
         (("files", 0, "sha256"), "A" * 64),
     ],
@@ -227,9 +232,13 @@ def test_wrong_values_are_refused(place, value):
         reread(changed(place, value))
 
 
-@pytest.mark.parametrize("kind", ["boxes", "faces", "dense-surface", "image", "heatmap", 7])
+@pytest.mark.parametrize(
+    "kind", ["boxes", "faces", "dense-surface", "image", "heatmap", 7, ["boxes"], {"boxes": 1}]
+)
 def test_a_kind_that_nothing_implements_is_refused_by_name(kind):
-    with pytest.raises(ManifestError, match=f"of the kind {kind!r}; known: .*prototype-instances") as caught:
+    with pytest.raises(
+        ManifestError, match=f"of the kind {re.escape(repr(kind))}; known: .*prototype-instances"
+    ) as caught:
         reread(changed(("postprocess",), {"kind": kind}))
     assert "update" not in str(caught.value)
 

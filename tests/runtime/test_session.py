@@ -41,6 +41,16 @@ def test_one_image(session: Session) -> None:
     assert result.masks.areas()[0] == 64 * 72
 
 
+@pytest.mark.parametrize("image", [None, "picture.png", [[1, 2, 3]]])
+def test_no_image_is_told(session: Session, image: Any) -> None:
+    """cv2.imread gives None for a file that is not there."""
+    with pytest.raises(SourceError) as caught:
+        session(image)
+    assert ("check the path" in caught.value.hint) == (image is None)
+    with pytest.raises(SourceError):
+        next(session.stream([image]))
+
+
 def test_results_are_in_the_coordinates_of_each_frame(session: Session) -> None:
     result = session(bright_frame(size=(320, 960)))
     np.testing.assert_allclose(result.boxes[0], [80, 40, 480, 280])

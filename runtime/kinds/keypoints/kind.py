@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
 from edgewise.runtime.contract.manifest import Manifest
+from edgewise.runtime.contract.parts import Coordinate
 from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
 from edgewise.runtime.kinds.keypoints.decode import decode_keypoints
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.pixels.geometry import Size
 from edgewise.runtime.results.kind import Kind, Likeness, Nouns
 from edgewise.runtime.results.overlap import box_areas
-from edgewise.runtime.results.records import not_a_record, read_records
+from edgewise.runtime.results.records import as_records, read_records
 from edgewise.runtime.results.result import Record
 from edgewise.runtime.system.errors import ResultError
 
@@ -21,6 +23,10 @@ DEFAULT_SIGMA = 0.05
 """Of every keypoint, where the layout states none."""
 AREA_OF_BOX = 0.53
 """A person's area as a share of the box, where no mask tells it: the mean over COCO's people."""
+
+
+class _Person(msgspec.Struct):
+    keypoints: list[Coordinate]
 
 
 def read_keypoints(
@@ -34,11 +40,10 @@ def read_keypoints(
     if manifest.keypoints is None:
         raise ResultError("the manifest names no keypoints", where=manifest.name, hint="export it again")
     layout, found = manifest.keypoints, read_records(records, manifest.classes)
-    try:
-        flat = np.array([record["keypoints"] for record in records], np.float64)
-        triples = flat.reshape(len(records), len(layout.names), 3)
-    except (KeyError, TypeError, ValueError) as error:
-        raise not_a_record(f"{len(layout.names)} keypoints", error) from None
+    people = [one.keypoints for one in as_records(records, _Person, "keypoints")]
+    if odd := [len(one) for one in people if len(one) != 3 * len(layout.names)]:
+        raise ResultError(f"a record has {odd[0]} numbers for {len(layout.names)} keypoints")
+    triples = np.array(people, np.float64).reshape(len(records), len(layout.names), 3)
     return Keypoints(
         points=(triples[..., :2] + 0.5).astype(np.float32),  # COCO counts from the middle of a pixel
         point_scores=triples[..., 2].astype(np.float32),
