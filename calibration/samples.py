@@ -18,10 +18,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.runtime.contract.parts import Coordinate, Id
 from edgewise.runtime.contract.preprocessing import Preprocess
+from edgewise.runtime.frames.coco import Flag, ImageEntry, read_coco
 from edgewise.runtime.frames.images import IMAGE_SUFFIXES, decode_image
 from edgewise.runtime.frames.preprocessing import Box, preprocess
-from edgewise.runtime.system.documents import decode_json
 from edgewise.runtime.system.errors import CalibrationError, EdgewiseError
 
 LEAST_CORRELATION = 0.3
@@ -193,7 +194,7 @@ def _read(annotations: Path, form: type[Document]) -> Document:
         raise CalibrationError(
             f"the annotation file cannot be read: {error.strerror}", where=str(annotations)
         ) from None
-    return decode_json(
+    return read_coco(
         data,
         form,
         lambda reason: CalibrationError(
@@ -212,19 +213,14 @@ class _CocoImages(msgspec.Struct):
     images: list[_CocoImage]
 
 
-class _NumberedImage(msgspec.Struct):
-    id: int
-    file_name: str
-
-
 class _CocoObject(msgspec.Struct):
-    image_id: int
-    bbox: Box
-    iscrowd: int = 0
+    image_id: Id
+    bbox: tuple[Coordinate, Coordinate, Coordinate, Coordinate]
+    iscrowd: Flag = 0
 
 
 class _CocoObjects(msgspec.Struct):
-    images: list[_NumberedImage]
+    images: list[ImageEntry]
     annotations: list[_CocoObject]
 
 

@@ -18,7 +18,7 @@ from edgewise.calibration.samples import CalibrationSet
 from edgewise.calibration.table import decode_table
 from edgewise.exporter.parity.report import decode_report
 from edgewise.models.checkpoints.checkpoint import METADATA_KEY, load_checkpoint
-from edgewise.models.data.coco_file import CocoRle, decode_segmentation
+from edgewise.models.data.segmentation import CocoRle, decode_segmentation
 from edgewise.models.tasks.instances.dataset import CocoInstances
 from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
 from edgewise.models.tasks.panoptic.dataset import CocoPanoptic

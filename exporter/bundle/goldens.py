@@ -20,9 +20,10 @@ from edgewise.exporter.graph.numerics import Tensors
 from edgewise.runtime.contract.manifest import Golden, GoldenFrame, Manifest
 from edgewise.runtime.contract.preprocessing import AsIs, Preprocess
 from edgewise.runtime.contract.schedules import KeyEveryN, KeyOnSceneChange
+from edgewise.runtime.frames.images import read_image
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.sources import Frame
-from edgewise.runtime.system.errors import ExportError, SourceError
+from edgewise.runtime.system.errors import ExportError
 from edgewise.runtime.walk.walk import Prepared, Walk
 
 GOLDEN_COUNT = 4
@@ -144,17 +145,7 @@ def read_frames(paths: Sequence[Path]) -> list[np.ndarray]:
     Raises:
         SourceError: A file that is missing or no image.
     """
-    frames = []
-    for path in paths:
-        if not path.is_file():
-            raise SourceError("no such image", where=str(path))
-        frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if frame is None:
-            raise SourceError(
-                "the image cannot be decoded", where=str(path), hint="remove it or save it again"
-            )
-        frames.append(frame)
-    return frames
+    return [read_image(path) for path in paths]
 
 
 def golden_pictures(

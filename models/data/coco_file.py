@@ -1,60 +1,74 @@
-"""COCO annotation files: read strictly, so that a broken one is a clear error before anything is decoded."""
+"""COCO annotation files: read strictly, so that a broken one is a clear error before anything is decoded.
+
+What is wrong with single annotations is found for all of them at once, each with its id.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Protocol, TypeVar
 
-import cv2
 import msgspec
 import numpy as np
-from faster_coco_eval import mask as coco_mask
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from edgewise.models.data.example import Image
-from edgewise.runtime.pixels.rle import fill_runs, runs_of
-from edgewise.runtime.system.documents import decode_json
-from edgewise.runtime.system.errors import DatasetError, ResultError
+from edgewise.models.data.segmentation import Segmentation, segmentation_fault
+from edgewise.runtime.contract.parts import Id
+from edgewise.runtime.frames.coco import CategoryEntry, Flag, ImageEntry, doubled, read_coco
+from edgewise.runtime.frames.images import read_image
+from edgewise.runtime.system.errors import DatasetError, SourceError
 
 IMAGE_FOLDER = "images"
+MOST_SHOWN = 20
+"""Faults that an error describes; of the others it gives the number."""
+FARTHEST = 1e6
+"""Pixels that a box may lie from an image's corner."""
 File = TypeVar("File")
+Side = Annotated[int, Meta(ge=1, le=1 << 20)]
+Box = tuple[float, float, float, float]
+"""x, y, width, height."""
 
 
-class CocoRle(msgspec.Struct, frozen=True):
-    """Run lengths in column-major order: numbers, or COCO's compressed text."""
-
-    size: tuple[int, int]
-    counts: str | list[int]
+class CocoImage(ImageEntry, frozen=True):
+    height: Side
+    width: Side
 
 
-class CocoImage(msgspec.Struct, frozen=True):
-    id: int
-    file_name: str
-    height: int
-    width: int
-
-
-class CocoCategory(msgspec.Struct, frozen=True):
+class CocoCategory(CategoryEntry, frozen=True):
     """A class; `isthing` is written by panoptic files, names and limbs of keypoints by keypoint files."""
 
-    id: int
-    name: str
-    isthing: int = 1
+    isthing: Flag = 1
     keypoints: tuple[str, ...] = ()
-    skeleton: tuple[tuple[int, int], ...] = ()
+    skeleton: tuple[tuple[Id, Id], ...] = ()
 
 
 class CocoAnnotation(msgspec.Struct, frozen=True):
     """An object of an instance file."""
 
-    id: int
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float]
-    segmentation: list[list[float]] | CocoRle
-    iscrowd: int = 0
+    id: Id
+    image_id: Id
+    category_id: Id
+    bbox: Box
+    segmentation: Segmentation | None = None
+    area: float | None = None
+    iscrowd: Flag = 0
+
+
+class ObjectAnnotation(Protocol):
+    """What annotations of objects share."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def image_id(self) -> int: ...
+    @property
+    def category_id(self) -> int: ...
+    @property
+    def bbox(self) -> Box: ...
 
 
 def read_file(json: Path, form: type[File], kind: str, hint: str) -> File:
@@ -73,7 +87,7 @@ def read_file(json: Path, form: type[File], kind: str, hint: str) -> File:
         data = json.read_bytes()
     except OSError:
         raise DatasetError("no such annotation file", where=str(json), hint=hint) from None
-    return decode_json(
+    return read_coco(
         data,
         form,
         lambda reason: DatasetError(f"not a COCO {kind} dataset: {reason}", where=str(json), hint=hint),
@@ -91,28 +105,77 @@ def image_folder(json: Path, images: Path | None) -> Path:
     return images or (beside if beside.is_dir() else json.parent)
 
 
-def refuse_empty(images: Sequence[CocoImage], categories: Sequence[CocoCategory], json: Path) -> None:
-    """Raise DatasetError where a file lists no images or no categories."""
-    for name, listed in (("images", images), ("categories", categories)):
-        if not listed:
+def refuse_lists(images: Sequence[CocoImage], categories: Sequence[CocoCategory], json: Path) -> None:
+    """Raise DatasetError where a file lists no images or no categories, or two of one id."""
+    listed: dict[str, Sequence[ImageEntry | CategoryEntry]] = {"images": images, "categories": categories}
+    for name, entries in listed.items():
+        if not entries:
             raise DatasetError(f"the dataset lists no {name}", where=str(json), hint="check the export")
+        if twice := doubled(entry.id for entry in entries):
+            raise DatasetError(
+                f"several {name} have the same id: {_listing(twice)}",
+                where=str(json),
+                hint="number them anew, with their annotations; files that were joined need this",
+            )
 
 
-def refuse_unknown(
-    annotation: int, image: int, category: int, images: Container[int], categories: Container[int], json: Path
-) -> None:
-    """Raise DatasetError where an annotation names an image or category that the file does not list."""
-    if image not in images:
-        raise _broken(annotation, f"names image {image}, which the file does not list", json)
-    if category not in categories:
-        raise _broken(annotation, f"names category {category}, which the file does not list", json)
+def classes_of(categories: Sequence[CocoCategory], used: Container[int]) -> list[CocoCategory]:
+    """The categories that are classes, by rising id.
+
+    A heading is none: a category that no annotation names and that another one names as its supercategory, as
+    Roboflow writes the project's name.
+
+    Args:
+        categories: All of the file.
+        used: Ids that annotations name.
+    """
+    headings = {(one.supercategory, one.id) for one in categories}
+    return sorted(
+        (
+            one
+            for one in categories
+            if one.id in used or not any(name == one.name and of != one.id for name, of in headings)
+        ),
+        key=lambda category: category.id,
+    )
 
 
-def refuse_impossible_box(annotation: int, bbox: tuple[float, float, float, float], json: Path) -> None:
-    """Raise DatasetError where a box x y w h is not finite or has a negative side."""
-    left, top, width, height = bbox
-    if not (np.isfinite(left + top + width + height) and width >= 0 and height >= 0):
-        raise _broken(annotation, f"has the impossible box {list(bbox)}", json)
+def object_faults(
+    annotations: Sequence[ObjectAnnotation], images: Container[int], categories: Container[int]
+) -> Iterator[str]:
+    """What is wrong with annotations of objects, whatever else they hold: ids and boxes."""
+    for number in doubled(one.id for one in annotations):
+        yield f"annotation {number} is there more than once"
+    for one in annotations:
+        if one.image_id not in images:
+            yield f"annotation {one.id} names image {one.image_id}, which the file does not list"
+        elif one.category_id not in categories:
+            yield f"annotation {one.id} names category {one.category_id}, which the file does not list"
+        elif not all(abs(side) <= FARTHEST for side in one.bbox) or min(one.bbox[2:]) < 0:
+            yield f"annotation {one.id} has the impossible box {list(one.bbox)}"
+
+
+def segmentation_faults(
+    annotations: Iterable[CocoAnnotation], images: Mapping[int, CocoImage]
+) -> Iterator[str]:
+    """What is wrong with the segmentations of annotations whose images are listed."""
+    for one in annotations:
+        image = images.get(one.image_id)
+        fault = image and segmentation_fault(one.segmentation, (image.height, image.width))
+        if fault:
+            yield f"the segmentation of annotation {one.id} is broken: {fault}"
+
+
+def refuse_faults(faults: Iterable[str], json: Path) -> None:
+    """Raise one DatasetError that names everything that was found in a file."""
+    found = list(faults)
+    if not found:
+        return
+    what = found[0]
+    if len(found) > 1:
+        rest = [f"and {len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else []
+        what = "\n    ".join([f"{len(found)} faults in the annotations:", *found[:MOST_SHOWN], *rest])
+    raise DatasetError(what, where=str(json), hint="correct or remove the annotation")
 
 
 def refuse_missing(names: Sequence[str], folder: Path) -> None:
@@ -121,8 +184,7 @@ def refuse_missing(names: Sequence[str], folder: Path) -> None:
     for file_name in names:
         parent, name = os.path.split(file_name)
         if parent not in present:
-            place = folder / parent
-            present[parent] = set(os.listdir(place)) if place.is_dir() else set()
+            present[parent] = _names_in(folder / parent)
         if name not in present[parent]:
             raise DatasetError(
                 "an annotated image is missing",
@@ -131,61 +193,46 @@ def refuse_missing(names: Sequence[str], folder: Path) -> None:
             )
 
 
-def read_image(path: Path, image: CocoImage) -> Image:
-    """An image file of the annotated size, uint8 [h, w, 3] BGR.
+def _names_in(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except (OSError, ValueError):
+        return set()
+
+
+def read_annotated(path: Path, image: CocoImage) -> Image:
+    """An image file of the annotated size, uint8 [h, w, 3] BGR, as `runtime/frames/images.py` reads it.
 
     Raises:
-        DatasetError: It cannot be decoded, or its size is not the annotated one.
+        DatasetError: It cannot be read, or its size is not the annotated one.
     """
-    frame = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if frame is None:
-        raise DatasetError("the image cannot be decoded", where=str(path), hint="fetch the file again")
-    if frame.shape[:2] != (image.height, image.width):
+    try:
+        frame = read_image(path)
+    except SourceError as error:
         raise DatasetError(
-            f"the image is {frame.shape[1]}x{frame.shape[0]} pixels, annotated as "
-            f"{image.width}x{image.height}",
-            where=str(path),
-            hint="use the images that the annotations were made for",
-        )
-    return np.asarray(frame, np.uint8)
+            f"an annotated image cannot be used: {error.what}", where=str(path), hint=error.hint
+        ) from None
+    height, width = frame.shape[:2]
+    if (height, width) == (image.height, image.width):
+        return frame
+    turned = (width, height) == (image.height, image.width)
+    raise DatasetError(
+        f"the image is {width}x{height} pixels, annotated as {image.width}x{image.height}",
+        where=str(path),
+        hint="the file may say that it is shown turned (EXIF orientation), which every reader here follows: "
+        "annotate the picture as it is shown, or save it without the orientation"
+        if turned
+        else "use the images that the annotations were made for",
+    )
 
 
-def corners(boxes: Sequence[tuple[float, float, float, float]]) -> NDArray[np.float64]:
+def corners(boxes: Sequence[Box]) -> NDArray[np.float64]:
     """float64 [n, 4] x1 y1 x2 y2 of COCO's x y w h."""
     found = np.array(boxes, np.float64).reshape(-1, 4)
     found[:, 2:] += found[:, :2]
     return found
 
 
-def decode_segmentation(
-    segmentation: list[list[float]] | CocoRle, size: tuple[int, int]
-) -> NDArray[np.bool_]:
-    """A COCO segmentation as bool [h, w].
-
-    Polygons are filled by COCO's own rule (five-fold oversampled outlines).
-
-    Raises:
-        ValueError: Run lengths that do not fill the image, a size that is not the image's, or a polygon with
-            fewer than three corners or an odd number of coordinates.
-    """
-    height, width = size
-    if isinstance(segmentation, CocoRle):
-        if tuple(segmentation.size) != size:
-            raise ValueError(f"it is made for {list(segmentation.size)}, the image is {list(size)}")
-        try:
-            return fill_runs(runs_of(segmentation.counts, size), size)
-        except ResultError as error:
-            raise ValueError(error.what) from None
-    if not segmentation:
-        raise ValueError("it has neither polygons nor runs")
-    for polygon in segmentation:
-        if len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
-            raise ValueError(f"a polygon has {len(polygon)} coordinates")
-    merged = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    return np.asarray(coco_mask.decode(merged), np.bool_)
-
-
-def _broken(annotation: int, problem: str, json: Path) -> DatasetError:
-    return DatasetError(
-        f"annotation {annotation} {problem}", where=str(json), hint="correct or remove the annotation"
-    )
+def _listing(ids: Sequence[int]) -> str:
+    shown = ", ".join(map(str, ids[:MOST_SHOWN]))
+    return shown + (f" and {len(ids) - MOST_SHOWN} more" if len(ids) > MOST_SHOWN else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgewise.models.data.coco_file import CocoImage, read_image
+from edgewise.models.data.coco_file import CocoImage, read_annotated
 from edgewise.models.data.example import Image
 
 _CACHE_LIMIT = 3 << 30
@@ -35,11 +35,11 @@ class ImageFiles:
         """Image `index`, uint8 [h, w, 3] BGR.
 
         Raises:
-            DatasetError: It cannot be decoded, or its size is not the annotated one.
+            DatasetError: It cannot be read, or its size is not the annotated one.
         """
         if index in self._frames:
             return self._frames[index]
-        frame = read_image(self.path(index), self.images[index])
+        frame = read_annotated(self.path(index), self.images[index])
         if self.keep and self._kept_bytes + frame.nbytes <= _CACHE_LIMIT:
             self._kept_bytes += frame.nbytes
             self._frames[index] = frame

@@ -45,8 +45,9 @@ def write_dataset(
     """Render scenes 0..count-1 of a series and write them as COCO datasets.
 
     The folder holds `images/*.png`, `instances.json` and `keypoints.json` (compressed RLE masks),
-    `panoptic.json` and `panoptic/*.png` (segment id = R + 256 G + 65536 B). It appears whole or not at all,
-    and the same arguments write the same bytes again. Series of different seeds share no scene: use one seed
+    `panoptic.json` and `panoptic/*.png` (segment id = R + 256 G + 65536 B). An image's id is the number that
+    its file is named by. The folder appears whole or not at all, and the same arguments write the same bytes
+    again. Series of different seeds share no scene: use one seed
     for training and another for evaluation.
 
     Args:
@@ -89,13 +90,13 @@ def write_dataset(
         for index in _counted(range(count), shown=progress):
             scene = render_scene(seed, index, (height, width))
             name = f"{index:06d}.png"
-            images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
+            images.append({"id": index, "file_name": name, "height": height, "width": width})
             _write_png(staged / IMAGE_FOLDER / name, scene.image)
-            for record in instance_records(scene, index + 1, len(instances) + 1):
+            for record in instance_records(scene, index, len(instances) + 1):
                 instances.append({key: record[key] for key in record if "keypoints" not in key})
                 if "keypoints" in record:
                     keypoints.append(record)
-            segments, record = panoptic_record(scene, index + 1, name)
+            segments, record = panoptic_record(scene, index, name)
             panoptic.append(record)
             _write_png(staged / PANOPTIC_FOLDER / name, segments)
         things = [_category(label) for label in LABELS]

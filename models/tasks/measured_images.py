@@ -49,6 +49,11 @@ class MeasuredImages:
         raise self.refusal(problem)
 
     @property
+    def indices(self) -> list[int]:
+        """Places of the images in the dataset, in the dataset's order."""
+        return sorted(self._ids)
+
+    @property
     def ids(self) -> list[int]:
         """Ids of the images, rising; DatasetError where there are none."""
         if not self._ids:

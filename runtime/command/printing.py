@@ -23,6 +23,8 @@ from edgewise.runtime.results.kind import Kind
 from edgewise.runtime.results.result import Scored
 
 SHOWN_CLASSES = 12
+MOST_NAMED = 8
+"""Files that a note names one by one."""
 
 
 def bundle_tables(bundle: Bundle) -> RenderableType:
@@ -220,6 +222,12 @@ def count_table(counts: Counter[str], frames: int, things: str) -> Table:
     for name, count in counts.most_common():
         _row(table, name, str(count))
     return table
+
+
+def left_out_note(names: tuple[str, ...]) -> str:
+    """Which files of a folder were not looked at."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"left out, no images by their names: {', '.join(names[:MOST_NAMED])}{more}"
 
 
 def unsettled_note(unsettled: int, frames: int) -> str:

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from edgewise.runtime.command.printing import count_table, result_table, unsettled_note
+from edgewise.runtime.command.printing import count_table, left_out_note, result_table, unsettled_note
 from edgewise.runtime.command.sinks import (
     IMAGES,
     OVERLAY_FOLDER,
@@ -225,6 +225,8 @@ def _run_frames(
         console.print(count_table(counts, done, kind.nouns.things))
     if unsettled:
         console.print(Text(unsettled_note(unsettled, done)), soft_wrap=True)
+    if source.left_out:
+        console.print(Text(left_out_note(source.left_out)), soft_wrap=True)
     if stopped is not None:
         raise stopped
 

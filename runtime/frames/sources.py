@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.frames.images import IMAGE_SUFFIXES, images_in, read_image
+from edgewise.runtime.frames.images import IMAGE_SUFFIXES, image_numbers, images_in, read_image
 from edgewise.runtime.system.errors import SourceError
 
 STREAM_PREFIXES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://")
@@ -37,7 +37,7 @@ class Frame:
         image: uint8 [H, W, 3] BGR. Nobody writes to it.
         timestamp: Seconds from the start of a video or stream; 0 for images.
         image_id: The number that COCO results carry: the integer that an image's file is named by, where all
-            images of the source are named so, otherwise the index.
+            images of the source are named by integers that differ, otherwise the index.
     """
 
     index: int
@@ -61,6 +61,7 @@ class Source:
         name: What the user wrote.
         count: Number of frames, where it is known (of a video, as its container announces).
         fps: Nominal frames per second of a video or stream, where it says so.
+        left_out: Names of the files of a folder that are no images by their names.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Source:
     frames: Iterator[Frame]
     count: int | None = None
     fps: float | None = None
+    left_out: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Frame]:
         return self.frames
@@ -90,8 +92,9 @@ def open_source(text: str) -> Source:
         return _open_live(text, int(text), [cv2.CAP_ANY, []], "list cameras with `ls /dev/video*`")
     path = Path(text).expanduser()
     if path.is_dir():
-        files = images_in(path)
-        return Source(text, SourceKind.IMAGES, _image_frames(files), len(files))
+        found = images_in(path)
+        files = found.files
+        return Source(text, SourceKind.IMAGES, _image_frames(files), len(files), left_out=found.left_out)
     if not path.exists():
         raise SourceError("no such file or folder", where=text, hint="check the path")
     if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -101,9 +104,8 @@ def open_source(text: str) -> Source:
 
 
 def _image_frames(files: Sequence[Path]) -> Generator[Frame]:
-    numbered = all(file.stem.isdecimal() for file in files)
-    for index, file in enumerate(files):
-        yield Frame(index, file.name, read_image(file), 0.0, int(file.stem) if numbered else index)
+    for index, (file, image_id) in enumerate(zip(files, image_numbers(files), strict=True)):
+        yield Frame(index, file.name, read_image(file), 0.0, image_id)
 
 
 def _open_video(path: Path, text: str) -> Source:

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.runtime.contract.manifest import ClassLabel, Manifest
-from edgewise.runtime.contract.parts import Fraction
+from edgewise.runtime.contract.parts import Coordinate, Fraction, Id
+from edgewise.runtime.frames.coco import CategoryEntry, Flag, ImageEntry, read_coco
 from edgewise.runtime.frames.images import IMAGE_SUFFIXES
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.results.result import Scored
-from edgewise.runtime.system.documents import decode_json
 from edgewise.runtime.system.errors import SourceError
 
 if TYPE_CHECKING:
@@ -205,30 +205,20 @@ def require_crops(manifest: Manifest) -> None:
 # ---------------------------------------------------------------- COCO's form
 
 
-class _Image(msgspec.Struct):
-    id: int
-    file_name: str
-
-
-class _Category(msgspec.Struct):
-    id: int
-    name: str
-
-
 class _Box(msgspec.Struct):
-    bbox: tuple[float, float, float, float]
+    bbox: tuple[Coordinate, Coordinate, Coordinate, Coordinate]
     """x, y, width, height in continuous pixels."""
-    image_id: int | None = None
+    image_id: Id | None = None
     file_name: str | None = None
-    category_id: int | None = None
+    category_id: Id | None = None
     score: Fraction = 1.0
-    iscrowd: int | bool = 0
+    iscrowd: Flag = 0
 
 
 class _Annotations(msgspec.Struct):
-    images: list[_Image]
+    images: list[ImageEntry]
     annotations: list[_Box]
-    categories: list[_Category]
+    categories: list[CategoryEntry]
 
 
 def _read(file: Path) -> bytes:
@@ -246,7 +236,7 @@ Read = TypeVar("Read")
 
 
 def _decode(data: bytes, kind: type[Read], file: Path) -> Read:
-    return decode_json(
+    return read_coco(
         data,
         kind,
         lambda reason: SourceError(
@@ -258,12 +248,12 @@ def _decode(data: bytes, kind: type[Read], file: Path) -> Read:
     )
 
 
-def _images_beside(file: Path) -> list[_Image]:
+def _images_beside(file: Path) -> list[ImageEntry]:
     beside = file.with_name(IMAGES_BESIDE)
-    return _decode(_read(beside), list[_Image], beside) if beside.is_file() and beside != file else []
+    return _decode(_read(beside), list[ImageEntry], beside) if beside.is_file() and beside != file else []
 
 
-def _category(categories: Sequence[_Category], wanted: str, file: Path) -> int:
+def _category(categories: Sequence[CategoryEntry], wanted: str, file: Path) -> int:
     for category in categories:
         if category.name == wanted:
             return category.id

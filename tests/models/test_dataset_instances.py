@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from edgewise.models.data.coco_file import CocoRle, decode_segmentation
 from edgewise.models.data.network_input import to_network
+from edgewise.models.data.segmentation import CocoRle, decode_segmentation
 from edgewise.models.scenes import LABELS, render_scene, write_dataset
 from edgewise.models.tasks.instances.dataset import CocoInstances
 from edgewise.runtime.contract.preprocessing import Letterbox, Stretch
@@ -164,6 +165,95 @@ def test_a_broken_file_is_one_clear_error(tmp_path: Path, content: Any, words: s
     assert caught.value.hint
 
 
+def _many(*changes: dict[str, Any]) -> dict[str, Any]:
+    """The minimal dataset with further annotations, number 2 and on."""
+    content = _minimal()
+    first = content["annotations"][0]
+    content["annotations"] += [{**first, "id": number, **each} for number, each in enumerate(changes, 2)]
+    return content
+
+
+def test_every_broken_annotation_is_named_on_opening(tmp_path: Path) -> None:
+    content = _many(
+        {"segmentation": []},
+        {},
+        {"segmentation": [[1, 2, 3, 4]]},
+        {"segmentation": None},
+        {"segmentation": {"size": [12, 16], "counts": [5]}},
+        {"segmentation": [[1, 2, 3, 4, 1e30, 6]]},
+        {"category_id": 99},
+        {"id": 3},
+        {"segmentation": {"size": [12, 16], "counts": [1 << 62, 1 << 62, 1 << 62, (1 << 62) + 192]}},
+        {"bbox": [0, 0, 1e300, 1]},
+    )
+    with pytest.raises(DatasetError) as caught:
+        CocoInstances.open(_write(tmp_path, content))
+    named = {int(word) for word in re.findall(r"annotation (\d+)", caught.value.what)}
+    assert named == {2, 3, 4, 5, 6, 7, 8, 10, 11}
+
+
+def test_many_faults_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="50 faults") as caught:
+        CocoInstances.open(_write(tmp_path, _many(*[{"segmentation": []}] * 50)))
+    assert "and 30 more" in caught.value.what
+
+
+@pytest.mark.parametrize("name", ["images", "categories"])
+def test_two_of_one_id_are_refused(tmp_path: Path, name: str) -> None:
+    content = _minimal()
+    content[name].append(content[name][0])
+    with pytest.raises(DatasetError, match=f"several {name} have the same id"):
+        CocoInstances.open(_write(tmp_path, content))
+
+
+def test_flags_and_numbers_as_converters_write_them(tmp_path: Path) -> None:
+    content = _minimal()
+    content["images"][0] |= {"id": 7.0, "height": 12.0, "width": 16.0}
+    content["annotations"][0] |= {"id": 1.0, "image_id": 7.0, "category_id": 30.0, "iscrowd": False}
+    content["annotations"][0].pop("area")
+    content["annotations"].append({**content["annotations"][0], "id": 2, "iscrowd": True})
+    dataset = CocoInstances.open(_write(tmp_path, content))
+    example = dataset.example(0)
+    assert (len(example.boxes), len(example.crowd_boxes)) == (1, 1)
+    assert [(one["iscrowd"], one["area"]) for one in dataset.records(0)] == [(0, 24), (1, 24)]
+
+
+def test_a_heading_that_no_annotation_names_is_no_class(tmp_path: Path) -> None:
+    content = _minimal()
+    for category in content["categories"]:
+        category["supercategory"] = "animals"
+    content["categories"].insert(0, {"id": 0, "name": "animals", "supercategory": "none"})
+    names = [label.name for label in CocoInstances.open(_write(tmp_path, content)).vocabulary.classes]
+    assert names == ["dog", "cat"]
+    content["annotations"][0]["category_id"] = 0
+    names = [label.name for label in CocoInstances.open(_write(tmp_path, content)).vocabulary.classes]
+    assert names == ["animals", "dog", "cat"]
+    # COCO's own person stands under itself.
+    content = _minimal()
+    content["categories"].append({"id": 1, "name": "person", "supercategory": "person"})
+    assert len(CocoInstances.open(_write(tmp_path, content)).vocabulary.classes) == 3
+
+
+def test_an_annotated_size_is_that_of_the_picture_as_it_is_shown(tmp_path: Path) -> None:
+    content = _minimal()
+    path = _write(tmp_path, content)
+    exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    stored = cv2.imencode(".jpg", np.full((16, 12, 3), 90, np.uint8))[1].tobytes()
+    turned = stored[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + stored[2:]
+    (tmp_path / "images" / "a.png").write_bytes(turned)
+    assert CocoInstances.open(path).frame(0).shape == (12, 16, 3)
+    content["images"][0] |= {"height": 16, "width": 12}
+    with pytest.raises(DatasetError, match="16x12 pixels, annotated as 12x16") as caught:
+        CocoInstances.open(_turned(tmp_path, content, turned)).frame(0)
+    assert "orientation" in caught.value.hint
+
+
+def _turned(folder: Path, content: dict[str, Any], picture: bytes) -> Path:
+    path = _write(folder, content)
+    (folder / "images" / "a.png").write_bytes(picture)
+    return path
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no such annotation file"):
         CocoInstances.open(tmp_path / "absent.json")
@@ -172,11 +262,9 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_broken_pixels_are_found_when_they_are_asked_for(tmp_path: Path) -> None:
-    path = _write(tmp_path, _annotated(segmentation={"size": [12, 16], "counts": [5]}))
-    with pytest.raises(DatasetError, match="segmentation of annotation 1"):
-        CocoInstances.open(path).example(0)
+    path = _write(tmp_path, _minimal())
     (tmp_path / "images" / "a.png").write_bytes(b"not a picture")
-    with pytest.raises(DatasetError, match="cannot be decoded"):
+    with pytest.raises(DatasetError, match="cannot be used: the image is corrupt"):
         CocoInstances.open(path).frame(0)
     cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((5, 5, 3), np.uint8))
     with pytest.raises(DatasetError, match="5x5"):

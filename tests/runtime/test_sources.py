@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgewise.runtime.frames import sources
-from edgewise.runtime.frames.images import decode_image, read_image
+from edgewise.runtime.frames.images import IMAGE_SUFFIXES, decode_image, read_image
 from edgewise.runtime.frames.sources import Frame, SourceKind, open_source
 from edgewise.runtime.system.errors import SourceError
 
@@ -63,6 +65,104 @@ def test_a_folder_whose_images_are_numbered_keeps_the_numbers(tmp_path: Path) ->
     for name in ("000724.png", "000139.png"):
         cv2.imwrite(str(tmp_path / name), picture())
     assert [frame.image_id for frame in open_source(str(tmp_path))] == [139, 724]
+
+
+@pytest.mark.parametrize(
+    "names", [("1.png", "001.png"), ("1.png", "01.jpg"), ("1.png", "2.png", "x.png"), (f"{1 << 53}.png",)]
+)
+def test_numbers_that_do_not_tell_images_apart_are_no_ids(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        cv2.imwrite(str(tmp_path / name), picture())
+    assert [frame.image_id for frame in open_source(str(tmp_path))] == list(range(len(names)))
+
+
+def _written(folder: Path, name: str, pixels: np.ndarray) -> Path:
+    suffix = {".jfif": ".jpg", ".jpe": ".jpg", ".pxm": ".pgm", ".pgm": ".pgm", ".pbm": ".pgm"}
+    path = folder / name
+    kind = suffix.get(path.suffix, path.suffix)
+    done, data = cv2.imencode(kind, pixels[..., 0] if kind == ".pgm" else pixels)
+    assert done
+    path.write_bytes(data.tobytes())
+    return path
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_every_suffix_of_an_image_is_read_alone_and_in_a_folder(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".avif" and not cv2.haveImageWriter("x.avif"):
+        pytest.skip("this OpenCV has no AVIF")
+    path = _written(tmp_path, f"a{suffix}", picture())
+    (alone,) = open_source(str(path))
+    (found,) = open_source(str(tmp_path))
+    np.testing.assert_array_equal(alone.image, found.image)
+    assert np.abs(alone.image.astype(int) - picture()).mean() < 60
+
+
+def test_what_a_folder_leaves_out_is_named(tmp_path: Path) -> None:
+    for name in ("a.png", "b.heic", "c.gif", "notes.txt", ".hidden"):
+        (tmp_path / name).write_bytes(cv2.imencode(".png", picture())[1].tobytes())
+    assert open_source(str(tmp_path)).left_out == ("b.heic", "c.gif", "notes.txt")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pixels", "words"),
+    [
+        (".png", np.full((8, 8, 3), 4000, np.uint16), "uint16"),
+        (".tiff", np.full((8, 8), 4000, np.uint16), "uint16"),
+        (".tiff", np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8), "float32"),
+        (".hdr", np.full((8, 8, 3), 0.5, np.float32), "float32"),
+    ],
+)
+def test_more_than_eight_bits_are_refused_not_cut(suffix: str, pixels: np.ndarray, words: str) -> None:
+    data = cv2.imencode(suffix, pixels)[1].tobytes()
+    with pytest.raises(SourceError, match=words) as caught:
+        decode_image(data, where="deep")
+    assert "255" in caught.value.hint
+
+
+def _png(width: int, height: int) -> bytes:
+    """The header of a PNG of that size, and no pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (_png(40_000, 30_000), "more pixels than OpenCV reads"),
+        (b"\0\0\0\x1cftypheic" + bytes(40), "does not read .heic"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), "does not read .jxl"),
+    ],
+)
+def test_a_sound_file_that_opencv_does_not_read_is_not_called_corrupt(data: bytes, words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        decode_image(data, where="picture")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_as_its_orientation_says(tmp_path: Path, orientation: int) -> None:
+    shown = picture()[..., 0]
+    # What a camera held in that way stores of the picture.
+    stored = {
+        1: shown,
+        2: shown[:, ::-1],
+        3: shown[::-1, ::-1],
+        4: shown[::-1],
+        5: shown.T,
+        6: np.rot90(shown),
+        7: shown[::-1, ::-1].T,
+        8: np.rot90(shown, -1),
+    }[orientation]
+    exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0%c\0\0\0\0\0\0" % orientation
+    jpeg = cv2.imencode(".jpg", np.ascontiguousarray(stored), (cv2.IMWRITE_JPEG_QUALITY, 100))[1].tobytes()
+    marker = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + marker + jpeg[2:])
+    read = read_image(tmp_path / "a.jpg")[..., 0]
+    assert read.shape == shown.shape
+    assert np.abs(read.astype(int) - shown).max() < 12
 
 
 def test_a_video(video: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,25 +21,26 @@ from edgewise.models.data.coco_file import (
     CocoCategory,
     CocoImage,
     annotation_file,
+    classes_of,
     corners,
-    decode_segmentation,
     image_folder,
+    object_faults,
     read_file,
-    refuse_empty,
-    refuse_impossible_box,
+    refuse_faults,
+    refuse_lists,
     refuse_missing,
-    refuse_unknown,
+    segmentation_faults,
 )
 from edgewise.models.data.example import Example, Image
 from edgewise.models.data.images import ImageFiles
 from edgewise.models.data.instance_targets import InstanceTargets
 from edgewise.models.data.network_input import to_network
+from edgewise.models.data.segmentation import decode_segmentation
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.runtime.contract.manifest import ClassLabel
 from edgewise.runtime.contract.preprocessing import Preprocess
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.pixels.masks import crop_dense
-from edgewise.runtime.system.errors import DatasetError
 
 INSTANCES_FILE = "instances.json"
 _HINT = "give a COCO annotation file, or a folder with instances.json and images/"
@@ -74,18 +76,20 @@ class CocoInstances(AnnotatedImages):
             keep: Keep decoded images and masks in memory (up to 3 GiB), for training over many epochs.
 
         Raises:
-            DatasetError: No such file, not COCO, an annotation that names an unknown image or category or has
-                an impossible box, no images, or an image file that is missing.
+            DatasetError: No such file, not COCO, no images or categories, two of one id, annotations that
+                name an unknown image or category or have an impossible box or a broken segmentation (all of
+                them at once), or an image file that is missing.
         """
         json = annotation_file(data, INSTANCES_FILE)
         file = read_file(json, _File, "instance", _HINT)
-        refuse_empty(file.images, file.categories, json)
-        categories = sorted(file.categories, key=lambda category: category.id)
+        refuse_lists(file.images, file.categories, json)
+        categories = classes_of(file.categories, {one.category_id for one in file.annotations})
         classes = {category.id: index for index, category in enumerate(categories)}
+        listed = {image.id: image for image in file.images}
+        faults = object_faults(file.annotations, listed, classes)
+        refuse_faults([*faults, *segmentation_faults(file.annotations, listed)], json)
         annotations: dict[int, list[CocoAnnotation]] = {image.id: [] for image in file.images}
         for one in file.annotations:
-            refuse_unknown(one.id, one.image_id, one.category_id, annotations, classes, json)
-            refuse_impossible_box(one.id, one.bbox, json)
             annotations[one.image_id].append(one)
         folder = image_folder(json, images)
         refuse_missing([image.file_name for image in file.images], folder)
@@ -98,6 +102,24 @@ class CocoInstances(AnnotatedImages):
     def object_count(self) -> int:
         """How many objects are annotated, crowd regions left out."""
         return sum(not one.iscrowd for objects in self._annotations.values() for one in objects)
+
+    def records(self, index: int) -> list[dict[str, Any]]:
+        """The annotations of image `index`, crowds among them, as COCO's evaluators want them, without ids.
+
+        An area that the file does not state is the mask's.
+        """
+        image = self.images[index]
+        return [
+            {
+                "image_id": image.id,
+                "category_id": one.category_id,
+                "bbox": list(one.bbox),
+                "area": int(_mask(one, image).sum()) if one.area is None else one.area,
+                "iscrowd": int(one.iscrowd),
+                "segmentation": msgspec.to_builtins(one.segmentation),
+            }
+            for one in self._annotations[image.id]
+        ]
 
     def truth(self, index: int) -> Instances:
         """The annotated objects of image `index` as a result, crowds left out."""
@@ -121,13 +143,15 @@ class CocoInstances(AnnotatedImages):
         """Image `index` with its objects.
 
         Raises:
-            DatasetError: As `frame`, or a segmentation that cannot be decoded.
+            DatasetError: As `frame`.
         """
+        # First, for it is the frame that proves the annotated size, by which masks are allocated.
+        frame = self.frame(index)
         image = self.images[index]
         annotations = self._annotations[image.id]
         objects = [annotation for annotation in annotations if not annotation.iscrowd]
         if index not in self._masks:
-            crops = [_crop(self._decode(annotation, image)) for annotation in objects]
+            crops = [_crop(_mask(annotation, image)) for annotation in objects]
             if self.files.keep:
                 self._masks[index] = crops
         else:
@@ -136,22 +160,16 @@ class CocoInstances(AnnotatedImages):
         for mask, (top, left, crop) in zip(masks, crops, strict=True):
             mask[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
         return Example(
-            self.frame(index),
+            frame,
             corners([one.bbox for one in objects]),
             np.array([self._classes[annotation.category_id] for annotation in objects], np.int64),
             masks,
             corners([one.bbox for one in annotations if one.iscrowd]),
         )
 
-    def _decode(self, annotation: CocoAnnotation, image: CocoImage) -> NDArray[np.bool_]:
-        try:
-            return decode_segmentation(annotation.segmentation, (image.height, image.width))
-        except ValueError as error:
-            raise DatasetError(
-                f"the segmentation of annotation {annotation.id} is broken: {error}",
-                where=str(self.json),
-                hint="correct or remove the annotation",
-            ) from None
+
+def _mask(annotation: CocoAnnotation, image: CocoImage) -> NDArray[np.bool_]:
+    return decode_segmentation(annotation.segmentation, (image.height, image.width))
 
 
 def _crop(mask: NDArray[np.bool_]) -> tuple[int, int, NDArray[np.bool_]]:

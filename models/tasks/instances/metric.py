@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ class MaskAp:
                 where=str(dataset.json),
                 hint="give a folder with instances.json and images/",
             )
-        return MaskApMeasuring(self.name, dataset.json, MeasuredImages(dataset))
+        return MaskApMeasuring(self.name, dataset, MeasuredImages(dataset))
 
 
 @dataclass
@@ -52,7 +52,7 @@ class MaskApMeasuring:
     """Mask AP while results come in, kept as COCO records: the evaluator sorts all of them together."""
 
     name: str
-    ground_truth: Path
+    dataset: CocoInstances
     images: MeasuredImages
     _records: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
@@ -65,9 +65,7 @@ class MaskApMeasuring:
         """See `Measuring.value`."""
         chosen = self.images.ids
         with contextlib.redirect_stdout(io.StringIO()):
-            truth = COCO(str(self.ground_truth))
-            for annotation in truth.dataset["annotations"]:
-                annotation.setdefault("iscrowd", 0)
+            truth = COCO(ground_truth(self.dataset, self.images.indices))
             # The evaluator adds keys to the records it is given.
             records = [dict(record) for record in self._records]
             found = truth.loadRes(records) if records else _no_results(truth)
@@ -85,6 +83,21 @@ class MaskApMeasuring:
             for index, category in enumerate(evaluator.params.catIds)
         }
         return Measured(self.name, value, {**dict(zip(_PARTS, parts, strict=True)), **classes}, len(chosen))
+
+
+def ground_truth(dataset: CocoInstances, indices: Iterable[int]) -> dict[str, Any]:
+    """Some images of a dataset as a COCO document for evaluators.
+
+    Annotations are numbered anew, from 1: evaluators take a match with number 0 for none.
+    """
+    chosen = list(indices)
+    images = [dataset.images[index] for index in chosen]
+    records = (record for index in chosen for record in dataset.records(index))
+    return {
+        "images": [{"id": one.id, "width": one.width, "height": one.height} for one in images],
+        "annotations": [{"id": number, **record} for number, record in enumerate(records, start=1)],
+        "categories": [{"id": label.id, "name": label.name} for label in dataset.vocabulary.classes],
+    }
 
 
 def _no_results(truth: COCO) -> COCO:

@@ -6,6 +6,7 @@ COCO counts keypoints in whole pixels; here they are continuous, at the centre o
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +18,18 @@ from numpy.typing import NDArray
 from edgewise.models.data.annotated_images import AnnotatedImages
 from edgewise.models.data.augment import Augmentation
 from edgewise.models.data.coco_file import (
+    FARTHEST,
+    Box,
     CocoCategory,
     CocoImage,
     annotation_file,
     corners,
     image_folder,
+    object_faults,
     read_file,
-    refuse_empty,
-    refuse_impossible_box,
+    refuse_faults,
+    refuse_lists,
     refuse_missing,
-    refuse_unknown,
 )
 from edgewise.models.data.example import Image
 from edgewise.models.data.images import ImageFiles
@@ -34,7 +37,9 @@ from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.tasks.keypoints.augment_crop import swapped, vary_crop
 from edgewise.models.tasks.keypoints.targets import KeypointTargets
 from edgewise.runtime.contract.manifest import ClassLabel, KeypointLayout
+from edgewise.runtime.contract.parts import Id
 from edgewise.runtime.contract.preprocessing import AffineCrop, Preprocess
+from edgewise.runtime.frames.coco import Flag
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.preprocessing import crop_geometry
 from edgewise.runtime.kinds.keypoints.result import Keypoints
@@ -61,18 +66,23 @@ _SIGMAS = {
 class CocoPerson(msgspec.Struct, frozen=True):
     """A person of a keypoint file; `keypoints` are x, y, visibility, one after another."""
 
-    id: int
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float]
-    area: float
+    id: Id
+    image_id: Id
+    category_id: Id
+    bbox: Box
     keypoints: list[float]
-    iscrowd: int = 0
+    area: float | None = None
+    iscrowd: Flag = 0
 
     @property
     def points(self) -> NDArray[np.float64]:
         """float64 [k, 3], x, y (pixel indices) and visibility (0 unlabelled, 1 hidden, 2 visible)."""
         return np.array(self.keypoints, np.float64).reshape(-1, 3)
+
+    @property
+    def extent(self) -> float:
+        """The area that the similarity of keypoints is measured by; the box's where the file states none."""
+        return self.bbox[2] * self.bbox[3] if self.area is None else self.area
 
     @property
     def usable(self) -> bool:
@@ -109,20 +119,19 @@ class CocoKeypoints(AnnotatedImages):
             keep: Keep decoded images in memory (up to 3 GiB), for training over many epochs.
 
         Raises:
-            DatasetError: No such file, not COCO, not exactly one category, an annotation that names an
-                unknown image or category, has an impossible box or the wrong number of keypoints, no images,
-                or an image file that is missing.
+            DatasetError: No such file, not COCO, not exactly one category, two images of one id, annotations
+                that name an unknown image or category or have an impossible box or odd keypoints (all of them
+                at once), no images, or an image file that is missing.
         """
         json = annotation_file(data, KEYPOINTS_FILE)
         file = read_file(json, _File, "keypoint", _HINT)
-        refuse_empty(file.images, file.categories, json)
-        category = _only_category(file.categories, json)
+        refuse_lists(file.images, file.categories, json)
+        category = _only_category(file.categories, {one.category_id for one in file.annotations}, json)
         layout = _layout(category, json)
         people: dict[int, list[CocoPerson]] = {image.id: [] for image in file.images}
+        faults = object_faults(file.annotations, people, (category.id,))
+        refuse_faults([*faults, *_point_faults(file.annotations, len(layout.names))], json)
         for one in file.annotations:
-            refuse_unknown(one.id, one.image_id, one.category_id, people, (category.id,), json)
-            refuse_impossible_box(one.id, one.bbox, json)
-            _refuse_odd_points(one, len(layout.names), json)
             people[one.image_id].append(one)
         folder = image_folder(json, images)
         refuse_missing([image.file_name for image in file.images], folder)
@@ -213,7 +222,9 @@ class CocoKeypoints(AnnotatedImages):
         return np.zeros((0, len(self.layout.names), 3), np.float64)
 
 
-def _only_category(categories: list[CocoCategory], json: Path) -> CocoCategory:
+def _only_category(listed: list[CocoCategory], used: set[int], json: Path) -> CocoCategory:
+    """The category that has keypoints; others may stand there where no annotation names them."""
+    categories = [one for one in listed if one.keypoints or one.id in used] or listed
     if len(categories) != 1 or not categories[0].keypoints:
         raise DatasetError(
             f"a keypoint dataset describes one category by its keypoints; the file lists {len(categories)}, "
@@ -246,19 +257,14 @@ def _layout(category: CocoCategory, json: Path) -> KeypointLayout:
     return KeypointLayout(names=names, flip_pairs=pairs, limbs=limbs, sigmas=sigmas)
 
 
-def _refuse_odd_points(person: CocoPerson, count: int, json: Path) -> None:
-    problem = ""
-    if len(person.keypoints) != 3 * count:
-        problem = f"has {len(person.keypoints)} numbers for {count} keypoints"
-    elif not all(map(math.isfinite, person.keypoints)):
-        problem = "has a keypoint that is not a number"
-    elif not set(person.keypoints[2::3]) <= {0, 1, 2}:
-        problem = "has a visibility other than 0, 1 and 2"
-    elif not (math.isfinite(person.area) and person.area >= 0):
-        problem = f"has the impossible area {person.area}"
-    if problem:
-        raise DatasetError(
-            f"annotation {person.id} {problem}",
-            where=str(json),
-            hint="correct or remove the annotation",
-        )
+def _point_faults(people: list[CocoPerson], count: int) -> Iterator[str]:
+    """What is wrong with the keypoints and areas of people."""
+    for one in people:
+        if len(one.keypoints) != 3 * count:
+            yield f"annotation {one.id} has {len(one.keypoints)} numbers for {count} keypoints"
+        elif not all(abs(number) <= FARTHEST for number in one.keypoints):
+            yield f"annotation {one.id} has a keypoint that is not in or near any image"
+        elif not set(one.keypoints[2::3]) <= {0, 1, 2}:
+            yield f"annotation {one.id} has a visibility other than 0, 1 and 2"
+        elif not (math.isfinite(one.extent) and one.extent >= 0):
+            yield f"annotation {one.id} has the impossible area {one.area}"

@@ -114,11 +114,11 @@ def oks_ap(dataset: CocoKeypoints, records: list[dict[str, Any]], image_ids: lis
     """COCO's keypoint AP (OKS .50:.05:.95), 0..1; NaN where there is nobody to find."""
     people = [
         {
-            "id": one.id,
+            "id": 0,
             "image_id": dataset.images[index].id,
             "category_id": one.category_id,
             "bbox": list(one.bbox),
-            "area": one.area,
+            "area": one.extent,
             "keypoints": one.keypoints,
             "num_keypoints": int((one.points[:, 2] > 0).sum()),
             "iscrowd": 0,
@@ -126,6 +126,8 @@ def oks_ap(dataset: CocoKeypoints, records: list[dict[str, Any]], image_ids: lis
         for index in range(len(dataset))
         for one in dataset.people(index)
     ]
+    for number, person in enumerate(people, start=1):  # evaluators take a match with number 0 for none
+        person["id"] = number
     if not people:
         return float("nan")
     content = {

@@ -15,10 +15,12 @@ from edgewise.models.data.coco_file import (
     CocoCategory,
     CocoImage,
     annotation_file,
+    classes_of,
     image_folder,
+    read_annotated,
     read_file,
-    read_image,
-    refuse_empty,
+    refuse_faults,
+    refuse_lists,
     refuse_missing,
 )
 from edgewise.models.data.example import Example, Image
@@ -27,7 +29,9 @@ from edgewise.models.data.network_input import instance_targets, semantic_target
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.tasks.panoptic.targets import PanopticTargets
 from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
+from edgewise.runtime.contract.parts import Id
 from edgewise.runtime.contract.preprocessing import Preprocess
+from edgewise.runtime.frames.coco import Flag
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.kinds.panoptic.result import Panoptic
 from edgewise.runtime.system.errors import DatasetError
@@ -39,15 +43,15 @@ _HINT = "give a COCO panoptic json with its folder of segment images beside it (
 
 
 class CocoSegment(msgspec.Struct, frozen=True):
-    id: int
-    category_id: int
-    iscrowd: int = 0
+    id: Id
+    category_id: Id
+    iscrowd: Flag = 0
 
 
 class CocoPanopticAnnotation(msgspec.Struct, frozen=True):
     """The segments of one picture; `file_name` is the PNG in which a pixel is R + 256 G + 65536 B = id."""
 
-    image_id: int
+    image_id: Id
     file_name: str
     segments_info: list[CocoSegment]
 
@@ -105,8 +109,9 @@ class CocoPanoptic(AnnotatedImages):
         """
         json = annotation_file(data, PANOPTIC_FILE)
         file = read_file(json, _File, "panoptic", _HINT)
-        refuse_empty(file.images, file.categories, json)
-        labels = _labels(file.categories)
+        refuse_lists(file.images, file.categories, json)
+        used = {one.category_id for picture in file.annotations for one in picture.segments_info}
+        labels = _labels(classes_of(file.categories, used))
         classes = {label.id: index for index, label in enumerate(labels)}
         annotations = _by_image(file, classes, json)
         folder, segment_folder = image_folder(json, images), json.with_suffix("")
@@ -137,7 +142,7 @@ class CocoPanoptic(AnnotatedImages):
             return self._kept[index]
         annotation = self._annotations[index]
         path = self.segment_folder / annotation.file_name
-        coded = read_image(path, self.images[index])
+        coded = read_annotated(path, self.images[index])
         ids = coded[..., 2] + (coded[..., 1].astype(np.uint32) << 8) + (coded[..., 0].astype(np.uint32) << 16)
         segments = annotation.segments_info
         listed = np.array([0, *(one.id for one in segments)], np.uint32)
@@ -219,6 +224,7 @@ def _by_image(file: _File, classes: dict[int, int], json: Path) -> tuple[CocoPan
     """The annotation of each image, in the order of the images."""
     wanted = {image.id for image in file.images}
     found: dict[int, CocoPanopticAnnotation] = {}
+    faults: list[str] = []
     for annotation in file.annotations:
         ids = [segment.id for segment in annotation.segments_info]
         unknown = [one.category_id for one in annotation.segments_info if one.category_id not in classes]
@@ -232,12 +238,9 @@ def _by_image(file: _File, classes: dict[int, int], json: Path) -> tuple[CocoPan
         elif len(set(ids)) != len(ids) or not all(0 < one < 1 << 24 for one in ids):
             problem = "has a segment id twice, or one outside 1..16777215"
         if problem:
-            raise DatasetError(
-                f"the annotation of image {annotation.image_id} {problem}",
-                where=str(json),
-                hint="correct or remove the annotation",
-            )
+            faults.append(f"the annotation of image {annotation.image_id} {problem}")
         found[annotation.image_id] = annotation
+    refuse_faults(faults, json)
     if missing := sorted(wanted - found.keys()):
         raise DatasetError(
             f"{len(missing)} images have no annotation, image {missing[0]} first",
