@@ -170,7 +170,7 @@ def build(
                 progress=step,
             )
             record = build_engine(opened, target, precision, options)
-            with_realised(opened, record)
+            with_realised(opened, record, step)
     layers = ", ".join(f"{number} {name}" for name, number in record.realised.layers.items())
     _say(f"{record.realised.tool} for {record.realised.device}: {record.size / 1e6:.1f} MB, layers: {layers}")
 
@@ -316,11 +316,13 @@ def import_checkpoint(
     with _needs("import-checkpoint"):
         from edgewise.models import registry
         from edgewise.models.checkpoints.upstream import convert_checkpoint
-        from edgewise.runtime.system.atomic import refuse_existing
+        from edgewise.runtime.system.ownership import refuse_existing_file
+        from edgewise.runtime.system.publishing import writing
 
         entry = registry.find(model)
-        refuse_existing(output, replace=force)
-        report = convert_checkpoint(file, entry, output)
+        with writing(output):
+            refuse_existing_file(output, replace=force)
+            report = convert_checkpoint(file, entry, output)
     _say(f"{report.layout}: {report.tensors} tensors, {report.parameters / 1e6:.2f} M parameters")
     for name in report.dropped:
         _say(f"left behind: {name}")

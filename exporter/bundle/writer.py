@@ -2,14 +2,17 @@
 
 A new bundle is staged beside its destination and renamed. An update writes its files under names that the old
 manifest does not use, then replaces the manifest, then removes what no manifest lists: a kill at any point
-leaves the old bundle or the new one.
+leaves the old bundle or the new one. A bundle has one writer at a time: whoever reads it to change it claims
+its folder before (`writing` of `runtime/system/publishing.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -18,8 +21,10 @@ from edgewise.runtime.contract.bundle import MANIFEST, Bundle
 from edgewise.runtime.contract.check import referenced_files
 from edgewise.runtime.contract.encoding import encode
 from edgewise.runtime.contract.manifest import FileEntry, Manifest
-from edgewise.runtime.system.atomic import refuse_existing, sha256_of, staged_file, staged_folder, write_bytes
+from edgewise.runtime.system.atomic import sha256_of, staged_folder, write_bytes
 from edgewise.runtime.system.errors import ExportError
+from edgewise.runtime.system.ownership import held_files, is_regular, refuse_existing
+from edgewise.runtime.system.publishing import writing
 
 UPDATED_FOLDERS = ("models", "calibration")
 """The folders of a bundle that an update writes to."""
@@ -39,12 +44,11 @@ def write_bundle(
         replace: Exchange an existing bundle at `destination` for the new one.
 
     Raises:
-        EdgewiseError: `destination` is there already and `replace` is not set.
-        ExportError: `replace` would remove a folder that is no bundle.
+        EdgewiseError: `destination` is there already and `replace` is not set, or it holds more than a
+            bundle, or somebody else writes it.
         ManifestError: The manifest does not fit together, or points to a file that is not in `files`.
     """
-    refuse_occupied(destination, replace=replace)
-    with staged_folder(destination, replace=replace) as folder:
+    with staged_folder(destination, replace=replace, listed=bundle_files) as folder:
         entries = []
         for path, content in files.items():
             _write(folder / path, content)
@@ -54,21 +58,41 @@ def write_bundle(
     return Bundle.open(destination)
 
 
-def refuse_occupied(destination: Path, *, replace: bool) -> None:
-    """Raise where the bundle cannot be written, before long work starts.
+@contextmanager
+def claim_destination(destination: Path, *, replace: bool) -> Generator[None]:
+    """Be the only writer of a bundle inside the block, and know before long work that it can be written.
 
     Raises:
-        EdgewiseError: The destination exists and `replace` is not set.
-        ExportError: The destination exists and is no bundle, so it is not replaced.
+        EdgewiseError: The destination exists and `replace` is not set, or holds more than a bundle; or
+            somebody else writes it.
     """
-    refuse_existing(destination, replace=replace)
-    occupied = destination.is_file() or (destination.is_dir() and any(destination.iterdir()))
-    if occupied and not (destination / MANIFEST).is_file():
-        raise ExportError(
-            "the destination is no bundle, so --force does not replace it",
-            where=str(destination),
-            hint="choose another folder",
-        )
+    with writing(destination):
+        refuse_existing(destination, replace=replace, listed=bundle_files)
+        yield
+
+
+class _Listed(msgspec.Struct):
+    path: str
+
+
+class _AnyManifest(msgspec.Struct):
+    """As much of a manifest of whatever format as says that a folder is a bundle."""
+
+    writer: str
+    graphs: dict[str, msgspec.Raw]
+    files: list[_Listed]
+
+
+def bundle_files(folder: Path) -> frozenset[str] | None:
+    """The files of a bundle, and what a killed update left in its own folders; None where it is no bundle."""
+    if not is_regular(folder / MANIFEST):
+        return None
+    try:
+        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=_AnyManifest)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    own = (name for name in held_files(folder) if name.partition("/")[0] in UPDATED_FOLDERS)
+    return frozenset({MANIFEST, *(file.path for file in manifest.files), *own})
 
 
 def place(bundle: Bundle, path: str, data: bytes) -> str:
@@ -92,9 +116,22 @@ def update_bundle(bundle: Bundle, manifest: Manifest, files: Mapping[str, bytes]
         manifest: The new manifest; `manifest.files` is filled in. Files under `source/` stay.
 
     Raises:
-        ExportError: A new file would overwrite one that the present manifest lists.
+        ExportError: A new file would overwrite one that the present manifest lists, or the bundle has changed
+            since it was opened.
+        EdgewiseError: Somebody else writes the bundle.
         ManifestError: The manifest does not fit together, or points to a file that is not there.
     """
+    with writing(bundle.path):
+        if Bundle.open(bundle.path).manifest != bundle.manifest:
+            raise ExportError(
+                "somebody else has changed the bundle since it was opened",
+                where=str(bundle.path),
+                hint="do it again",
+            )
+        return _update(bundle, manifest, files)
+
+
+def _update(bundle: Bundle, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
     used = {entry.path: entry for entry in bundle.manifest.files}
     for path, data in files.items():
         if path in used and used[path].sha256 != hashlib.sha256(data).hexdigest():
@@ -145,9 +182,7 @@ def remove_unlisted(folder: Path) -> None:
 def _write(path: Path, content: Content) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, Path):
-        with staged_file(path) as temporary, content.open("rb") as stream, temporary.open("wb") as copy:
-            while piece := stream.read(1 << 20):
-                copy.write(piece)
+        shutil.copyfile(content, path)
     else:
         path.write_bytes(content)
 

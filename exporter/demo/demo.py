@@ -26,8 +26,10 @@ from edgewise.runtime.command.selftest import selftest
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import Precision, Target
 from edgewise.runtime.engines.tensorrt_api import import_tensorrt
-from edgewise.runtime.system.atomic import refuse_existing, write_text
+from edgewise.runtime.system.atomic import write_text
 from edgewise.runtime.system.errors import EdgewiseError, ParityError
+from edgewise.runtime.system.ownership import held_files, refuse_existing
+from edgewise.runtime.system.publishing import writing
 
 if TYPE_CHECKING:
     from edgewise.exporter.parity import ParityReport
@@ -93,11 +95,19 @@ def run_demo(
     """
     begun = time.perf_counter()
     _refuse_models(models)
-    refuse_existing(folder, replace=replace)
-    if not _is_ours(folder):
-        raise EdgewiseError(
-            "the folder holds something else than a demo, so --force does not replace it", where=str(folder)
-        )
+    with writing(folder):
+        return _run_demo(folder, models, replace, progress, console, begun)
+
+
+def _run_demo(
+    folder: Path,
+    models: Sequence[str],
+    replace: bool,
+    progress: Callable[[str], None],
+    console: Console,
+    begun: float,
+) -> Demo:
+    refuse_existing(folder, replace=replace, listed=_own_files)
     import_tensorrt(Target.TENSORRT_RTX, verb="demo")
     progress(f"drawing {CALIBRATION_SCENES + EVALUATION_SCENES} scenes that the models never saw")
     calibration, evaluation = folder / "scenes-calibration", folder / "scenes-evaluation"
@@ -151,10 +161,11 @@ def _refuse_models(names: Sequence[str]) -> None:
         )
 
 
-def _is_ours(folder: Path) -> bool:
+def _own_files(folder: Path) -> list[str]:
+    """What lies where a demo puts its things; each of them is looked at again by its own writer."""
     own = {"scenes-calibration", "scenes-evaluation", "engines", "results", "parity", PAGE}
     own |= {f"{name}.bundle" for name in MODELS}
-    return not folder.exists() or {path.name for path in folder.iterdir()} <= own
+    return [name for name in held_files(folder) if name.partition("/")[0] in own]
 
 
 def _run_model(

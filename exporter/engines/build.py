@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -26,15 +26,13 @@ from edgewise.exporter.engines.pins import FLOAT, HALF, Pins, pins_for_calibrato
 from edgewise.exporter.engines.realised import count_types
 from edgewise.exporter.engines.recipe import BuildRecipe, TensorRTFeatures, choose_recipe
 from edgewise.exporter.engines.recipe import Int8Source as Int8Source
+from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import KeptNode, Precision, RealisedPrecision, Target
 from edgewise.runtime.engines.cache import EngineCache, EngineKey, cache_folder
 from edgewise.runtime.engines.cache import EngineRecord as EngineRecord
 from edgewise.runtime.engines.cuda import find_gpu
 from edgewise.runtime.engines.tensorrt_api import import_tensorrt
 from edgewise.runtime.system.errors import BackendError, BuildError
-
-if TYPE_CHECKING:
-    from edgewise.runtime.contract.bundle import Bundle
 
 
 def _silent(message: str) -> None:
@@ -184,14 +182,19 @@ def _plan(trt: Any, bundle: Bundle, target: Target, precision: Precision, option
     return Plan(device, job, key, kept)
 
 
-def with_realised(bundle: Bundle, record: EngineRecord) -> Bundle:
+def with_realised(bundle: Bundle, record: EngineRecord, progress: Callable[[str], None] = _silent) -> Bundle:
     """Write what the builder realised into the bundle's manifest; an older entry for that device goes.
 
-    A bundle on a read-only medium stays as it is; the engine's record says the same.
+    A bundle on a read-only medium stays as it is; the engine's record says the same. Where somebody else
+    writes the bundle, such as `edgewise calibrate`, this waits, and takes the manifest that it leaves.
+
+    Raises:
+        BuildError: The bundle holds another model now than the engine was built from.
     """
     if not os.access(bundle.path, os.W_OK):
         return bundle
     from edgewise.exporter.bundle.writer import update_bundle
+    from edgewise.runtime.system.publishing import writing
 
     def replaced(entries: tuple[RealisedPrecision, ...]) -> tuple[RealisedPrecision, ...]:
         new = record.realised
@@ -199,13 +202,26 @@ def with_realised(bundle: Bundle, record: EngineRecord) -> Bundle:
         others = (entry for entry in entries if (entry.target, entry.device, entry.graph) != own)
         return (*others, new)
 
-    precisions = tuple(
-        msgspec.structs.replace(entry, realised=replaced(entry.realised))
-        if entry.precision is record.key.precision
-        else entry
-        for entry in bundle.manifest.precisions
-    )
-    return update_bundle(bundle, msgspec.structs.replace(bundle.manifest, precisions=precisions), {})
+    with writing(bundle.path, waiting=lambda holder: progress(f"waiting for {holder}")):
+        present = Bundle.open(bundle.path)
+        _require_model(present, record.key)
+        precisions = tuple(
+            msgspec.structs.replace(entry, realised=replaced(entry.realised))
+            if entry.precision is record.key.precision
+            else entry
+            for entry in present.manifest.precisions
+        )
+        return update_bundle(present, msgspec.structs.replace(present.manifest, precisions=precisions), {})
+
+
+def _require_model(bundle: Bundle, key: EngineKey) -> None:
+    path = bundle.graph_entry(key.graph, key.target, key.precision).path
+    if all(entry.sha256 != key.model_sha256 for entry in bundle.manifest.files if entry.path == path):
+        raise BuildError(
+            "the bundle's model was replaced while its engine was built",
+            where=str(bundle.path / path),
+            hint="build again",
+        )
 
 
 def _check_options(target: Target, options: BuildOptions) -> None:

@@ -58,6 +58,7 @@ from edgewise.runtime.contract.manifest import (
 from edgewise.runtime.frames.images import decode_image
 from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.system.errors import CalibrationError
+from edgewise.runtime.system.publishing import writing
 from edgewise.runtime.walk.walk import Preparation, Prepared, Walk
 
 if TYPE_CHECKING:
@@ -93,7 +94,13 @@ def calibrate_bundle(
         CalibrationError: The images are refused, or INT8 misses its budget even with every allowed node
             wider.
         BundleError: A file of the bundle is missing or changed.
+        EdgewiseError: Somebody else writes the bundle.
     """
+    with writing(bundle.path):
+        return _calibrate(Bundle.open(bundle.path), request, progress)
+
+
+def _calibrate(bundle: Bundle, request: CalibrationRequest, progress: Callable[[str], None]) -> Bundle:
     import onnx
 
     manifest = bundle.manifest

@@ -26,7 +26,7 @@ from edgewise.exporter.bundle.goldens import (
 )
 from edgewise.exporter.bundle.model_files import name_model_files
 from edgewise.exporter.bundle.tool_versions import tool_versions, writer
-from edgewise.exporter.bundle.writer import Content, refuse_occupied, write_bundle
+from edgewise.exporter.bundle.writer import Content, claim_destination, write_bundle
 from edgewise.exporter.from_torch.onnx_export import (
     comparable_names,
     export_onnx,
@@ -135,13 +135,13 @@ def export_bundle(
         ManifestError: The draft does not fit together.
         ExportError: A module, an output, a number or a node that does not fit; the message names it.
         CalibrationError: Calibration images that are refused.
-        EdgewiseError: The destination exists already.
+        EdgewiseError: The destination exists already, or somebody else writes it.
     """
     options = options or ExportOptions()
     destination = Path(destination)
-    refuse_occupied(destination, replace=options.replace)
-    _check_draft(modules, draft)
-    return _export(modules, draft, destination, options, _shown(draft, options), checkpoint)
+    with claim_destination(destination, replace=options.replace):
+        _check_draft(modules, draft)
+        return _export(modules, draft, destination, options, _shown(draft, options), checkpoint)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,14 +252,14 @@ def export_checkpoint(
 
     options = options or ExportOptions()
     destination = Path(destination)
-    refuse_occupied(destination, replace=options.replace)
-    options.progress("loading the checkpoint")
-    asked = load_model(Path(checkpoint))
-    shown = _shown(_draft(asked), options)
-    loaded, steps = settled_model(asked, _draft(asked), shown.every(_draft(asked)), options.progress)
-    copy = Path(checkpoint) if loaded is asked else encode_checkpoint(loaded.module, loaded.meta)
-    modules = {"main": loaded.entry.deploy(loaded.module)}
-    return _export(modules, _draft(loaded, steps), destination, options, shown, copy)
+    with claim_destination(destination, replace=options.replace):
+        options.progress("loading the checkpoint")
+        asked = load_model(Path(checkpoint))
+        shown = _shown(_draft(asked), options)
+        loaded, steps = settled_model(asked, _draft(asked), shown.every(_draft(asked)), options.progress)
+        copy = Path(checkpoint) if loaded is asked else encode_checkpoint(loaded.module, loaded.meta)
+        modules = {"main": loaded.entry.deploy(loaded.module)}
+        return _export(modules, _draft(loaded, steps), destination, options, shown, copy)
 
 
 def _draft(loaded: LoadedModel, steps: tuple[ProvenanceStep, ...] = ()) -> Manifest:

@@ -35,8 +35,12 @@ from edgewise.runtime.contract.preprocessing import (
     Preprocess,
     ShortestEdge,
 )
-from edgewise.runtime.system.atomic import refuse_existing, sha256_of, staged_file
+from edgewise.runtime.system.atomic import sha256_of, staged_file
 from edgewise.runtime.system.errors import CheckpointError, DatasetError, ModelError
+from edgewise.runtime.system.ownership import refuse_existing_file
+from edgewise.runtime.system.publishing import writing
+
+_PARTIAL, _HISTORY = ".partial.safetensors", ".history.json"
 
 History = list[dict[str, float]]
 """One record each time the state is saved."""
@@ -94,16 +98,20 @@ def train(request: TrainingRequest) -> Path:
         ModelError: The loss is not a number, the state belongs to another run, or the model cannot name what
             the dataset annotates.
         CheckpointError: No tensor of `initial` fits the model, or it is not a checkpoint.
-        EdgewiseError: `out` exists and `restart` is not set.
+        EdgewiseError: `out` or a file beside it exists and `restart` is not set, or somebody else writes it.
     """
+    with writing(request.out):
+        return _train(request)
+
+
+def _train(request: TrainingRequest) -> Path:
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     recipe = request.recipe or request.entry.recipe
     state_path = _beside(request.out, ".state")
-    if request.restart:
-        state_path.unlink(missing_ok=True)
-    if not state_path.exists():
-        refuse_existing(request.out, replace=request.restart)
+    resumed = state_path.exists() and not request.restart
+    for path in (request.out, state_path, *(_beside(request.out, suffix) for suffix in (_PARTIAL, _HISTORY))):
+        refuse_existing_file(path, replace=request.restart or resumed)
     dataset = task_of(request.entry.task).dataset.open(request.data, request.images, keep=True)
     if dataset.object_count == 0:
         raise DatasetError(
@@ -117,7 +125,7 @@ def train(request: TrainingRequest) -> Path:
     identity = _identity(entry, recipe, request, dataset)
     begun = None if request.initial is None else load_checkpoint(request.initial)[0]
     learner = Supervised(entry, recipe, request.seed, request.initial, device)
-    history = _load_state(state_path, learner, identity) if state_path.exists() else []
+    history = _load_state(state_path, learner, identity) if resumed else []
 
     def write(path: Path) -> None:
         metrics = dict(history[-1]) if history else {}
@@ -139,8 +147,8 @@ def train(request: TrainingRequest) -> Path:
         history.append(record)
         recent.clear()
         _save_state(state_path, learner, history, identity)
-        write(_beside(request.out, ".partial.safetensors"))
-        with staged_file(_beside(request.out, ".history.json")) as path:
+        write(_beside(request.out, _PARTIAL))
+        with staged_file(_beside(request.out, _HISTORY)) as path:
             path.write_text(json.dumps(history, indent=1) + "\n")
 
     source = BatchSource(dataset, in_bgr(entry.preprocess), recipe.augmentation, recipe.batch, request.seed)
@@ -152,7 +160,7 @@ def train(request: TrainingRequest) -> Path:
             if learner.step % request.save_every == 0 or learner.step == recipe.steps:
                 save()
     write(request.out)
-    _beside(request.out, ".partial.safetensors").unlink(missing_ok=True)
+    _beside(request.out, _PARTIAL).unlink(missing_ok=True)
     state_path.unlink(missing_ok=True)
     return request.out
 

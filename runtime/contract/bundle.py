@@ -20,6 +20,7 @@ from edgewise.runtime.contract.external_data import refuse_external_data
 from edgewise.runtime.contract.manifest import FileEntry, Graph, GraphFile, Manifest, Precision, Target
 from edgewise.runtime.system.atomic import sha256_of
 from edgewise.runtime.system.errors import BackendError, BundleError, ManifestError
+from edgewise.runtime.system.publishing import restore
 
 MANIFEST = "manifest.json"
 
@@ -45,6 +46,8 @@ class Bundle:
         """
         folder = Path(path).expanduser().absolute()
         manifest_path = folder / MANIFEST
+        if not folder.exists():
+            restore(folder)
         if not folder.exists():
             raise BundleError("no such bundle", where=str(folder), hint="check the path")
         if not folder.is_dir():

@@ -1,16 +1,30 @@
-"""Files and folders that appear whole or not at all: write beside, fsync, rename."""
+"""Files and folders that appear whole or not at all: write beside, fsync, rename.
+
+Each has one writer at a time (`claims.py`), and replaces what it may replace only (`ownership.py`); whoever
+writes a path first removes what a killed writer of it left (`publishing.py`).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from edgewise.runtime.system.claims import real
 from edgewise.runtime.system.errors import EdgewiseError
+from edgewise.runtime.system.ownership import (
+    Listed,
+    held_files,
+    is_regular,
+    listed_files,
+    not_ours,
+    refuse_existing,
+    write_marker,
+)
+from edgewise.runtime.system.publishing import flush, hidden, staging_for, writing
 
 
 def sha256_of(path: Path) -> str:
@@ -37,74 +51,62 @@ def write_text(path: Path, text: str) -> None:
 def staged_file(path: Path) -> Generator[Path]:
     """Give a temporary path in the folder of `path`; rename it to `path` when the block ends well.
 
-    The temporary keeps the suffix of `path`, because encoders choose the format by it.
+    The temporary keeps the suffix of `path`, because encoders choose the format by it. A second writer waits.
+
+    Raises:
+        EdgewiseError: Something other than a plain file stands at `path`, or its folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        _flush(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-        _flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    _refuse_other_than_file(path)
+    path = real(path.parent) / path.name
+    with writing(path, waiting=lambda holder: None):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=hidden(path), suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            flush(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            _refuse_other_than_file(path)
+            os.replace(temporary, path)
+            flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def staged_folder(path: Path, *, replace: bool = False) -> Generator[Path]:
+def staged_folder(path: Path, *, replace: bool = False, listed: Listed | None = None) -> Generator[Path]:
     """Give a temporary folder beside `path`; it becomes `path` when the block ends well.
 
+    Args:
+        replace: Allow that it takes the place of a plain file, or of a folder that edgewise has filled.
+        listed: How such a folder lists what is in it; by a marker, which the new one gets too, where None.
+
     Raises:
-        EdgewiseError: `path` exists and is not empty, and `replace` is not set.
+        EdgewiseError: `path` exists and is not empty, and `replace` is not set; or it holds what is not ours;
+            or somebody else writes it.
     """
-    refuse_existing(path, replace=replace)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        yield temporary
-        for file in sorted(temporary.rglob("*")):
-            _flush(file)
-        temporary.chmod(0o777 & ~_umask())
-        _swap_in(temporary, path)
-        _flush(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    own = listed or listed_files
+    refuse_existing(path, replace=replace, listed=own)
+    with writing(path):
+        refuse_existing(path, replace=replace, listed=own)
+        with staging_for(path) as staging:
+            if not staging.beside:
+                raise EdgewiseError(
+                    "nothing can be exchanged for the destination: it is a mount, or its folder is read-only",
+                    where=str(path),
+                    hint="choose a folder inside it",
+                )
+            staging.content.mkdir()
+            yield staging.content
+            if listed is None:
+                write_marker(staging.content, held_files(staging.content))
+            refuse_existing(path, replace=replace, listed=own)
+            staging.publish()
 
 
-def refuse_existing(path: Path, *, replace: bool) -> None:
-    """Raise where writing `path` would lose what is there; call it before long work starts."""
-    occupied = path.is_file() or (path.is_dir() and any(path.iterdir()))
-    if occupied and not replace:
-        raise EdgewiseError(
-            "the destination exists already", where=str(path), hint="choose another, or pass --force"
-        )
-
-
-def _swap_in(temporary: Path, path: Path) -> None:
-    old = path.with_name(f".{path.name}.old-{os.getpid()}")
-    with suppress(FileNotFoundError):
-        os.rename(path, old)
-    try:
-        os.rename(temporary, path)
-    except OSError:
-        if old.exists():
-            os.rename(old, path)
-        raise
-    if old.is_dir():
-        shutil.rmtree(old)
-    else:
-        old.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _refuse_other_than_file(path: Path) -> None:
+    if os.path.lexists(path) and not is_regular(path):
+        raise not_ours(path)
 
 
 def _umask() -> int:

@@ -13,6 +13,9 @@ import pytest
 from edgewise.exporter.bundle import writer as bundle_writer
 from edgewise.exporter.bundle.model_files import name_model_files
 from edgewise.exporter.bundle.writer import place, update_bundle, write_bundle
+from edgewise.exporter.precision.calibration_images import CalibrationRequest
+from edgewise.exporter.precision.quantise import calibrate_bundle
+from edgewise.exporter.way.export import ExportOptions, export_bundle, export_checkpoint
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import GraphFile, Manifest, Precision, Target
 from edgewise.runtime.system.errors import EdgewiseError, ExportError, ManifestError
@@ -49,7 +52,7 @@ def test_an_existing_folder_is_not_touched(spots_bundle: Bundle, tmp_path: Path)
     (tmp_path / "precious" / "file").write_text("mine")
     with pytest.raises(EdgewiseError, match="exists already"):
         write_bundle(tmp_path / "precious", spots_bundle.manifest, {})
-    with pytest.raises(ExportError, match="is no bundle, so --force does not replace it"):
+    with pytest.raises(EdgewiseError, match=r"did not write there \(file\)"):
         write_bundle(tmp_path / "precious", spots_bundle.manifest, {}, replace=True)
     assert (tmp_path / "precious" / "file").read_text() == "mine"
 
@@ -58,6 +61,44 @@ def test_a_missing_file_leaves_nothing(spots_bundle: Bundle, tmp_path: Path) -> 
     with pytest.raises(ManifestError, match="used but not listed"):
         write_bundle(tmp_path / "new.bundle", spots_bundle.manifest, {"models/canonical.onnx": b"x"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_that_changed_since_it_was_opened_is_not_updated(bundle: Bundle) -> None:
+    path = place(bundle, "models/tensorrt.int8.onnx", b"first")
+    first = update_bundle(bundle, with_file(bundle.manifest, path), {path: b"first"})
+    with pytest.raises(ExportError, match="somebody else has changed the bundle"):
+        update_bundle(bundle, bundle.manifest, {})
+    assert Bundle.open(bundle.path).manifest == first.manifest
+
+
+HOLDER = """
+import pathlib, sys
+from edgewise.runtime.system.publishing import writing
+with writing(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_whoever_changes_a_bundle_is_told_who_writes_it(bundle: Bundle, tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(bundle.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    request = CalibrationRequest(images=tmp_path)
+    try:
+        for change in (
+            lambda: update_bundle(bundle, bundle.manifest, {}),
+            lambda: write_bundle(bundle.path, bundle.manifest, {}, replace=True),
+            lambda: calibrate_bundle(bundle, request),
+            lambda: export_bundle({}, bundle.manifest, bundle.path, ExportOptions(replace=True)),
+            lambda: export_checkpoint(tmp_path, bundle.path, ExportOptions(replace=True)),
+        ):
+            with pytest.raises(EdgewiseError, match=f"written by process {holder.pid}"):
+                change()
+    finally:
+        holder.communicate(b"\n")
 
 
 def test_an_update_adds_a_file_and_removes_the_one_it_replaces(bundle: Bundle) -> None:
@@ -113,6 +154,9 @@ import sys
 import time
 from pathlib import Path
 from edgewise.exporter.bundle import writer as bundle_writer
+from edgewise.exporter.precision.calibration_images import CalibrationRequest
+from edgewise.exporter.precision.quantise import calibrate_bundle
+from edgewise.exporter.way.export import ExportOptions, export_bundle, export_checkpoint
 from edgewise.runtime.contract.bundle import Bundle
 bundle = Bundle.open(sys.argv[1])
 def wait(manifest):
@@ -168,9 +212,12 @@ def test_equal_bytes_are_stored_once() -> None:
 def test_a_bundle_is_replaced_whole(bundle: Bundle) -> None:
     names = [entry.path for entry in bundle.manifest.files]
     contents = {name: bundle.read(name) for name in names}
-    (bundle.path / "stray").write_text("left over")
+    (bundle.path / "models" / "stray").write_text("left over")
     before = os.stat(bundle.path).st_ino
     write_bundle(bundle.path, bundle.manifest, contents, replace=True).verify()
     assert os.stat(bundle.path).st_ino != before
-    assert "stray" not in files_of(bundle.path)
+    assert "models/stray" not in files_of(bundle.path)
+    (bundle.path / "notes.txt").write_text("mine")
+    with pytest.raises(EdgewiseError, match=r"did not write there \(notes.txt\)"):
+        write_bundle(bundle.path, bundle.manifest, contents, replace=True)
     assert [path.name for path in bundle.path.parent.iterdir()] == [bundle.path.name]

@@ -110,7 +110,7 @@ def test_an_unknown_module_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) 
         (["export", "{tmp}/none.safetensors", "-o", "{tmp}/b"], "no such checkpoint"),
         (["export", "{tmp}/text.safetensors", "-o", "{tmp}/b"], "not a safetensors file"),
         (["export", "{checkpoint}", "-o", "{tmp}/full"], "exists already"),
-        (["export", "{checkpoint}", "-o", "{tmp}/full", "--force"], "is no bundle"),
+        (["export", "{checkpoint}", "-o", "{tmp}/full", "--force"], "did not write there"),
         (["export", "{checkpoint}", "-o", "{tmp}/b", "--validation", "{tmp}"], "needs --calibration"),
         (["calibrate", "{tmp}/none", "{tmp}"], "no such bundle"),
         (["calibrate", "{bundle}", "{tmp}/full"], "no image to calibrate on"),

@@ -67,7 +67,7 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "letters").write_text("mine")
     with pytest.raises(EdgewiseError, match="exists already"):
         run_demo(tmp_path, replace=False, progress=print, console=Console(quiet=True))
-    with pytest.raises(EdgewiseError, match="something else than a demo"):
+    with pytest.raises(EdgewiseError, match=r"did not write there \(letters\)"):
         run_demo(tmp_path, replace=True, progress=print, console=Console(quiet=True))
     assert (tmp_path / "letters").read_text() == "mine"
 

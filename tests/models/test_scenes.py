@@ -163,7 +163,7 @@ def test_a_dataset_is_repeatable_byte_for_byte(dataset: Path, tmp_path: Path) ->
     again = write_dataset(tmp_path / "again", 12, 5, SMALL)
     files = sorted(path.relative_to(dataset) for path in dataset.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
-    assert len(files) == 12 + 12 + 3
+    assert len(files) == 12 + 12 + 3 + 1
     for file in files:
         assert (dataset / file).read_bytes() == (again / file).read_bytes(), file
 
@@ -181,11 +181,19 @@ def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path: Path) -> Non
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "precious.txt").write_text("keep me")
-    with pytest.raises(EdgewiseError):
-        write_dataset(folder, 1, 1, 64)
+    for replace in (False, True):
+        with pytest.raises(EdgewiseError, match="exists already"):
+            write_dataset(folder, 1, 1, 64, replace=replace)
     assert (folder / "precious.txt").read_text() == "keep me"
-    write_dataset(folder, 1, 1, 64, replace=True)
-    assert not (folder / "precious.txt").exists()
+    (folder / "precious.txt").unlink()
+    write_dataset(folder, 1, 1, 64)
+    with pytest.raises(EdgewiseError, match="pass --force"):
+        write_dataset(folder, 1, 2, 64)
+    write_dataset(folder, 1, 2, 64, replace=True)
+    assert json.loads((folder / "instances.json").read_text())["info"]["seed"] == 2
+    (folder / "images" / "mine.png").write_bytes(b"keep me")
+    with pytest.raises(EdgewiseError, match=r"images/mine\.png"):
+        write_dataset(folder, 1, 1, 64, replace=True)
 
 
 def test_an_interrupted_dataset_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,15 +10,9 @@ import sys
 
 import pytest
 
-from edgewise.runtime.system.atomic import (
-    refuse_existing,
-    sha256_of,
-    staged_file,
-    staged_folder,
-    write_bytes,
-    write_text,
-)
+from edgewise.runtime.system.atomic import sha256_of, staged_file, staged_folder, write_bytes, write_text
 from edgewise.runtime.system.errors import EdgewiseError
+from edgewise.runtime.system.ownership import MARKER, refuse_existing
 
 
 def names(folder):
@@ -84,7 +78,7 @@ def test_a_reader_sees_the_old_file_until_the_end(tmp_path):
 
 def test_a_file_cannot_replace_a_folder(tmp_path):
     (tmp_path / "taken").mkdir()
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(EdgewiseError, match="is a folder, which edgewise never replaces"):
         write_bytes(tmp_path / "taken", b"data")
     assert names(tmp_path) == ["taken"]
 
@@ -121,7 +115,7 @@ def test_an_empty_folder_may_be_filled(tmp_path):
     path.mkdir()
     with staged_folder(path) as temporary:
         (temporary / "new").touch()
-    assert names(path) == ["new"]
+    assert names(path) == [MARKER, "new"]
     assert names(tmp_path) == ["bundle"]
 
 
@@ -131,8 +125,8 @@ def test_replacing_takes_the_old_files_away(tmp_path):
         (temporary / "old").touch()
     with staged_folder(path, replace=True) as temporary:
         (temporary / "new").touch()
-        assert names(path) == ["old"]
-    assert names(path) == ["new"]
+        assert names(path) == [MARKER, "old"]
+    assert names(path) == [MARKER, "new"]
     assert names(tmp_path) == ["bundle"]
 
 
@@ -142,7 +136,7 @@ def test_a_failed_replacement_keeps_the_old_folder(tmp_path):
         (temporary / "old").touch()
     with pytest.raises(ZeroDivisionError), staged_folder(path, replace=True):
         raise ZeroDivisionError
-    assert names(path) == ["old"]
+    assert names(path) == [MARKER, "old"]
     assert names(tmp_path) == ["bundle"]
 
 
@@ -151,7 +145,7 @@ def test_a_folder_replaces_a_file_when_told_to(tmp_path):
     path.touch()
     with staged_folder(path, replace=True) as temporary:
         (temporary / "new").touch()
-    assert names(path) == ["new"]
+    assert names(path) == [MARKER, "new"]
     assert names(tmp_path) == ["bundle"]
 
 
