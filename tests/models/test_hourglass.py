@@ -33,9 +33,9 @@ from .published_keys import published_table
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PUBLISHED = {
-    "hourglass-1": 3_426_448,
-    "hourglass-2": 6_570_400,
-    "hourglass-8": 25_434_112,
+    "hourglass-1": 3_586_960,
+    "hourglass-2": 6_730_912,
+    "hourglass-8": 25_594_624,
     "hourglass-2-princeton": 8_429_088,
     "hourglass-8-princeton": 32_819_328,
 }
@@ -68,6 +68,16 @@ def test_parameters_are_the_published_ones(name, count):
     with torch.device("meta"):
         module = registry.find(name).build()
     assert sum(parameter.numel() for parameter in module.parameters()) == count
+
+
+def test_a_checkpoint_from_before_the_stem_widened_early_builds_what_it_was_trained_as():
+    entry = registry.find("hourglass-1")
+    config = msgspec.to_builtins(entry.config)
+    del config["widens_early"]
+    with torch.device("meta"):
+        module = entry.from_config(config).build()
+    assert module.refine.projection is None
+    assert sum(parameter.numel() for parameter in module.parameters()) == 3_426_448
 
 
 def test_the_tiny_checkpoint_stays_under_three_megabytes():
@@ -198,7 +208,7 @@ def test_published_files_are_imported(tmp_path, name, prefix, wrapped):
         ("hourglass-2", "fc_.0.weight", "stacks.0.merge_features.weight"),
         ("hourglass-2", "fc.1.0.weight", "stacks.1.features.0.weight"),
         ("hourglass-2", "score_.0.bias", "stacks.0.merge_heatmaps.bias"),
-        ("hourglass-2", "layer3.0.downsample.0.weight", "widen_again.projection.weight"),
+        ("hourglass-2", "layer2.0.downsample.0.weight", "refine.projection.weight"),
         (
             "hourglass-2-princeton",
             "model.module.hgs.1.0.up1.conv2.conv.weight",

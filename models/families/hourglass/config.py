@@ -47,7 +47,7 @@ class LossConfig(Config, frozen=True):
 
 
 class HourglassConfig(Config, frozen=True):
-    """One Stacked Hourglass. The defaults are the form trained on MPII with joint weights, with 8 stacks."""
+    """One Stacked Hourglass with 8 stacks. `published` and `princeton` are the published forms."""
 
     input_size: tuple[PositiveInt, PositiveInt] = (256, 256)
     """Height, width; multiples of 4 * 2^depth."""
@@ -59,6 +59,9 @@ class HourglassConfig(Config, frozen=True):
     """Residual blocks at each place of an hourglass and behind it."""
     channels: PositiveInt = 256
     """Of the features; the stem begins with a quarter of them."""
+    widens_early: bool = False
+    """The stem reaches all channels in its second residual block; its third keeps them. Otherwise the second
+    keeps half of them, and the third doubles."""
     unused_projections: bool = False
     """Every residual block owns a projection of its input, even where none is needed and none is used."""
     mean: tuple[float, float, float] = (0.4404, 0.4440, 0.4327)
@@ -91,7 +94,7 @@ class HourglassConfig(Config, frozen=True):
 
 def published(stacks: int) -> HourglassConfig:
     """The form whose weights for MPII are published with 1, 2 and 8 stacks: mean colour, joint weights."""
-    return HourglassConfig(stacks=stacks)
+    return HourglassConfig(stacks=stacks, widens_early=True)
 
 
 def princeton(stacks: int) -> HourglassConfig:

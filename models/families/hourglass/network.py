@@ -122,8 +122,9 @@ class StackedHourglass(nn.Module):
             nn.Conv2d(3, quarter, 7, stride=2, padding=3), nn.BatchNorm2d(quarter), nn.ReLU()
         )
         self.widen = Residual(quarter, half, unused)
-        self.refine = Residual(half, half, unused)
-        self.widen_again = Residual(half, full, unused)
+        inner = full if config.widens_early else half
+        self.refine = Residual(half, inner, unused)
+        self.widen_again = Residual(inner, full, unused)
         self.stacks = nn.ModuleList(
             Stack(config, last=index == config.stacks - 1) for index in range(config.stacks)
         )
