@@ -34,6 +34,11 @@ class AnnotatedImages:
         return self.files.images
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """Nothing in particular."""
+        return ()
+
+    @property
     def sample_count(self) -> int:
         """One training sample an image."""
         return len(self.images)

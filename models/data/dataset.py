@@ -40,6 +40,11 @@ class Dataset(Protocol):
         ...
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What somebody who trains on it should know, a line each."""
+        ...
+
+    @property
     def object_count(self) -> int:
         """How many objects, segments or people are annotated, crowds left out."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -153,7 +153,7 @@ def _train(request: TrainingRequest) -> Path:
 
     source = BatchSource(dataset, in_bgr(entry.preprocess), recipe.augmentation, recipe.batch, request.seed)
     recent: list[Losses] = []
-    with _shown_progress(request, recipe.steps, learner.step) as report:
+    with _shown_progress(request, dataset.remarks, recipe.steps, learner.step) as report:
         for _, batch in source.run(learner.step, recipe.steps):
             recent.append(learner.take_step(batch))
             report(learner.step, recent[-1], history)
@@ -250,8 +250,10 @@ Report = Callable[[int, Losses, History], None]
 
 
 @contextmanager
-def _shown_progress(request: TrainingRequest, steps: int, start: int) -> Iterator[Report]:
-    """A function to call after each step; it moves a bar where one is wanted."""
+def _shown_progress(
+    request: TrainingRequest, remarks: Sequence[str], steps: int, start: int
+) -> Iterator[Report]:
+    """A function to call after each step; it moves a bar where one is wanted, below the dataset's remarks."""
     if not request.progress:
         yield lambda step, losses, history: None
         return
@@ -271,6 +273,8 @@ def _shown_progress(request: TrainingRequest, steps: int, start: int) -> Iterato
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(file=sys.stderr)
+    for remark in remarks:
+        console.print(remark, markup=False, soft_wrap=True)
     with Progress(*columns, TextColumn("{task.fields[terms]}"), console=console) as progress:
         task = progress.add_task(request.entry.name, total=steps, completed=start, terms="")
         yield report

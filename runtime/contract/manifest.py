@@ -56,7 +56,11 @@ class ClassLabel(Part, frozen=True, kw_only=True):
 
 
 class KeypointLayout(Part, frozen=True, kw_only=True):
-    """Names in the order the graph emits; flip pairs and limbs are pairs of indices into `names`."""
+    """Names in the order the graph emits; flip pairs and limbs are pairs of indices into `names`.
+
+    A flip pair changes places in a mirror; a point in the middle may be its own pair. Without any pair nobody
+    said which points are left and right, and no look is mirrored.
+    """
 
     names: tuple[str, ...]
     flip_pairs: tuple[tuple[Index, Index], ...] = ()

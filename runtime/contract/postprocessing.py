@@ -186,6 +186,11 @@ class HeatmapKeypoints(ResultKind, frozen=True, kw_only=True, tag="heatmap-keypo
             yield "the manifest names no keypoints, which results of this kind need"
         if self.flip_test and not manifest.preprocess.needs_boxes:
             yield "only models that look at crops have a flip test"
+        if self.flip_test and manifest.keypoints is not None and not manifest.keypoints.flip_pairs:
+            yield (
+                "a flip test needs the flip pairs of the keypoints, or it takes left for right "
+                "(a point in the middle may be its own pair)"
+            )
 
 
 def _other_rule(stated: MaskRule, implemented: MaskRule) -> Iterable[str]:

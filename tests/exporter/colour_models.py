@@ -75,7 +75,7 @@ def pose_manifest() -> Manifest:
         writer="tests",
         name="pose-by-colour",
         classes=(ClassLabel(id=1, name="person"),),
-        keypoints=KeypointLayout(names=("head", "foot"), limbs=((0, 1),)),
+        keypoints=KeypointLayout(names=("head", "foot"), flip_pairs=((0, 0), (1, 1)), limbs=((0, 1),)),
         provenance=Provenance(definition="tests.PoseByColour"),
         graphs={"main": Graph(inputs=(_image(64, 48),), outputs=(heatmaps,))},
         preprocess=AffineCrop(size=(64, 48), colour=ColourOrder.RGB),

@@ -125,11 +125,31 @@ def test_points_outside_the_crop_and_unlabelled_ones_are_not_learnt(tmp_path: Pa
 def test_the_layout_is_read_from_the_category(tmp_path: Path) -> None:
     layout = CocoKeypoints.open(_write(tmp_path, _minimal())).layout
     assert layout.flip_pairs == ((0, 1),)
+    assert CocoKeypoints.open(_write(tmp_path, _minimal())).remarks == ()
     assert layout.limbs == ((0, 2), (1, 2))
     assert layout.sigmas == ()
     points = np.arange(6.0).reshape(3, 2)
     assert swapped(points, layout.flip_pairs).tolist() == [[2, 3], [0, 1], [4, 5]]
     assert points[0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (("p1", "p2", "p3"), "no two keypoint names are a left and a right"),
+        (("l_eye", "r_eye", "left_ear"), "the other side of left_ear has no keypoint"),
+    ],
+)
+def test_crops_are_not_mirrored_where_left_and_right_are_not_known(
+    tmp_path: Path, names: tuple[str, ...], says: str
+) -> None:
+    dataset = CocoKeypoints.open(_write(tmp_path, _category(keypoints=list(names))))
+    assert dataset.remarks == (f"crops are not mirrored: {says}",)
+    always = replace(NO_AUGMENTATION, mirror=1.0)
+    for seed in range(5):
+        crop, _ = dataset.training_pair(np.random.default_rng(seed), 0, CROP, always)
+        plain, _ = dataset.training_pair(np.random.default_rng(seed), 0, CROP, NO_AUGMENTATION)
+        np.testing.assert_array_equal(crop, plain)
 
 
 def test_scenes_come_back_as_they_were_rendered(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def pose_manifest() -> Manifest:
     return _manifest(
         name="hand-built pose",
         classes=(ClassLabel(id=1, name="person"),),
-        keypoints=KeypointLayout(names=("red", "blue"), limbs=((0, 1),)),
+        keypoints=KeypointLayout(names=("red", "blue"), flip_pairs=((0, 0), (1, 1)), limbs=((0, 1),)),
         graphs={"main": _graph(POSE_SIZE, (HEATMAPS,))},
         preprocess=AffineCrop(size=POSE_SIZE),
         postprocess=HeatmapKeypoints(flip_test=True),

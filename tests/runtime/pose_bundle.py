@@ -38,7 +38,10 @@ HEATMAPS = TensorSpec(
     name="heatmaps", dtype=DType.FLOAT32, shape=(1, 3, CROP[0] // 4, CROP[1] // 4), value_range=(0.0, 1.0)
 )
 LAYOUT = KeypointLayout(
-    names=("nose", "left_hand", "right_hand"), limbs=((0, 1), (0, 2)), sigmas=(0.1, 0.1, 0.1)
+    names=("nose", "left_hand", "right_hand"),
+    flip_pairs=((0, 0), (1, 1), (2, 2)),  # a colour stays what it is in a mirror
+    limbs=((0, 1), (0, 2)),
+    sigmas=(0.1, 0.1, 0.1),
 )
 DOTS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 """BGR of the keypoints."""

@@ -81,6 +81,15 @@ def test_a_flip_test_needs_crops() -> None:
         with_settings(whole, {"postprocess.flip_test": "true"})
 
 
+def test_a_flip_test_needs_to_know_left_from_right() -> None:
+    pose = pose_manifest()
+    assert pose.keypoints is not None
+    unsaid = msgspec.structs.replace(pose, keypoints=msgspec.structs.replace(pose.keypoints, flip_pairs=()))
+    assert with_settings(unsaid, {"postprocess.flip_test": "false"}) == unsaid
+    with pytest.raises(ManifestError, match="takes left for right"):
+        with_settings(unsaid, {"postprocess.flip_test": "true"})
+
+
 def test_a_session_runs_with_what_was_set(bundle_folder: Path) -> None:
     frame = bright_frame(200)
     for threshold, names in (("0", ("bright", "dim")), ("0.5", ("bright",))):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -43,6 +44,7 @@ from edgewise.runtime.frames.coco import Flag
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.preprocessing import crop_geometry
 from edgewise.runtime.kinds.keypoints.result import Keypoints
+from edgewise.runtime.kinds.keypoints.sides import flip_pairs, without_partner, without_side
 from edgewise.runtime.system.errors import DatasetError
 
 KEYPOINTS_FILE = "keypoints.json"
@@ -151,6 +153,20 @@ class CocoKeypoints(AnnotatedImages):
         return self.vocabulary.keypoints
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """That crops are not mirrored, where no names or not all of them tell left from right."""
+        return (f"crops are not mirrored: {self._one_sided}",) if self._one_sided else ()
+
+    @cached_property
+    def _one_sided(self) -> str:
+        """Why a mirrored person would be labelled wrongly, in words; empty where it would not."""
+        pairs = self.layout.flip_pairs
+        if not pairs:
+            return "no two keypoint names are a left and a right"
+        alone = without_partner(self.layout.names, pairs)
+        return f"the other side of {', '.join(alone)} has no keypoint" if alone else ""
+
+    @property
     def object_count(self) -> int:
         """How many people have a box and a labelled keypoint, crowds left out."""
         return len(self._samples)
@@ -208,6 +224,8 @@ class CocoKeypoints(AnnotatedImages):
         frame = self.frame(index)
         x1, y1, x2, y2 = corners([person.bbox])[0].tolist()
         geometry = crop_geometry(spec, (frame.shape[0], frame.shape[1]), (x1, y1, x2, y2))
+        if self._one_sided:
+            augmentation = replace(augmentation, mirror=0.0)
         crop, geometry, mirrored = vary_crop(rng, frame, spec, geometry, augmentation)
         points = person.points
         if mirrored:
@@ -236,7 +254,7 @@ def _only_category(listed: list[CocoCategory], used: set[int], json: Path) -> Co
 
 
 def _layout(category: CocoCategory, json: Path) -> KeypointLayout:
-    """Flip pairs by the names left_* and right_*; similarity constants where all names are COCO's."""
+    """Flip pairs by the sides in the names; similarity constants where all names are COCO's."""
     names = category.keypoints
     if len(set(names)) != len(names):
         raise DatasetError("two keypoints have the same name", where=str(json), hint="correct the category")
@@ -247,14 +265,9 @@ def _layout(category: CocoCategory, json: Path) -> KeypointLayout:
             where=str(json),
             hint="count the keypoints of the skeleton from 1",
         )
-    pairs = tuple(
-        (index, names.index(name.replace("left_", "right_", 1)))
-        for index, name in enumerate(names)
-        if name.startswith("left_") and name.replace("left_", "right_", 1) in names
-    )
-    bare = [name.removeprefix("left_").removeprefix("right_") for name in names]
+    bare = [without_side(name) for name in names]
     sigmas = tuple(_SIGMAS[name] for name in bare) if all(name in _SIGMAS for name in bare) else ()
-    return KeypointLayout(names=names, flip_pairs=pairs, limbs=limbs, sigmas=sigmas)
+    return KeypointLayout(names=names, flip_pairs=flip_pairs(names), limbs=limbs, sigmas=sigmas)
 
 
 def _point_faults(people: list[CocoPerson], count: int) -> Iterator[str]:

@@ -1,13 +1,11 @@
 """People painted over a frame: a thin box with a label, limbs, and a dot for every point.
 
-The person's left is orange, the right blue, the middle green; the sides come from the names (`left_knee`,
-`l-knee`, `right ...`). Points that score less than the point threshold are faint, with the limbs that end
-there.
+The person's left is orange, the right blue, the middle green; the sides come from the names (`sides.py`).
+Points that score less than the point threshold are faint, with the limbs that end there.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 import cv2
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.runtime.contract.manifest import KeypointLayout
+from edgewise.runtime.kinds.keypoints.sides import Side, side_of
 from edgewise.runtime.pixels.colours import Colour, Frame
 from edgewise.runtime.pixels.lettering import Lettering, frame_unit
 
@@ -81,10 +80,7 @@ def draw_people(
 
 def side_colour(name: str) -> Colour:
     """BGR by the side that a keypoint's name says."""
-    words = set(re.split(r"[^a-z]+", name.lower()))
-    if words & {"left", "l"}:
-        return LEFT
-    return RIGHT if words & {"right", "r"} else CENTRE
+    return {Side.LEFT: LEFT, Side.RIGHT: RIGHT, None: CENTRE}[side_of(name)]
 
 
 def limb_colour(first: Colour, second: Colour) -> Colour:
