@@ -112,6 +112,15 @@ def run(
     threads: ThreadsOption = None,
     provider: ProviderOption = "cpu",
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    every: Annotated[int, typer.Option(min=1, metavar="N", help="Run every Nth frame alone.")] = 1,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="End with an error where an image cannot be read or a video ends before the length that it "
+            "announces; otherwise it is left out, counted and named.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option(help="Replace the results of an earlier run.")] = False,
 ) -> None:
     """Run a bundle on images, a video or a live stream.
@@ -121,6 +130,7 @@ def run(
     """
     from edgewise.runtime.command.run import BoxRequest, RunRequest, run_source
     from edgewise.runtime.engines.options import engine_options
+    from edgewise.runtime.frames.reading import Reading
 
     looked_at = None
     if boxes is not None:
@@ -138,6 +148,7 @@ def run(
         coco=coco,
         limit=limit,
         force=force,
+        reading=Reading(every=every, strict=strict),
     )
     run_source(request, console)
 

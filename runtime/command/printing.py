@@ -19,6 +19,7 @@ from edgewise.runtime.compare.checks import Check
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import Graph, Manifest
 from edgewise.runtime.engines.base import describe
+from edgewise.runtime.frames.reading import Losses
 from edgewise.runtime.results.kind import Kind
 from edgewise.runtime.results.result import Scored
 
@@ -237,6 +238,19 @@ def unsettled_note(unsettled: int, frames: int) -> str:
         "a few things there may be too many or missing\n"
         "  images.json of --coco marks them; `edgewise export --golden PICTURE` adds rounds for such pictures"
     )
+
+
+def loss_lines(losses: Losses) -> list[str]:
+    """What a source did not give, a line a thing; nothing where it gave everything."""
+    lines: list[str] = []
+    skipped = losses.skipped
+    if skipped:
+        names = ", ".join(f"{image.name} ({image.reason})" for image in skipped[:MOST_NAMED])
+        more = f", and {len(skipped) - MOST_NAMED} more" if len(skipped) > MOST_NAMED else ""
+        lines.append(f"skipped {len(skipped)}: {names}{more}")
+    if losses.ended_early:
+        lines.append(f"{losses.ended_early}: cut short, or the announcement was an estimate")
+    return lines
 
 
 def _row(table: Table, *cells: str | Text) -> None:

@@ -19,7 +19,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from edgewise.runtime.command.printing import count_table, left_out_note, result_table, unsettled_note
+from edgewise.runtime.command.printing import (
+    count_table,
+    left_out_note,
+    loss_lines,
+    result_table,
+    unsettled_note,
+)
 from edgewise.runtime.command.sinks import (
     IMAGES,
     OVERLAY_FOLDER,
@@ -34,6 +40,7 @@ from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import ClassLabel, Manifest, Precision
 from edgewise.runtime.decoding.kinds import kind_of
 from edgewise.runtime.engines.options import EngineOptions
+from edgewise.runtime.frames.reading import Reading
 from edgewise.runtime.frames.sources import Source, SourceKind, open_source
 from edgewise.runtime.results.kind import Sink
 from edgewise.runtime.results.result import Result, Scored, above, is_settled
@@ -79,6 +86,7 @@ class RunRequest:
     coco: bool
     limit: int | None
     force: bool
+    reading: Reading
 
 
 def run_source(request: RunRequest, console: Console) -> None:
@@ -91,7 +99,7 @@ def run_source(request: RunRequest, console: Console) -> None:
     bundle = Bundle.open(request.bundle)
     if request.boxes is not None:
         require_crops(bundle.manifest)
-    source = open_source(request.source)
+    source = open_source(request.source, request.reading)
     names = _output_names(source, bundle.manifest, overlay=request.overlay, coco=request.coco)
     with (
         Session.open(
@@ -154,7 +162,7 @@ def _open_sinks(
 ) -> list[Sink]:
     sinks: list[Sink] = []
     if RESULTS in names:
-        sinks.append(CocoResults(folder.path(RESULTS), folder.path(IMAGES)))
+        sinks.append(CocoResults(folder.path(RESULTS), folder.path(IMAGES), source.losses))
     for form in kind_of(manifest).sinks:
         if form.names[0] in names:
             sinks.append(form.open([folder.path(name) for name in form.names], manifest))
@@ -227,6 +235,8 @@ def _run_frames(
         console.print(Text(unsettled_note(unsettled, done)), soft_wrap=True)
     if source.left_out:
         console.print(Text(left_out_note(source.left_out)), soft_wrap=True)
+    for line in loss_lines(source.losses):
+        console.print(Text(line), soft_wrap=True)
     if stopped is not None:
         raise stopped
 

@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.runtime.frames.reading import Losses
 from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.results.result import Result, is_settled
 from edgewise.runtime.system.errors import EdgewiseError, ResultError
@@ -101,14 +102,17 @@ class CocoResults:
 
     `results` is the list that COCO's tools read, masks as RLE, people as keypoints. `images` lists id, file
     name, size and timestamp of every frame, also of those without a result; `settled` is false on those whose
-    suppression ran out of rounds.
+    suppression ran out of rounds. An image that could not be read stands there with its id, its file name and
+    why it was `skipped`.
     """
 
-    def __init__(self, results: Path, images: Path) -> None:
+    def __init__(self, results: Path, images: Path, losses: Losses | None = None) -> None:
         self._results = _JsonList(results)
         self._images = _JsonList(images)
+        self._losses = losses or Losses()
 
     def write(self, frame: Frame, result: Result) -> None:
+        self._name_skipped(before=frame.index)
         height, width = frame.image.shape[:2]
         entry = {
             "id": frame.image_id,
@@ -122,8 +126,13 @@ class CocoResults:
             self._results.append(record)
 
     def close(self) -> None:
+        self._name_skipped()
         self._results.close()
         self._images.close()
+
+    def _name_skipped(self, before: int | None = None) -> None:
+        for image in self._losses.untold(before):
+            self._images.append({"id": image.image_id, "file_name": image.name, "skipped": image.reason})
 
 
 class OverlayImages:
@@ -150,7 +159,11 @@ class OverlayImages:
 
 
 class OverlayVideo:
-    """An MP4 (MPEG-4 part 2, which every OpenCV wheel can write) of the size of the first frame."""
+    """An MP4 (MPEG-4 part 2, which every OpenCV wheel can write) of the size of the first frame.
+
+    A later frame of another size is fitted into that size, with black beside it: a stream may change its
+    resolution, and a video cannot.
+    """
 
     def __init__(self, path: Path, *, threshold: float, fps: float | None) -> None:
         self._path = path
@@ -173,13 +186,7 @@ class OverlayVideo:
                     where=str(self._path),
                     hint="pass --no-overlay, or install opencv-python-headless from pip",
                 )
-        if size != self._size:
-            raise ResultError(
-                f"a frame is {size[0]}x{size[1]}, the video {self._size[0]}x{self._size[1]}",
-                where=frame.name,
-                hint="pass --no-overlay for sources whose size changes",
-            )
-        self._writer.write(drawn)
+        self._writer.write(drawn if size == self._size else _fitted(drawn, self._size))
         self._written += 1
 
     def close(self) -> None:
@@ -220,6 +227,19 @@ class _JsonList:
         if not self._stream.closed:
             self._stream.write(b"\n]\n")
             self._stream.close()
+
+
+def _fitted(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The image, scaled to fit into (width, height) in its own proportions, in the middle of black."""
+    width, height = size
+    scale = min(width / image.shape[1], height / image.shape[0])
+    inner = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    fitted = np.zeros((height, width, 3), np.uint8)
+    fitted[top : top + inner[1], left : left + inner[0]] = cv2.resize(
+        image, inner, interpolation=cv2.INTER_AREA
+    )
+    return fitted
 
 
 def _partial_name(name: str) -> str:

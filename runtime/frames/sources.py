@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.runtime.frames.captures import Address, Capture
 from edgewise.runtime.frames.images import IMAGE_SUFFIXES, image_numbers, images_in, read_image
+from edgewise.runtime.frames.reading import READING, Losses, Reading, Skipped, early_end
 from edgewise.runtime.system.errors import SourceError
 
 STREAM_PREFIXES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://")
 TIMEOUT_MS = 10_000
 """How long a network stream may take to open, or to give the next frame."""
-LEAST_DECODED = 0.9
-"""A video file that ends before this share of the frames its container announces counts as broken."""
+PLAY_IT = "play it in a viewer; convert it with `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`"
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,10 @@ class Source:
 
     Attributes:
         name: What the user wrote.
-        count: Number of frames, where it is known (of a video, as its container announces).
+        count: Number of frames, where it is known (of a video, as its container announces: often an
+            estimate).
         fps: Nominal frames per second of a video or stream, where it says so.
+        losses: What could not be given so far; it grows while the frames are taken.
         left_out: Names of the files of a folder that are no images by their names.
     """
 
@@ -69,17 +72,25 @@ class Source:
     frames: Iterator[Frame]
     count: int | None = None
     fps: float | None = None
+    losses: Losses = field(default_factory=Losses)
     left_out: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Frame]:
         return self.frames
 
 
-def open_source(text: str) -> Source:
+def open_source(text: str, reading: Reading = READING) -> Source:
     """Open what the text names.
 
     A GStreamer pipeline contains ` ! `; a network stream starts with `rtsp://`, `http://` or the like; digits
     alone are a camera index (write `./0` for a file of that name); the rest is a file or a folder.
+
+    An image of a folder that cannot be read is left out and noted in the source's losses. So is a video that
+    ends early: what its container announces is an estimate.
+
+    Args:
+        text: See above.
+        reading: Which frames are given, and whether a loss is an error.
 
     Raises:
         SourceError: Missing, unreadable, empty, or needing an OpenCV that is not installed.
@@ -92,59 +103,67 @@ def open_source(text: str) -> Source:
         return _open_live(text, int(text), [cv2.CAP_ANY, []], "list cameras with `ls /dev/video*`")
     path = Path(text).expanduser()
     if path.is_dir():
-        found = images_in(path)
-        files = found.files
-        return Source(text, SourceKind.IMAGES, _image_frames(files), len(files), left_out=found.left_out)
+        found, losses = images_in(path), Losses()
+        frames = _image_frames(found.files, reading, losses)
+        count = _every(len(found.files), reading)
+        return Source(text, SourceKind.IMAGES, frames, count, losses=losses, left_out=found.left_out)
     if not path.exists():
         raise SourceError("no such file or folder", where=text, hint="check the path")
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        frame = next(_image_frames([path]))
+        frame = next(_image_frames([path], Reading(strict=True), Losses()))
         return Source(text, SourceKind.IMAGES, iter([frame]), 1)
-    return _open_video(path, text)
+    return _open_video(path, text, reading)
 
 
-def _image_frames(files: Sequence[Path]) -> Generator[Frame]:
-    for index, (file, image_id) in enumerate(zip(files, image_numbers(files), strict=True)):
-        yield Frame(index, file.name, read_image(file), 0.0, image_id)
+def _image_frames(files: Sequence[Path], reading: Reading, losses: Losses) -> Generator[Frame]:
+    numbers = image_numbers(files)
+    given = 0
+    for index in range(0, len(files), reading.every):
+        file, image_id = files[index], numbers[index]
+        try:
+            image = read_image(file)
+        except SourceError as error:
+            if reading.strict:
+                raise
+            losses.skipped.append(Skipped(index, file.name, image_id, error.what))
+            continue
+        given += 1
+        yield Frame(index, file.name, image, 0.0, image_id)
+    if not given:
+        first = losses.skipped[0]
+        raise SourceError(
+            f"not one of {len(losses.skipped)} images can be read; of {first.name}: {first.reason}",
+            where=str(files[0].parent),
+            hint="open one in a viewer; copy or convert them again",
+        )
 
 
-def _open_video(path: Path, text: str) -> Source:
-    capture = cv2.VideoCapture(str(path))
-    hint = "play it in a viewer; convert it with `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`"
-    if not capture.isOpened():
-        raise SourceError("neither an image nor a video that OpenCV can decode", where=text, hint=hint)
-    announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    fps = capture.get(cv2.CAP_PROP_FPS)
-    good, first = capture.read()
-    if not good:
-        raise SourceError("the video opens, but not one frame can be decoded", where=text, hint=hint)
-    count = announced if announced > 0 else None
-
-    def frames() -> Generator[Frame]:
-        decoded = 0
-        for frame in _video_frames(capture, np.asarray(first, np.uint8), path.stem):
-            decoded += 1
-            yield frame
-        if count is not None and decoded < LEAST_DECODED * count:
-            raise SourceError(
-                f"the video broke off after {decoded} of {count} announced frames", where=text, hint=hint
-            )
-
-    return Source(text, SourceKind.VIDEO, frames(), count, fps if fps > 0 else None)
+def _every(count: int, reading: Reading) -> int:
+    """How many of so many frames are taken."""
+    return -(-count // reading.every)
 
 
-def _video_frames(capture: Any, first: NDArray[np.uint8], stem: str) -> Generator[Frame]:
-    image, index = first, 0
+def _open_video(path: Path, text: str, reading: Reading) -> Source:
+    unopened = "neither an image nor a video that OpenCV can decode"
+    silent = "the video opens, but not one frame can be decoded"
+    video = Capture(Address(text, str(path), unopened, silent, PLAY_IT))
+    count = None if video.announced is None else _every(video.announced, reading)
+    losses = Losses()
+    frames = _video_frames(video, path.stem, reading, losses, text)
+    return Source(text, SourceKind.VIDEO, frames, count, video.fps, losses)
+
+
+def _video_frames(video: Capture, stem: str, reading: Reading, losses: Losses, text: str) -> Generator[Frame]:
     try:
-        while True:
-            timestamp = max(capture.get(cv2.CAP_PROP_POS_MSEC), 0.0) / 1000
-            yield Frame(index, f"{stem}-{index:06d}", image, timestamp, index)
-            good, image = capture.read()
-            if not good:
-                return
-            index += 1
+        while (image := video.read()) is not None:
+            yield Frame(video.index, f"{stem}-{video.index:06d}", image, video.seconds, video.index)
+            if not all(video.skip() for _ in range(reading.every - 1)):
+                break
     finally:
-        capture.release()
+        video.close()
+    losses.ended_early = early_end(video.index + 1, video.seconds, video.announced, video.fps)
+    if reading.strict and losses.ended_early:
+        raise SourceError(losses.ended_early, where=text, hint=PLAY_IT)
 
 
 def _open_live(text: str, address: str | int, how: list[Any], hint: str) -> Source:

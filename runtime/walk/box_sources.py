@@ -205,6 +205,11 @@ def require_crops(manifest: Manifest) -> None:
 # ---------------------------------------------------------------- COCO's form
 
 
+class _RunImage(ImageEntry, frozen=True):
+    skipped: str = ""
+    """Why the run left the image out: nothing is known about it then."""
+
+
 class _Box(msgspec.Struct):
     bbox: tuple[Coordinate, Coordinate, Coordinate, Coordinate]
     """x, y, width, height in continuous pixels."""
@@ -250,7 +255,9 @@ def _decode(data: bytes, kind: type[Read], file: Path) -> Read:
 
 def _images_beside(file: Path) -> list[ImageEntry]:
     beside = file.with_name(IMAGES_BESIDE)
-    return _decode(_read(beside), list[ImageEntry], beside) if beside.is_file() and beside != file else []
+    if beside == file or not beside.is_file():
+        return []
+    return [image for image in _decode(_read(beside), list[_RunImage], beside) if not image.skipped]
 
 
 def _category(categories: Sequence[CategoryEntry], wanted: str, file: Path) -> int:

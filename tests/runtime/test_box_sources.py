@@ -103,6 +103,15 @@ def test_detections_by_file_name(tmp_path: Path) -> None:
         source.boxes(frame("c.png", 2))
 
 
+def test_an_image_that_the_run_skipped_is_not_one_without_boxes(tmp_path: Path) -> None:
+    images = [{"id": 0, "file_name": "a.png"}, {"id": 1, "file_name": "b.png", "skipped": "it is corrupt"}]
+    written(tmp_path, images, "images.json")
+    source = CocoBoxes.open(written(tmp_path, [], "results.json"), PERSON)
+    assert lefts(source, frame("a.png", 0)) == [[]]
+    with pytest.raises(SourceError, match=r"does not know the frame 'b\.png'"):
+        source.boxes(frame("b.png", 1))
+
+
 def test_detections_beside_the_images_of_a_run(tmp_path: Path) -> None:
     written(
         tmp_path,

@@ -111,14 +111,47 @@ def test_run_on_a_video_writes_a_video(edgewise: Verb, bundle_folder: Path, tmp_
     assert "4 frames" in text
 
 
-def test_an_error_on_the_way_leaves_nothing(
+def test_a_corrupt_picture_costs_itself_alone(
     edgewise: Verb, bundle_folder: Path, pictures: Path, tmp_path: Path
 ) -> None:
     (pictures / "p1.png").write_bytes(b"junk")
-    status, _, error = edgewise("run", bundle_folder, pictures, "-o", tmp_path / "out")
+    (pictures / "p9.png").write_bytes(b"junk")
+    status, text, _ = edgewise("run", bundle_folder, pictures, "-o", tmp_path / "out")
+    assert status == 0
+    assert "2 frames" in text
+    assert "skipped 2: p1.png (the image is corrupt, or no image), p9.png" in text
+    images = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert [image["file_name"] for image in images] == ["p0.png", "p1.png", "p2.png", "p9.png"]
+    assert ["skipped" in image for image in images] == [False, True, False, True]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {record["image_id"] for record in results} == {0, 2}
+
+
+def test_strict_ends_at_the_first_corrupt_picture_and_leaves_nothing(
+    edgewise: Verb, bundle_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    (pictures / "p1.png").write_bytes(b"junk")
+    status, _, error = edgewise("run", bundle_folder, pictures, "-o", tmp_path / "out", "--strict")
     assert status == 1
     assert "corrupt" in only_panel(error)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_video_that_ends_early_is_finished_and_it_is_said(
+    edgewise: Verb, bundle_folder: Path, tmp_path: Path
+) -> None:
+    clip = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 20, (96, 64))
+    for _ in range(40):
+        writer.write(bright_frame())
+    writer.release()
+    whole = clip.read_bytes()
+    clip.write_bytes(whole[: whole.index(b"movi") + (len(whole) - whole.index(b"movi")) // 2])
+    status, text, _ = edgewise("run", bundle_folder, clip, "-o", tmp_path / "out")
+    assert status == 0
+    images = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert f"ended after {len(images)} of 40 announced frames" in text
+    assert edgewise("run", bundle_folder, clip, "--strict")[0] == 1
 
 
 def test_earlier_results_are_kept_unless_forced(

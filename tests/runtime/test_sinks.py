@@ -99,11 +99,19 @@ def test_an_overlay_video_holds_every_frame(tmp_path: Path) -> None:
     assert sum(capture.read()[0] for _ in range(9)) == 7
 
 
-def test_a_video_cannot_change_its_size(tmp_path: Path) -> None:
+def test_a_frame_of_another_size_is_fitted_into_the_video(tmp_path: Path) -> None:
     sink = OverlayVideo(tmp_path / "overlay.mp4", threshold=0.5, fps=None)
     sink.write(frame(0), result())
-    with pytest.raises(ResultError, match="32x16, the video 64x48"):
-        sink.write(frame(1, size=(16, 32)), result(0, (16, 32)))
+    sink.write(frame(1, size=(16, 64)), result(0, (16, 64)))
+    sink.write(frame(2, size=(480, 160)), result(0, (480, 160)))
+    sink.close()
+    capture = cv2.VideoCapture(str(tmp_path / "overlay.mp4"))
+    wide, thin = [np.asarray(capture.read()[1], np.int16) for _ in range(3)][1:]
+    assert wide.shape == thin.shape == (*SIZE, 3)
+    assert np.abs(wide[18:30] - 90).max() < 20
+    assert np.concatenate([wide[:12], wide[-12:]]).max() < 30
+    assert np.abs(thin[:, 28:36] - 90).max() < 20
+    assert np.concatenate([thin[:, :20], thin[:, -20:]]).max() < 30
 
 
 def test_a_video_that_lost_its_end_is_noticed(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from edgewise.runtime.frames import sources
 from edgewise.runtime.frames.images import IMAGE_SUFFIXES, decode_image, read_image
-from edgewise.runtime.frames.sources import Frame, SourceKind, open_source
+from edgewise.runtime.frames.reading import READING, Reading, early_end
+from edgewise.runtime.frames.sources import SourceKind, open_source
 from edgewise.runtime.system.errors import SourceError
 
 
@@ -174,9 +175,9 @@ def test_a_video(video: Path) -> None:
     assert all(abs(int(frame.image.mean()) - frame.index * 20) < 8 for frame in frames)
 
 
-def error_of(text: str) -> SourceError:
+def error_of(text: str, reading: Reading = READING) -> SourceError:
     with pytest.raises(SourceError) as caught:
-        list(open_source(text))
+        list(open_source(text, reading))
     assert caught.value.where
     assert caught.value.hint
     return caught.value
@@ -205,10 +206,35 @@ def test_text_called_an_image(tmp_path: Path) -> None:
     assert "corrupt, or no image" in error_of(str(tmp_path / "text.png")).what
 
 
-def test_a_corrupt_image_in_a_folder_is_named(tmp_path: Path) -> None:
+def test_a_corrupt_image_in_a_folder_is_left_out_and_named(tmp_path: Path) -> None:
+    for index in (1, 3, 4):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), picture())
+    (tmp_path / "2.png").write_bytes(b"junk")
+    source = open_source(str(tmp_path))
+    assert [(frame.index, frame.image_id) for frame in source] == [(0, 1), (2, 3), (3, 4)]
+    (skipped,) = source.losses.skipped
+    assert (skipped.index, skipped.name, skipped.image_id) == (1, "2.png", 2)
+    assert "corrupt" in skipped.reason
+
+
+def test_a_strict_reader_ends_at_a_corrupt_image(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), picture())
     (tmp_path / "b.png").write_bytes(b"junk")
-    assert error_of(str(tmp_path)).where.endswith("b.png")
+    assert error_of(str(tmp_path), Reading(strict=True)).where.endswith("b.png")
+
+
+def test_a_folder_without_one_sound_image_is_an_error(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"junk")
+    assert "not one of 2 images can be read; of a.png" in error_of(str(tmp_path)).what
+
+
+def test_every_other_image_keeps_its_place(tmp_path: Path) -> None:
+    for name in "abcde":
+        cv2.imwrite(str(tmp_path / f"{name}.png"), picture())
+    source = open_source(str(tmp_path), Reading(every=2))
+    assert source.count == 3
+    assert [(frame.index, frame.name) for frame in source] == [(0, "a.png"), (2, "c.png"), (4, "e.png")]
 
 
 def test_bytes_that_are_no_image() -> None:
@@ -228,20 +254,58 @@ def test_a_video_without_its_index(video: Path) -> None:
     assert "neither an image nor a video" in error_of(str(video)).what
 
 
-def test_a_video_that_breaks_off(tmp_path: Path) -> None:
-    path = tmp_path / "clip.avi"
+def test_every_third_frame_of_a_video_keeps_its_place_and_time(video: Path) -> None:
+    source = open_source(str(video), Reading(every=3))
+    assert source.count == 4
+    frames = list(source)
+    assert [frame.index for frame in frames] == [0, 3, 6, 9]
+    np.testing.assert_allclose([frame.timestamp for frame in frames], [0, 0.15, 0.3, 0.45], atol=1e-3)
+    assert all(abs(int(frame.image.mean()) - frame.index * 20) < 8 for frame in frames)
+    assert not source.losses.ended_early
+
+
+def motion_jpeg(path: Path, frames: int) -> Path:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 20, (64, 48))
-    for seed in range(20):
+    for seed in range(frames):
         writer.write(picture(seed))
     writer.release()
+    return path
+
+
+def test_a_video_that_breaks_off_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = motion_jpeg(tmp_path / "clip.avi", 20)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     source = open_source(str(path))
     assert source.count == 20
-    frames: list[Frame] = []
-    with pytest.raises(SourceError, match=r"broke off after \d+ of 20"):
-        frames.extend(source)
+    frames = list(source)
     assert 0 < len(frames) < 18
+    assert source.losses.ended_early == f"the video ended after {len(frames)} of 20 announced frames"
+    assert "ended after" in error_of(str(path), Reading(strict=True)).what
+
+
+@pytest.mark.parametrize("announced", [60, 20, 5, 0])
+@pytest.mark.parametrize("every", [1, 4])
+def test_what_a_container_announces_decides_nothing(tmp_path: Path, announced: int, every: int) -> None:
+    path = motion_jpeg(tmp_path / "clip.avi", 20)
+    data = path.read_bytes()
+    for field in (b"avih", b"strh"):
+        # The number of frames, in the header of the file and in that of its stream (AVIMAINHEADER's
+        # dwTotalFrames, AVISTREAMHEADER's dwLength).
+        at = data.index(field) + 8 + (16 if field == b"avih" else 32)
+        assert data[at : at + 4] == (20).to_bytes(4, "little")
+        data = data[:at] + announced.to_bytes(4, "little") + data[at + 4 :]
+    path.write_bytes(data)
+    source = open_source(str(path), Reading(every=every))
+    assert [frame.index for frame in source] == list(range(0, 20, every))
+    assert bool(source.losses.ended_early) == (announced == 60)
+
+
+def test_the_length_in_seconds_tells_too() -> None:
+    """A variable rate: few frames, spread over the whole of the announced time."""
+    assert not early_end(decoded=8, seconds=1.76, announced=54, fps=30.0)
+    assert early_end(decoded=8, seconds=0.27, announced=54, fps=30.0)
+    assert not early_end(decoded=8, seconds=0.27, announced=None, fps=30.0)
 
 
 def test_a_stream_that_nobody_serves() -> None:

@@ -1,0 +1,73 @@
+"""How a source is read, and what it did not give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+LEAST_READ = 0.9
+"""A video that ends before this share of the frames and of the time that its container announces ended early.
+Both are estimates (edit lists and variable rates make them wrong), so this decides nothing but what is said,
+unless a reader is strict."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a source is read.
+
+    Attributes:
+        every: Give the frames 0, every, 2 * every, ... alone.
+        strict: Raise where an image cannot be read or a video ends early, instead of noting it in `Losses`.
+    """
+
+    every: int = 1
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every is {self.every}, must be at least 1")
+
+
+READING = Reading()
+"""Every frame; what cannot be read is left out."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image of a source that could not be read: its place, file name and COCO number, and why."""
+
+    index: int
+    name: str
+    image_id: int
+    reason: str
+
+
+@dataclass
+class Losses:
+    """What a source did not give so far: written by whoever reads it, read by whoever reports.
+
+    Attributes:
+        skipped: Images that could not be read, in order.
+        ended_early: Where and how a video ended before what its container announces; empty where it did not.
+    """
+
+    skipped: list[Skipped] = field(default_factory=list[Skipped])
+    ended_early: str = ""
+    _told: int = field(default=0, init=False, repr=False)
+
+    def untold(self, before: int | None = None) -> list[Skipped]:
+        """Skipped images that no earlier call gave; only those before that index, where it is given."""
+        told, self._told = self._told, len(self.skipped)
+        fresh = self.skipped[told : self._told]
+        if before is not None:
+            fresh = [image for image in fresh if image.index < before]
+            self._told = told + len(fresh)
+        return fresh
+
+
+def early_end(decoded: int, seconds: float, announced: int | None, fps: float | None) -> str:
+    """That a video of `decoded` frames, the last at `seconds`, is shorter than announced, in words; or ""."""
+    if announced is None or decoded >= LEAST_READ * announced:
+        return ""
+    if fps is not None and seconds >= LEAST_READ * announced / fps:
+        return ""
+    return f"the video ended after {decoded} of {announced} announced frames"
