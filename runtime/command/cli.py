@@ -113,6 +113,23 @@ def run(
     provider: ProviderOption = "cpu",
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     every: Annotated[int, typer.Option(min=1, metavar="N", help="Run every Nth frame alone.")] = 1,
+    every_frame: Annotated[
+        bool,
+        typer.Option(
+            "--every-frame",
+            help="Run every frame of a camera or stream, however late; the newest where left out: what comes "
+            "while others are run is dropped and counted.",
+        ),
+    ] = False,
+    reconnect: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help="For how long a camera or stream that was lost is tried again; with 0 its end is the end. "
+            "60 if left out, 0 for a GStreamer pipeline.",
+        ),
+    ] = None,
     strict: Annotated[
         bool,
         typer.Option(
@@ -148,7 +165,7 @@ def run(
         coco=coco,
         limit=limit,
         force=force,
-        reading=Reading(every=every, strict=strict),
+        reading=Reading(every, strict, every_frame, reconnect),
     )
     run_source(request, console)
 

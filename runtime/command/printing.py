@@ -248,6 +248,10 @@ def loss_lines(losses: Losses) -> list[str]:
         names = ", ".join(f"{image.name} ({image.reason})" for image in skipped[:MOST_NAMED])
         more = f", and {len(skipped) - MOST_NAMED} more" if len(skipped) > MOST_NAMED else ""
         lines.append(f"skipped {len(skipped)}: {names}{more}")
+    if losses.dropped:
+        lines.append(f"dropped {losses.dropped} frames that came while others were run")
+    if losses.reconnected:
+        lines.append(f"reconnected {losses.reconnected} times")
     if losses.ended_early:
         lines.append(f"{losses.ended_early}: cut short, or the announcement was an estimate")
     return lines

@@ -13,7 +13,9 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -40,7 +42,7 @@ from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import ClassLabel, Manifest, Precision
 from edgewise.runtime.decoding.kinds import kind_of
 from edgewise.runtime.engines.options import EngineOptions
-from edgewise.runtime.frames.reading import Reading
+from edgewise.runtime.frames.reading import Losses, Reading
 from edgewise.runtime.frames.sources import Source, SourceKind, open_source
 from edgewise.runtime.results.kind import Sink
 from edgewise.runtime.results.result import Result, Scored, above, is_settled
@@ -192,10 +194,11 @@ def _run_frames(
     done = unsettled = 0
     last: Result | None = None
     stopped: BaseException | None = None
-    stream = session.stream(source, boxes)
+    # A deeper pipeline would make the newest frame of a live source an older one.
+    stream = session.stream(source, boxes, depth=1 if live else 2)
     count = source.count if limit is None else min(limit, source.count or limit)
     try:
-        with _progress() as progress:
+        with _progress(source.losses) as progress:
             task = progress.add_task(session.manifest.name, total=count)
             for frame, result in stream:
                 kept = result if threshold is None else above(result, threshold)
@@ -215,6 +218,7 @@ def _run_frames(
             raise
         stopped = error
     except BaseException:
+        source.close()
         stream.close()
         raise
     interrupted = isinstance(stopped, KeyboardInterrupt)
@@ -224,6 +228,7 @@ def _run_frames(
             sink.close()
         published = folder.publish(partial=partial) if folder is not None else []
     # Only now: a dead camera can hold its thread for longer than a service manager waits before it kills.
+    source.close()
     stream.close()
     for path in published:
         console.print(Text(f"wrote {path}"), soft_wrap=True)
@@ -241,13 +246,36 @@ def _run_frames(
         raise stopped
 
 
-def _progress() -> Progress:
+class _LossColumn(ProgressColumn):
+    """What a source did not give so far; it is drawn anew also while no frame comes."""
+
+    def __init__(self, losses: Losses) -> None:
+        super().__init__()
+        self._losses = losses
+
+    def render(self, task: Task) -> Text:
+        """The counts that are not 0."""
+        losses = self._losses
+        words = [
+            f"{count} {what}"
+            for count, what in (
+                (len(losses.skipped), "skipped"),
+                (losses.dropped, "dropped"),
+                (losses.reconnected, "reconnected"),
+            )
+            if count
+        ]
+        return Text(", ".join([*words, *(["lost, trying again"] if losses.lost else [])]), "yellow")
+
+
+def _progress(losses: Losses) -> Progress:
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        _LossColumn(losses),
         console=Console(stderr=True),
         refresh_per_second=4,
         transient=True,

@@ -9,6 +9,9 @@ LEAST_READ = 0.9
 Both are estimates (edit lists and variable rates make them wrong), so this decides nothing but what is said,
 unless a reader is strict."""
 
+RECONNECT_SECONDS = 60.0
+"""For how long a camera or stream that was lost is tried again."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -17,10 +20,15 @@ class Reading:
     Attributes:
         every: Give the frames 0, every, 2 * every, ... alone.
         strict: Raise where an image cannot be read or a video ends early, instead of noting it in `Losses`.
+        every_frame: Of a camera or stream, give all frames, however late they become, instead of the newest.
+        reconnect: For how many seconds a camera or stream that was lost is tried again; 0: its end is the
+            end. None: RECONNECT_SECONDS, and 0 for a pipeline, which may be finite.
     """
 
     every: int = 1
     strict: bool = False
+    every_frame: bool = False
+    reconnect: float | None = None
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -48,10 +56,16 @@ class Losses:
     Attributes:
         skipped: Images that could not be read, in order.
         ended_early: Where and how a video ended before what its container announces; empty where it did not.
+        dropped: Frames of a camera or stream that came while others were run.
+        reconnected: How often a camera or stream was lost and found again.
+        lost: Whether it is lost at this moment.
     """
 
     skipped: list[Skipped] = field(default_factory=list[Skipped])
     ended_early: str = ""
+    dropped: int = 0
+    reconnected: int = 0
+    lost: bool = False
     _told: int = field(default=0, init=False, repr=False)
 
     def untold(self, before: int | None = None) -> list[Skipped]:

@@ -7,11 +7,9 @@ what breaks later raises a SourceError from the iteration.
 from __future__ import annotations
 
 import enum
-import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -19,12 +17,15 @@ from numpy.typing import NDArray
 
 from edgewise.runtime.frames.captures import Address, Capture
 from edgewise.runtime.frames.images import IMAGE_SUFFIXES, image_numbers, images_in, read_image
-from edgewise.runtime.frames.reading import READING, Losses, Reading, Skipped, early_end
+from edgewise.runtime.frames.live import LiveStream
+from edgewise.runtime.frames.network import is_file
+from edgewise.runtime.frames.reading import READING, RECONNECT_SECONDS, Losses, Reading, Skipped, early_end
 from edgewise.runtime.system.errors import SourceError
 
 STREAM_PREFIXES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://")
 TIMEOUT_MS = 10_000
 """How long a network stream may take to open, or to give the next frame."""
+CAMERAS = "list cameras with `ls /dev/video*`"
 PLAY_IT = "play it in a viewer; convert it with `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`"
 
 
@@ -64,6 +65,7 @@ class Source:
             estimate).
         fps: Nominal frames per second of a video or stream, where it says so.
         losses: What could not be given so far; it grows while the frames are taken.
+        close: Ends a live source, also where a thread waits for its next frame. Others end by themselves.
         left_out: Names of the files of a folder that are no images by their names.
     """
 
@@ -73,6 +75,7 @@ class Source:
     count: int | None = None
     fps: float | None = None
     losses: Losses = field(default_factory=Losses)
+    close: Callable[[], None] = lambda: None
     left_out: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Frame]:
@@ -88,6 +91,9 @@ def open_source(text: str, reading: Reading = READING) -> Source:
     An image of a folder that cannot be read is left out and noted in the source's losses. So is a video that
     ends early: what its container announces is an estimate.
 
+    A camera or stream gives its newest frame whenever one is asked for, and is opened again when it is lost
+    (`Reading`). A file is a video, also where it lies behind an http address or a pipeline.
+
     Args:
         text: See above.
         reading: Which frames are given, and whether a loss is an error.
@@ -96,11 +102,11 @@ def open_source(text: str, reading: Reading = READING) -> Source:
         SourceError: Missing, unreadable, empty, or needing an OpenCV that is not installed.
     """
     if " ! " in text:
-        return _open_gstreamer(text)
+        return _open_gstreamer(text, reading)
     if text.lower().startswith(STREAM_PREFIXES):
-        return _open_live(text, text, [cv2.CAP_FFMPEG, _timeouts()], "check the address and the network")
+        return _open_network(text, reading)
     if text.isdecimal():
-        return _open_live(text, int(text), [cv2.CAP_ANY, []], "list cameras with `ls /dev/video*`")
+        return _open_live(_live_address(text, int(text), CAMERAS), reading)
     path = Path(text).expanduser()
     if path.is_dir():
         found, losses = images_in(path), Losses()
@@ -109,6 +115,8 @@ def open_source(text: str, reading: Reading = READING) -> Source:
         return Source(text, SourceKind.IMAGES, frames, count, losses=losses, left_out=found.left_out)
     if not path.exists():
         raise SourceError("no such file or folder", where=text, hint="check the path")
+    if path.is_char_device():
+        return _open_live(_live_address(text, str(path), CAMERAS), reading)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         frame = next(_image_frames([path], Reading(strict=True), Losses()))
         return Source(text, SourceKind.IMAGES, iter([frame]), 1)
@@ -146,11 +154,14 @@ def _every(count: int, reading: Reading) -> int:
 def _open_video(path: Path, text: str, reading: Reading) -> Source:
     unopened = "neither an image nor a video that OpenCV can decode"
     silent = "the video opens, but not one frame can be decoded"
-    video = Capture(Address(text, str(path), unopened, silent, PLAY_IT))
-    count = None if video.announced is None else _every(video.announced, reading)
+    return _video(Capture(Address(text, str(path), unopened, silent, PLAY_IT)), path.stem, text, reading)
+
+
+def _video(capture: Capture, stem: str, text: str, reading: Reading) -> Source:
+    count = None if capture.announced is None else _every(capture.announced, reading)
     losses = Losses()
-    frames = _video_frames(video, path.stem, reading, losses, text)
-    return Source(text, SourceKind.VIDEO, frames, count, video.fps, losses)
+    frames = _video_frames(capture, stem, reading, losses, text)
+    return Source(text, SourceKind.VIDEO, frames, count, capture.fps, losses)
 
 
 def _video_frames(video: Capture, stem: str, reading: Reading, losses: Losses, text: str) -> Generator[Frame]:
@@ -166,36 +177,39 @@ def _video_frames(video: Capture, stem: str, reading: Reading, losses: Losses, t
         raise SourceError(losses.ended_early, where=text, hint=PLAY_IT)
 
 
-def _open_live(text: str, address: str | int, how: list[Any], hint: str) -> Source:
-    backend, parameters = how
-    capture = cv2.VideoCapture(address, backend, parameters)
-    if not capture.isOpened():
-        raise SourceError("the camera or stream cannot be opened", where=text, hint=hint)
-    good, first = capture.read()
-    if not good:
-        raise SourceError("the camera or stream opens, but gives no frame", where=text, hint=hint)
-    fps = capture.get(cv2.CAP_PROP_FPS)
-
-    def frames() -> Generator[Frame]:
-        image, index, start = np.asarray(first, np.uint8), 0, time.monotonic()
-        try:
-            while True:
-                yield Frame(index, f"live-{index:06d}", image, time.monotonic() - start, index)
-                good, read = capture.read()
-                if not good:
-                    raise SourceError(f"the stream ended after {index + 1} frames", where=text, hint=hint)
-                image, index = np.asarray(read, np.uint8), index + 1
-        finally:
-            capture.release()
-
-    return Source(text, SourceKind.LIVE, frames(), None, fps if 0 < fps < 1000 else None)
+def _live_address(
+    text: str, opened: str | int, hint: str, backend: int = cv2.CAP_ANY, parameters: Sequence[int] = ()
+) -> Address:
+    unopened = "the camera or stream cannot be opened"
+    silent = "the camera or stream opens, but gives no frame"
+    return Address(text, opened, unopened, silent, hint, backend, parameters)
 
 
-def _timeouts() -> list[int]:
-    return [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
+def _open_live(address: Address, reading: Reading, patience: float = RECONNECT_SECONDS) -> Source:
+    """A camera or stream; what announces its frames is a video, wherever it lies, and has an end."""
+    capture = Capture(address)
+    if capture.announced is not None and not isinstance(address.opened, int):
+        return _video(capture, "video", address.text, reading)
+    if reading.reconnect is not None:
+        patience = reading.reconnect
+    losses = Losses()
+    stream = LiveStream(address, capture, reading, patience, losses)
+    frames = (
+        Frame(shot.index, f"live-{shot.index:06d}", shot.image, shot.seconds, shot.index) for shot in stream
+    )
+    return Source(address.text, SourceKind.LIVE, frames, None, capture.fps, losses, stream.close)
 
 
-def _open_gstreamer(text: str) -> Source:
+def _open_network(text: str, reading: Reading) -> Source:
+    timeouts = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS)
+    hint = "check the address and the network"
+    address = _live_address(text, text, hint, cv2.CAP_FFMPEG, timeouts)
+    if text.lower().startswith("http") and is_file(text, TIMEOUT_MS / 1000):
+        return _video(Capture(address), "video", text, reading)
+    return _open_live(address, reading)
+
+
+def _open_gstreamer(text: str, reading: Reading) -> Source:
     if not opencv_has_gstreamer():
         raise SourceError(
             "this OpenCV was built without GStreamer, as pip's wheels are",
@@ -210,9 +224,9 @@ def _open_gstreamer(text: str) -> Source:
             where=text,
             hint="end it with `! videoconvert ! video/x-raw,format=BGR ! appsink`",
         )
-    return _open_live(
-        text, text, [cv2.CAP_GSTREAMER, []], "run the pipeline with gst-launch-1.0 and fakesink in its place"
-    )
+    hint = "run the pipeline with gst-launch-1.0 and fakesink in its place"
+    # A pipeline may well be finite, and would start anew: its end is an end unless the user knows better.
+    return _open_live(_live_address(text, text, hint, cv2.CAP_GSTREAMER), reading, patience=0.0)
 
 
 def opencv_has_gstreamer() -> bool:

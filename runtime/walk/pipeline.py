@@ -31,6 +31,12 @@ class _Channel:
         self._ended = False
         self._cancelled = False
 
+    def wait_for_room(self) -> None:
+        """Wait until an item can be put. One thread puts, so there is room then until it does."""
+        with self._changed:
+            while len(self._items) >= self._capacity and not self._cancelled:
+                self._changed.wait()
+
     def put(self, item: Any) -> None:
         with self._changed:
             while len(self._items) >= self._capacity and not self._cancelled:
@@ -70,8 +76,10 @@ def overlapped(
     """Yield `stages[-1](... stages[0](item))` for every item, in order.
 
     Reading `items` and each stage have a thread of their own; at most `depth` finished items wait before each
-    stage, so a slow consumer holds everything back and nothing is dropped. The first error, from `items` or a
-    stage, is raised here after the items before it. Closing the generator stops the threads.
+    stage, so a slow consumer holds everything back and nothing is dropped. An item is taken, from `items` or
+    by a stage, only when there is room for what becomes of it: a source that gives its newest is asked late.
+    The first error, from `items` or a stage, is raised here after the items before it. Closing the generator
+    stops the threads.
     """
     if depth < 1:
         raise ValueError(f"depth is {depth}, must be at least 1")
@@ -102,8 +110,10 @@ def overlapped(
 
 def _feed(items: Iterable[Any], sink: _Channel) -> None:
     try:
+        sink.wait_for_room()
         for item in items:
             sink.put(item)
+            sink.wait_for_room()
     except _Closed:
         pass
     except BaseException as error:
@@ -114,6 +124,7 @@ def _feed(items: Iterable[Any], sink: _Channel) -> None:
 def _work(stage: Callable[[Any], Any], source: _Channel, sink: _Channel) -> None:
     try:
         while True:
+            sink.wait_for_room()
             item = source.get()
             sink.put(item if isinstance(item, _Failure) else stage(item))
     except _Closed:

@@ -203,7 +203,8 @@ def test_a_slow_consumer_holds_the_source_back(depth: int) -> None:
     stream = overlapped(source(), (abs,), depth=depth)
     next(stream)
     time.sleep(0.1)
-    assert len(taken) <= 1 + 2 * depth + 2
+    # One was given, and so many wait before and behind the stage: neither it nor the source works ahead.
+    assert len(taken) <= 1 + 2 * depth
     assert list(stream) == list(range(1, 100))
 
 
