@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.runtime.command.mp4_times import set_times
 from edgewise.runtime.frames.reading import Losses
 from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.results.result import Result, is_settled
@@ -162,7 +164,8 @@ class OverlayVideo:
     """An MP4 (MPEG-4 part 2, which every OpenCV wheel can write) of the size of the first frame.
 
     A later frame of another size is fitted into that size, with black beside it: a stream may change its
-    resolution, and a video cannot.
+    resolution, and a video cannot. Each frame is shown at the time that it has in the source, whose rate may
+    vary and of which frames may have been dropped.
     """
 
     def __init__(self, path: Path, *, threshold: float, fps: float | None) -> None:
@@ -171,7 +174,7 @@ class OverlayVideo:
         self._fps = fps or DEFAULT_FPS
         self._writer: Any = None
         self._size = (0, 0)
-        self._written = 0
+        self._times = array("d")
 
     def write(self, frame: Frame, result: Result) -> None:
         drawn: NDArray[np.uint8] = result.draw(frame.image, threshold=self._threshold)
@@ -187,10 +190,10 @@ class OverlayVideo:
                     hint="pass --no-overlay, or install opencv-python-headless from pip",
                 )
         self._writer.write(drawn if size == self._size else _fitted(drawn, self._size))
-        self._written += 1
+        self._times.append(frame.timestamp)
 
     def close(self) -> None:
-        """Finish the file and count its frames: OpenCV's writer does not report a full disk.
+        """Finish the file, set its times and count its frames: OpenCV's writer does not report a full disk.
 
         Raises:
             ResultError: The file does not hold what was written.
@@ -199,12 +202,10 @@ class OverlayVideo:
             return
         self._writer.release()
         self._writer = None
-        check = cv2.VideoCapture(str(self._path))
-        held = int(check.get(cv2.CAP_PROP_FRAME_COUNT)) if check.isOpened() else 0
-        check.release()
-        if held != self._written:
+        held = set_times(self._path, self._times, 1 / self._fps)
+        if held != len(self._times):
             raise ResultError(
-                f"the overlay video holds {held} of {self._written} frames",
+                f"the overlay video holds {held} of {len(self._times)} frames",
                 where=str(self._path),
                 hint="is the disk full?",
             )

@@ -19,6 +19,7 @@ from edgewise.runtime.system.errors import SourceError
 
 from .stream_server import camera, files, grey, index_of
 from .test_cli import Verb, edgewise, only_panel
+from .test_sinks import times_of
 
 __all__ = ["edgewise"]
 
@@ -109,6 +110,17 @@ def test_the_end_of_a_stream_is_an_end(edgewise: Verb, bundle_folder: Path, tmp_
     assert len(ids) + (int(dropped[1]) if dropped else 0) == 60
     assert ids == sorted(set(ids))
     assert ids[-1] == 59
+
+
+def test_the_overlay_keeps_the_time_of_a_stream(edgewise: Verb, bundle_folder: Path, tmp_path: Path) -> None:
+    """Whatever was dropped: each frame of the overlay stands at the time that images.json gives it."""
+    out = tmp_path / "out"
+    with camera([30]) as address:
+        assert edgewise("run", bundle_folder, address, "-o", out, "--reconnect", 0)[0] == 0
+    given = [image["timestamp"] for image in json.loads((out / "images.json").read_text())]
+    # Two frames that come in the same tick are shown one tick after the other.
+    shown = times_of(out / "overlay.mp4")
+    assert shown == pytest.approx([seconds - given[0] for seconds in given], abs=1e-2)
 
 
 def motion_jpeg(path: Path, frames: int) -> Path:

@@ -88,15 +88,44 @@ def test_the_threshold_hides_what_scores_less(tmp_path: Path) -> None:
     assert np.abs(drawn.astype(int) - 90).max() < 5
 
 
-def test_an_overlay_video_holds_every_frame(tmp_path: Path) -> None:
+def times_of(path: Path) -> list[float]:
+    """Seconds at which the frames of a video are shown, as FFmpeg reads them."""
+    capture = cv2.VideoCapture(str(path))
+    times: list[float] = []
+    while capture.read()[0]:
+        times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+    return times
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [index / 12.5 for index in range(7)],
+        [3.0, 3.04, 3.08, 7.5, 7.5, 700.0, 700.04],  # lost and found again, and twice the same time
+        [0.0, 0.24, 0.52, 0.76, 1.0, 1.24, 1.52],
+        [5.0],
+        [0.0, 300_000.0, 600_000.0],  # longer than a header holds
+    ],
+)
+def test_an_overlay_video_keeps_every_frame_and_its_time(tmp_path: Path, times: list[float]) -> None:
     sink = OverlayVideo(tmp_path / "overlay.mp4", threshold=0.5, fps=12.5)
-    for index in range(7):
-        sink.write(frame(index), result())
+    for index, seconds in enumerate(times):
+        sink.write(replace(frame(index), timestamp=seconds), result())
     sink.close()
+    sink.close()
+    read = times_of(tmp_path / "overlay.mp4")
+    assert read == pytest.approx([seconds - times[0] for seconds in times], abs=1e-3)
+    capture = cv2.VideoCapture(str(tmp_path / "overlay.mp4"))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == len(times)
+
+
+def test_a_constant_rate_stays_one(tmp_path: Path) -> None:
+    sink = OverlayVideo(tmp_path / "overlay.mp4", threshold=0.5, fps=30)
+    for index in range(30):
+        sink.write(replace(frame(index), timestamp=index / 30), result())
     sink.close()
     capture = cv2.VideoCapture(str(tmp_path / "overlay.mp4"))
-    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12.5)
-    assert sum(capture.read()[0] for _ in range(9)) == 7
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(30, abs=0.01)
 
 
 def test_a_frame_of_another_size_is_fitted_into_the_video(tmp_path: Path) -> None:
