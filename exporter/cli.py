@@ -310,20 +310,35 @@ def import_checkpoint(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A published .pth or .safetensors.")],
     model: Annotated[str, typer.Option(help="Name in the registry, e.g. yolact-r50.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors checkpoint to write.")],
+    weights: Annotated[
+        str | None, typer.Option(help="Which of several sets of weights in the file, e.g. ema or model.")
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="What weights of one's own name: bolt,nut,pin in the order of the outputs, or the COCO "
+            "dataset that they were trained on."
+        ),
+    ] = None,
     force: ForceOption = False,
 ) -> None:
     """Bring a published checkpoint in; keys that do not fit are listed, nothing loads in part."""
     with _needs("import-checkpoint"):
         from edgewise.models import registry
-        from edgewise.models.checkpoints.upstream import convert_checkpoint
+        from edgewise.models.checkpoints.upstream import convert_checkpoint, named_classes
         from edgewise.runtime.system.ownership import refuse_existing_file
         from edgewise.runtime.system.publishing import writing
 
         entry = registry.find(model)
+        vocabulary = None
+        if classes is not None:
+            vocabulary = named_classes(classes, entry)
+            entry = entry.fit(vocabulary)
         with writing(output):
             refuse_existing_file(output, replace=force)
-            report = convert_checkpoint(file, entry, output)
-    _say(f"{report.layout}: {report.tensors} tensors, {report.parameters / 1e6:.2f} M parameters")
+            report = convert_checkpoint(file, entry, output, vocabulary, weights)
+    source = f" from {report.weights!r}" if report.weights else ""
+    _say(f"{report.layout}: {report.tensors} tensors{source}, {report.parameters / 1e6:.2f} M parameters")
     for name in report.dropped:
         _say(f"left behind: {name}")
     _say(f"wrote {output}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +14,17 @@ from torch import Tensor, nn
 
 from edgewise.models import registry
 from edgewise.models.checkpoints.checkpoint import CheckpointMeta, refuse_non_finite, save_checkpoint
+from edgewise.models.checkpoints.pickled import Opaque, read_pickle
+from edgewise.models.checkpoints.weight_sets import WeightSet, flatten, weight_sets
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.families.family import ModelEntry
 from edgewise.models.families.layout import Layout, Mapped, map_state
+from edgewise.models.measuring.tasks import task_of
+from edgewise.runtime.contract.manifest import ClassLabel
 from edgewise.runtime.system.atomic import sha256_of
 from edgewise.runtime.system.errors import CheckpointError, ModelError
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-_PARALLEL_PREFIX = "module."
+_BATCH_COUNT = ".num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,16 @@ class ImportReport:
 
     Attributes:
         layout: Name of the layout that fitted.
+        weights: Where in the file the weights lay, e.g. `ema.module`; empty where they are all of it.
         tensors: Number of tensors loaded.
         parameters: Number of learnt values among them.
-        dropped: Legacy keys that were left behind.
+        dropped: Legacy keys and other tensors of the file that were left behind.
         sha256: Of the imported file.
         vocabulary: Of the layout; None where it does not say.
     """
 
     layout: str
+    weights: str
     tensors: int
     parameters: int
     dropped: tuple[str, ...]
@@ -47,37 +50,53 @@ class ImportReport:
     vocabulary: Vocabulary | None
 
 
-def import_checkpoint(file: Path, entry: ModelEntry) -> tuple[nn.Module, ImportReport]:
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """One set of weights of the file, mapped by one layout."""
+
+    weights: WeightSet
+    layout: Layout
+    mapped: Mapped
+
+
+def import_checkpoint(
+    file: Path, entry: ModelEntry, weights: str | None = None
+) -> tuple[nn.Module, ImportReport]:
     """Load a published checkpoint into the training definition of `entry`, in eval mode.
 
+    Args:
+        file: A .pth or .safetensors file. Its weights may hang under wrappers and prefixes.
+        entry: The model it is for.
+        weights: Which of several sets of weights to take, e.g. `ema` or `model`.
+
     Raises:
-        CheckpointError: Not a checkpoint; needs code to unpickle; NaN or infinite weights; or it does not
-            fit: then one error lists every unmapped, missing and mis-shaped key, and nothing is loaded.
+        CheckpointError: Not a checkpoint; needs code to unpickle; NaN or infinite weights; several sets that
+            fit; or it does not fit: then one error lists every unmapped, missing and mis-shaped key. Nothing
+            is loaded.
     """
-    published = read_state(file)
-    refuse_non_finite(published, str(file))
-    wanted = _shapes(entry)
-    attempts = [(layout, map_state(layout, published, wanted)) for layout in entry.layouts]
-    layout, mapped = min(
-        attempts, key=lambda attempt: (len(attempt[1].problems), not _speaks(attempt[0], entry))
-    )
-    if mapped.problems:
-        raise _misfit(file, entry, layout.name, mapped, published)
+    chosen = _choose(file, entry, read_tensors(file), weights)
+    tensors = {key: _as_stored(tensor) for key, tensor in chosen.mapped.tensors.items()}
+    refuse_non_finite(tensors, str(file))
     module = entry.build()
-    module.load_state_dict({key: _as_stored(tensor) for key, tensor in mapped.tensors.items()})
+    module.load_state_dict({**module.state_dict(), **tensors})
     report = ImportReport(
-        layout=layout.name,
-        tensors=len(mapped.tensors),
+        layout=chosen.layout.name,
+        weights=chosen.weights.path,
+        tensors=len(tensors),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
-        dropped=mapped.dropped,
+        dropped=(*chosen.mapped.dropped, *chosen.weights.beside),
         sha256=sha256_of(file),
-        vocabulary=layout.vocabulary,
+        vocabulary=chosen.layout.vocabulary,
     )
     return module.eval(), report
 
 
 def convert_checkpoint(
-    file: Path, entry: ModelEntry, destination: Path, vocabulary: Vocabulary | None = None
+    file: Path,
+    entry: ModelEntry,
+    destination: Path,
+    vocabulary: Vocabulary | None = None,
+    weights: str | None = None,
 ) -> ImportReport:
     """Import a published checkpoint and write it as one of edgewise's own.
 
@@ -86,13 +105,14 @@ def convert_checkpoint(
         entry: The model it is for.
         destination: A .safetensors path.
         vocabulary: What it names, where that is not the layout's.
+        weights: Which of several sets of weights to take.
 
     Raises:
         CheckpointError: As `import_checkpoint`; or the vocabulary is unknown or does not fit the model.
     """
-    module, report = import_checkpoint(file, entry)
+    module, report = import_checkpoint(file, entry, weights)
     chosen = vocabulary or report.vocabulary
-    hint = "give the classes that the checkpoint was trained on"
+    hint = "give the classes that the checkpoint was trained on: --classes"
     if chosen is None:
         raise CheckpointError(
             f"the layout {report.layout!r} does not say what the model names", where=str(file), hint=hint
@@ -107,31 +127,42 @@ def convert_checkpoint(
     return report
 
 
-def read_state(file: Path) -> dict[str, Tensor]:
-    """The tensors of a .pth or .safetensors file by name, on the CPU; no code from the file is run.
+def named_classes(classes: str, entry: ModelEntry) -> Vocabulary:
+    """What a checkpoint of one's own was trained to name.
 
-    Unwraps `{"state_dict": ...}` and the `module.` prefix of data-parallel training.
+    Args:
+        classes: Names of things in the order of the model's outputs, separated by commas, which get the
+            category ids 1, 2, ...; or the COCO dataset of the model's task that it was trained on.
+        entry: The model.
+
+    Raises:
+        DatasetError: Not a dataset of the task.
+    """
+    path = Path(classes)
+    if path.exists() or path.suffix == ".json":
+        return task_of(entry.task).dataset.open(path).vocabulary
+    names = (name.strip() for name in classes.split(","))
+    return Vocabulary(tuple(ClassLabel(id=index, name=name) for index, name in enumerate(names, 1)))
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Every tensor of a .pth or .safetensors file by its whole name, on the CPU; no code of the file is run.
+
+    Raises:
+        CheckpointError: No such file, broken, or without any named tensor.
     """
     if not file.is_file():
         raise CheckpointError("no such checkpoint", where=str(file))
-    content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
-    if isinstance(content, Mapping):
-        wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        content = content if wrapper is None else content[wrapper]
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
-    ):
+    content = _read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file)
+    tensors = flatten(content)
+    if not tensors or "" in tensors:
+        pickled = f", but a pickled {content.name}" if isinstance(content, Opaque) else ""
         raise CheckpointError(
-            "the file holds no state_dict (names with tensors)",
+            f"the file holds no state_dict (names with tensors){pickled}",
             where=str(file),
             hint="save it with torch.save(model.state_dict(), path)",
         )
-    state = dict(content)
-    if all(key.startswith(_PARALLEL_PREFIX) for key in state):
-        state = {key.removeprefix(_PARALLEL_PREFIX): tensor for key, tensor in state.items()}
-    return state
+    return tensors
 
 
 def _read_safetensors(file: Path) -> Any:
@@ -139,23 +170,6 @@ def _read_safetensors(file: Path) -> Any:
         return load_file(file)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"not a safetensors file: {error}", where=str(file)) from None
-
-
-def _read_pickle(file: Path) -> Any:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"no plain checkpoint, or one that needs code, which edgewise never runs: {reason}",
-            where=str(file),
-            hint="save the bare weights with torch.save(model.state_dict(), path) where the file was made",
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"not a PyTorch checkpoint: {reason}", where=str(file), hint="fetch the file again"
-        ) from None
 
 
 def _speaks(layout: Layout, entry: ModelEntry) -> bool:
@@ -173,23 +187,70 @@ def _shapes(entry: ModelEntry) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-def _fits(entry: ModelEntry, published: Mapping[str, Tensor]) -> bool:
+def _attempts(entry: ModelEntry, tensors: Mapping[str, Tensor]) -> list[_Attempt]:
+    """Every set of weights in every layout."""
     wanted = _shapes(entry)
-    return any(not map_state(layout, published, wanted).problems for layout in entry.layouts)
+    counted = {name: shape for name, shape in wanted.items() if not name.endswith(_BATCH_COUNT)}
+    attempts = []
+    for weights in weight_sets(tensors, fewest=len(counted) // 2):
+        # Files from before torch 0.4.1 do not count the batches of a batch normalisation.
+        asked = wanted if any(name.endswith(_BATCH_COUNT) for name in weights.tensors) else counted
+        attempts += [
+            _Attempt(weights, layout, map_state(layout, weights.tensors, asked)) for layout in entry.layouts
+        ]
+    return attempts
+
+
+def _choose(file: Path, entry: ModelEntry, tensors: Mapping[str, Tensor], name: str | None) -> _Attempt:
+    """The set of weights that fits, in the layout that fits it.
+
+    Raises:
+        CheckpointError: None of them is called `name`, none fits, or several do.
+    """
+    attempts = _attempts(entry, tensors)
+    asked = [attempt for attempt in attempts if name is None or attempt.weights.is_called(name)]
+    fitting = [attempt for attempt in asked or attempts if not attempt.mapped.problems]
+    paths: list[str] = []
+    for attempt in fitting:  # outermost first: a layout may know a prefix itself
+        if not any(attempt.weights.lies_in(path) for path in paths):
+            paths.append(attempt.weights.path)
+    if not asked:
+        names = ", ".join(path or "the whole file" for path in paths) or "none that fits"
+        raise CheckpointError(
+            f"no weights of {entry.name} are called {name!r}", where=str(file), hint=f"there is: {names}"
+        )
+    if not fitting:
+        raise _misfit(file, entry, min(asked, key=lambda attempt: len(attempt.mapped.problems)), tensors)
+    if len(paths) > 1:
+        raise CheckpointError(
+            f"{len(paths)} sets of weights fit {entry.name}: {', '.join(paths)}",
+            where=str(file),
+            hint=f"choose one: {' or '.join(f'--weights {path}' for path in paths)}",
+        )
+    outermost = [attempt for attempt in fitting if attempt.weights.path == paths[0]]
+    return min(outermost, key=lambda attempt: not _speaks(attempt.layout, entry))
+
+
+def _fits(entry: ModelEntry, tensors: Mapping[str, Tensor]) -> bool:
+    return any(not attempt.mapped.problems for attempt in _attempts(entry, tensors))
 
 
 def _misfit(
-    file: Path, entry: ModelEntry, layout: str, mapped: Mapped, published: Mapping[str, Tensor]
+    file: Path, entry: ModelEntry, nearest: _Attempt, tensors: Mapping[str, Tensor]
 ) -> CheckpointError:
-    lines = "\n    ".join(mapped.problems)
+    problems, path = nearest.mapped.problems, nearest.weights.path
+    lines = "\n    ".join(problems)
     others = (registry.find(name) for name in registry.names())
-    fitting = next((other.name for other in others if _fits(other, published)), None)
-    hint = "choose the model that the checkpoint was trained as, with its number of classes"
+    fitting = next((other.name for other in others if _fits(other, tensors)), None)
+    hint = (
+        "choose the model that the checkpoint was trained as, and give its own classes by --classes where it "
+        "has any"
+    )
     if fitting is not None:
         hint = f"it is a checkpoint of {fitting}: pass --model {fitting}"
     return CheckpointError(
-        f"the checkpoint does not fit {entry.name} in the layout {layout!r}; nothing was loaded; "
-        f"{len(mapped.problems)} differences:\n    {lines}",
+        f"the checkpoint{f' under {path!r}' * bool(path)} does not fit {entry.name} in the layout "
+        f"{nearest.layout.name!r}; nothing was loaded; {len(problems)} differences:\n    {lines}",
         where=str(file),
         hint=hint,
     )

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import msgspec
@@ -21,6 +20,7 @@ from edgewise.models.checkpoints.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from edgewise.models.checkpoints.pickled import read_pickle
 from edgewise.models.data.dataset import Dataset
 from edgewise.models.families.family import ModelEntry
 from edgewise.models.families.recipe import Recipe
@@ -209,15 +209,10 @@ def _save_state(path: Path, learner: Learner, history: History, identity: str) -
 
 
 def _load_state(path: Path, learner: Learner, identity: str) -> History:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        kept = state["identity"]
-    except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"the state of the interrupted run cannot be read: {error}",
-            where=str(path),
-            hint="pass --restart to begin again",
-        ) from None
+    hint = "it was the state of an interrupted run: pass --restart to begin again"
+    state = read_pickle(path, hint)
+    if not isinstance(state, dict) or not isinstance(kept := state.get("identity"), str):
+        raise CheckpointError("not the state of a training", where=str(path), hint=hint)
     if kept != identity:
         changed = [key for key, value in json.loads(identity).items() if json.loads(kept).get(key) != value]
         raise ModelError(
@@ -225,8 +220,13 @@ def _load_state(path: Path, learner: Learner, identity: str) -> History:
             where=str(path),
             hint="repeat its command to go on, pass --restart to begin again, or choose another --out",
         )
-    learner.load(state)
-    return state["history"]
+    try:
+        learner.load(state)
+        return state["history"]
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
+        raise CheckpointError(
+            "a part of the state is missing or broken", where=str(path), hint=hint
+        ) from None
 
 
 def _measure(entry: ModelEntry, module: nn.Module, evaluation: Dataset) -> Measured:

@@ -1,16 +1,21 @@
 """Published layouts, from state dicts made after their key tables."""
 
+import json
 import os
+import re
+from argparse import Namespace
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from edgewise.models import registry
 from edgewise.models.checkpoints.checkpoint import load_model
-from edgewise.models.checkpoints.upstream import convert_checkpoint, import_checkpoint
+from edgewise.models.checkpoints.upstream import convert_checkpoint, import_checkpoint, named_classes
 from edgewise.models.data.labels import COCO_THINGS
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.families.layout import map_state
@@ -87,6 +92,85 @@ def test_forms_in_which_the_same_weights_come(wrap, tiny, tmp_path):
     torch.testing.assert_close(weight, tiny["fpn.lat_layers.1.weight"], rtol=1e-3, atol=1e-6)
 
 
+class Settings(dict):
+    """A config object of a training framework: a dictionary by another name, with a state of its own."""
+
+    def __init__(self, **items: object) -> None:
+        super().__init__(items)
+        self.frozen = True
+
+
+def behind(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + key: tensor for key, tensor in state.items()}
+
+
+SAVED = {
+    "torch.compile": lambda state: behind("_orig_mod.", state),
+    "parallel and compiled": lambda state: behind("module._orig_mod.", state),
+    "a wrapper around the network": lambda state: {
+        "state_dict": behind("model.net.", state) | {"criterion.weight": torch.ones(3)},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}}],
+    },
+    "AveragedModel": lambda state: behind("module.", state) | {"n_averaged": torch.tensor(3)},
+    "under a name": lambda state: {"generator": {"params": state}, "epoch": 3},
+    "numbers of NumPy": lambda state: {"state_dict": state, "best": np.float64(0.9), "all": np.ones(3)},
+    "a Namespace": lambda state: {"model": state, "args": Namespace(rate=0.1, path=Path("x"))},
+    "dictionaries by other names": lambda state: {
+        "model": state, "hyper_parameters": Settings(rate=0.1), "log": defaultdict(list, loss=[1.0]),
+    },
+    "no counted batches": lambda state: {
+        key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("saved", SAVED)
+def test_checkpoints_as_people_save_them(saved, zipped, tiny, tmp_path):
+    path = tmp_path / "own.pth"
+    torch.save(SAVED[saved](tiny), path, _use_new_zipfile_serialization=zipped)
+    module, report = import_checkpoint(path, COCO_TINY)
+    for key, tensor in module.state_dict().items():
+        assert key.endswith("num_batches_tracked") or torch.equal(tensor, tiny[key]), key
+    beside = {"AveragedModel": ("n_averaged",), "a wrapper around the network": ("state_dict.criterion",)}
+    assert report.dropped == beside.get(saved, ())
+
+
+@pytest.mark.parametrize(
+    "pair", [("model", "ema"), ("state_dict", "state_dict_ema"), ("student.", "teacher.")]
+)
+def test_one_of_two_sets_of_weights_is_chosen_by_name(pair, tiny, tmp_path):
+    average = {key: value + 1 if value.is_floating_point() else value for key, value in tiny.items()}
+    both = dict(zip(pair, (tiny, average), strict=True))
+    if pair[0].endswith("."):
+        both = behind(pair[0], tiny) | behind(pair[1], average)
+    path, (first, second) = written(both, tmp_path), (name.rstrip(".") for name in pair)
+    with pytest.raises(
+        CheckpointError, match=f"(?s)2 sets of weights.*--weights {first} or --weights {second}"
+    ):
+        import_checkpoint(path, COCO_TINY)
+    with pytest.raises(CheckpointError, match=f"(?s)are called 'other'.*{first}, {second}"):
+        import_checkpoint(path, COCO_TINY, "other")
+    for name, state in ((first, tiny), (second, average)):
+        module, report = import_checkpoint(path, COCO_TINY, name)
+        assert report.weights == name
+        assert torch.equal(module.state_dict()["proto_net.0.bias"], state["proto_net.0.bias"])
+
+
+def test_classes_of_ones_own(tmp_path):
+    names = named_classes("bolt, nut, pin", COCO_TINY)
+    assert [(label.id, label.name) for label in names.classes] == [(1, "bolt"), (2, "nut"), (3, "pin")]
+    entry = COCO_TINY.fit(names)
+    path = written(entry.build().state_dict(), tmp_path)
+    convert_checkpoint(path, entry, tmp_path / "own.safetensors", names)
+    assert load_model(tmp_path / "own.safetensors").meta.vocabulary == names
+    categories = [{"id": 4, "name": "bolt"}, {"id": 9, "name": "nut"}]
+    dataset = {"images": [{"id": 1, "file_name": "x.png", "height": 1, "width": 1}], "annotations": []}
+    (tmp_path / "x.png").touch()
+    (tmp_path / "own.json").write_text(json.dumps({**dataset, "categories": categories}))
+    assert [label.id for label in named_classes(str(tmp_path / "own.json"), COCO_TINY).classes] == [4, 9]
+
+
 @pytest.mark.slow
 def test_every_difference_is_in_one_error(tiny, tmp_path):
     state = dict(tiny)
@@ -141,9 +225,18 @@ class Dangerous:
 
 def test_code_in_a_pickle_never_runs(tmp_path):
     mark = tmp_path / "ran"
-    with pytest.raises(CheckpointError, match="never runs"):
-        import_checkpoint(written({"w": Dangerous(mark)}, tmp_path), registry.find("yolact-r50"))
+    for zipped in (True, False):
+        torch.save({"w": Dangerous(mark)}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(CheckpointError, match=r"never runs: posix\.mkdir") as caught:
+            import_checkpoint(tmp_path / "w.pth", registry.find("yolact-r50"))
+        assert not re.search("\x1b|weights_only|two options", str(caught.value))
     assert not mark.exists()
+
+
+def test_a_pickled_network_is_named(tmp_path):
+    path = written(torch.nn.Conv2d(1, 1, 1), tmp_path)
+    with pytest.raises(CheckpointError, match=r"pickled torch\.nn\.modules\.conv\.Conv2d"):
+        import_checkpoint(path, COCO_TINY)
 
 
 @pytest.mark.parametrize(
