@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
 
+from edgewise.runtime.system.extras import install_command
 from edgewise.runtime.system.processor import available_cores, has_int8_dot_products, processor_flags
 
 
@@ -98,9 +99,9 @@ def _processor() -> Finding:
 def _tensorrt() -> tuple[Finding, ...]:
     found: list[Finding] = []
     for subject, module, advice in (
-        ("TensorRT", "tensorrt", 'pip install "edgewise[tensorrt]", or NVIDIA\'s JetPack packages'),
-        ("TensorRT-RTX", "tensorrt_rtx_bindings", 'pip install "edgewise[rtx]"'),
-        ("pycuda", "pycuda", 'pip install "edgewise[tensorrt]"'),
+        ("TensorRT", "tensorrt", f"{install_command('tensorrt')}, or NVIDIA's JetPack packages"),
+        ("TensorRT-RTX", "tensorrt_rtx_bindings", install_command("rtx")),
+        ("pycuda", "pycuda", "pip install pycuda"),
     ):
         loaded = _load(module)
         if isinstance(loaded, str):

@@ -6,6 +6,8 @@ with status 1; nothing half-written is left behind.
 
 from __future__ import annotations
 
+from edgewise.runtime.system.extras import install_command
+
 
 class EdgewiseError(Exception):
     """Base of all errors that edgewise raises on purpose.
@@ -86,5 +88,5 @@ class MissingExtraError(EdgewiseError):
         missing = f" ({module} is not installed)" if module else ""
         super().__init__(
             f"`edgewise {verb}` needs the [{extra}] extra{missing}",
-            hint=f'pip install "edgewise[{extra}]"',
+            hint=install_command(extra),
         )
