@@ -23,7 +23,8 @@ from edgewise.runtime.contract.schedules import KeyEveryN, KeyOnSceneChange
 from edgewise.runtime.frames.images import read_image
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.sources import Frame
-from edgewise.runtime.system.errors import ExportError
+from edgewise.runtime.system.errors import EdgewiseError, ExportError
+from edgewise.runtime.walk.extremes import extreme_frames
 from edgewise.runtime.walk.walk import Prepared, Walk
 
 GOLDEN_COUNT = 4
@@ -94,6 +95,20 @@ def make_goldens(
             hint="give clips (ExportOptions.clips) whose frames make the schedule run every graph",
         )
     return made, prepared
+
+
+def require_extremes(walk: Walk) -> None:
+    """Raise ExportError where graphs in FP32 give no result on a black, white or noisy frame."""
+    walk.reset()
+    for frame, boxes in extreme_frames(walk.manifest):
+        try:
+            walk.finish(walk.infer(walk.prepare(frame, boxes)))
+        except EdgewiseError as error:
+            raise ExportError(
+                f"the network gives no result on {frame.name}: {error.what}",
+                where=error.where,
+                hint="keep divisors and logarithms from 0 and exponents small (clamp) in the deploy module",
+            ) from error
 
 
 def _golden_frame(

@@ -5,7 +5,8 @@ activations, additions, pooling, resizing. Decoding (softmax, boxes, TopK, suppr
 float32, inputs and outputs too. A DeformConv samples in float32; its weights become float16, and so does its
 product where it is lowered to a GridSample and a convolution. A weighted operator stays float32 where its
 numbers say so: activations beyond the calibrated limit, weights that float16 cannot hold, a sum over too many
-terms. Each one is reported with its reason. A Cast stands only where a tensor crosses the border of an
+terms. Each one is reported with its reason. No operator becomes float16 that reads a constant which float16
+loses, such as the 1e-12 that keeps a sum from 0. A Cast stands only where a tensor crosses the border of an
 island, once per tensor.
 """
 
@@ -68,8 +69,9 @@ class Fp16Limits:
     Attributes:
         largest_activation: Largest calibrated |x| of its output. Above it float16 steps exceed 0.25, and
             input that is brighter than the calibration set comes near the overflow.
-        weight_error: Largest relative error (L2, per output channel) that rounding the weights to float16 may
-            cause; rounding of normal numbers gives about 2e-4, more means subnormals or zeros.
+        weight_error: Largest relative error that rounding to float16 may cause in the weights (L2, per output
+            channel) and in an element of any other constant; rounding of normal numbers gives about 2e-4,
+            more means subnormals or zeros.
         deepest_sum: Most products in one output value.
     """
 
@@ -160,17 +162,42 @@ def _reason_to_stay(
     largest = max(abs(bound) for bound in ranges[name])
     if largest > limits.largest_activation:
         return f"calibrated activations reach {largest:.4g}, the limit is {limits.largest_activation:g}"
-    for tensor in node.input[1:]:
-        value = values.get(tensor)
-        if value is not None and value.size and float(np.abs(value).max()) > LARGEST_FLOAT16:
-            return f"{tensor} reaches {float(np.abs(value).max()):.4g}, float16 ends at {LARGEST_FLOAT16:g}"
     weight = values[node.input[1]]
+    if (reach := float(np.abs(weight).max(initial=0.0))) > LARGEST_FLOAT16:
+        return f"{node.input[1]} reaches {reach:.4g}, float16 ends at {LARGEST_FLOAT16:g}"
+    lost = _lost_constant(node, values, limits, besides=node.input[1])
+    if lost is not None:
+        return lost
     error = weight_rounding_error(weight, _output_axis(node))
     if error > limits.weight_error:
         return f"rounding its weights to float16 loses {error:.2g} of a channel"
     depth = weight.size // max(1, _output_channels(node, weight))
     if depth > limits.deepest_sum:
         return f"each value sums {depth} products, the limit is {limits.deepest_sum}"
+    return None
+
+
+def _lost_constant(
+    node: onnx.NodeProto, values: Mapping[str, np.ndarray], limits: Fp16Limits, besides: str = ""
+) -> str | None:
+    """Which constant of a node float16 cannot hold, in words; weights (`besides`) have a measure of their
+    own."""
+    for position, name in enumerate(node.input):
+        value = values.get(name)
+        if (
+            value is None
+            or value.dtype != np.float32
+            or name == besides
+            or not _carries_values(node, position)
+        ):
+            continue
+        finite = value[np.isfinite(value)].astype(np.float64)
+        reach = float(np.abs(finite).max(initial=0.0))
+        if reach > LARGEST_FLOAT16:
+            return f"{name} reaches {reach:.4g}, float16 ends at {LARGEST_FLOAT16:g}"
+        error = weight_rounding_error(finite.reshape(-1, 1), 0) if finite.size else 0.0
+        if error > limits.weight_error:
+            return f"rounding {name} to float16 loses {error:.2g} of a value"
     return None
 
 
@@ -219,7 +246,8 @@ def _grow(
     outside = {
         node.name
         for node in nodes
-        if node.op_type in (*EPILOGUES, *BETWEEN, *MOVERS) and not _within(node, ranges, limits)
+        if node.op_type in (*EPILOGUES, *BETWEEN, *MOVERS)
+        and (not _within(node, ranges, limits) or _lost_constant(node, values, limits) is not None)
     }
     while True:
         island = set(weighted)

@@ -23,6 +23,7 @@ from edgewise.runtime.decoding.decode import decode_result
 from edgewise.runtime.decoding.kinds import kind_of
 from edgewise.runtime.results.result import Result
 from edgewise.runtime.system.errors import ResultError
+from edgewise.runtime.walk.extremes import extreme_checks
 from edgewise.runtime.walk.walk import Prepared, Walk
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Agreement:
         self._metric = task.measure(walk) if task is not None else 0.0
 
     def checks(self, models: Models, precision: Precision) -> list[Check]:
-        """Every figure beside its limit in the budget of a precision.
+        """Every figure beside its limit in the budget of a precision, and that extreme frames give results.
 
         Args:
             models: The graphs to judge; those that are left out run in FP32.
@@ -115,6 +116,7 @@ class Agreement:
                 number += 1
         for role, tally in tallies.items():
             checks += decoded_checks(role.value, tally, budget)
+        checks += extreme_checks(walk)
         task = self._task_of(precision)
         if task is not None:
             drop = self._metric - task.measure(walk)

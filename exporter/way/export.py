@@ -23,6 +23,7 @@ from edgewise.exporter.bundle.goldens import (
     golden_pictures,
     make_goldens,
     read_frames,
+    require_extremes,
 )
 from edgewise.exporter.bundle.model_files import name_model_files
 from edgewise.exporter.bundle.tool_versions import tool_versions, writer
@@ -33,7 +34,7 @@ from edgewise.exporter.from_torch.onnx_export import (
     refuse_broken_weights,
 )
 from edgewise.exporter.from_torch.simplify import simplify
-from edgewise.exporter.graph.numerics import Tensors
+from edgewise.exporter.graph.numerics import GraphRunner, Tensors
 from edgewise.exporter.graph.passes import PassRunner
 from edgewise.exporter.graph.recorder import Recorder
 from edgewise.exporter.targets.lowering import canonicalise, lower_for, lower_fp32
@@ -207,6 +208,7 @@ def _export(
         graphs[name] = msgspec.structs.replace(graph, canonical=path, files=named.entries)
         fp32[name] = made.fp32
         steps += [*made.steps, *runner.steps]
+    require_extremes(Walk(draft, {name: GraphRunner(model) for name, model in fp32.items()}))
     if checkpoint is not None and not options.device_only:
         files[CHECKPOINT] = checkpoint
     manifest = msgspec.structs.replace(

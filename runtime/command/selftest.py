@@ -11,7 +11,8 @@ and all of it fails closed:
    tensor by largest relative error and cosine (`edgewise.runtime.compare.checks`);
 5. the decoded result against the stored one within the manifest's budget, over all goldens together; on no
    frame may one side be empty and the other not;
-6. every graph that the schedule can run has run.
+6. every graph that the schedule can run has run;
+7. a black frame, a white one and one of noise give results (`edgewise.runtime.walk.extremes`).
 
 State passes from frame to frame of a clip as it does in use. Lowered files demote probes to inner tensors, so
 on a device 4 is the outputs alone; parity compares probes.
@@ -41,6 +42,7 @@ from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.results.result import Result
 from edgewise.runtime.system.documents import decode_json
 from edgewise.runtime.system.errors import BundleError, ResultError
+from edgewise.runtime.walk.extremes import extreme_checks
 from edgewise.runtime.walk.session import Session
 from edgewise.runtime.walk.walk import Walk
 
@@ -97,6 +99,7 @@ def selftest(
                 ran.add(graph)
                 checks += found
                 tally.add(matching)
+        checks += extreme_checks(session.walk)
     checks += decoded_checks("all goldens", tally, budget)
     checks += _unproven(bundle.manifest, ran)
     return SelfTestReport(bundle.manifest.name, engine, options.target, asked, tuple(checks))

@@ -168,6 +168,53 @@ def test_only_the_named_nodes() -> None:
     assert casts(half) == ["r1_fp16/Cast", "c2/Cast"]
 
 
+TINY, HUGE = np.float32(1e-12), np.float32(1e6)
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "constant"),
+    [
+        ("Clip", ["c1", "k"], TINY),
+        ("Clip", ["c1", "", "k"], HUGE),
+        ("Max", ["c1", "k"], TINY),
+        ("Add", ["c1", "k"], TINY),
+        ("Mul", ["c1", "k"], np.float32(3e-7)),
+        ("Mul", ["c1", "k"], np.array([1, 1, 1, 1, 1, 1, 1, 1e5], np.float32).reshape(8, 1, 1)),
+        ("PRelu", ["c1", "k"], TINY),
+    ],
+    ids=["least", "largest", "maximum", "sum", "subnormal", "one-channel", "slope"],
+)
+def test_a_constant_that_float16_loses_keeps_its_node_wide(
+    operator: str, inputs: list[str], constant: np.ndarray
+) -> None:
+    model = residual_network(k=constant)
+    model.graph.node[2].CopyFrom(helper.make_node(operator, inputs, ["r1"], name="relu1"))
+    ranges = dict.fromkeys(ranges_of(model, SAMPLES), (-1.0, 1.0))
+    choice = choose_fp16(model, ranges)
+    assert {"first", "second", "third"} <= choice.narrow
+    assert "relu1" not in choice.narrow
+    half = fp16_pass(choice, tolerance=1.0).apply(model)
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in half.graph.initializer}
+    np.testing.assert_array_equal(stored["k"], constant)
+
+
+def test_a_bias_of_nothing_but_tiny_values_keeps_its_node_wide() -> None:
+    """Simplifiers fold the sum with a guard against 0 into the bias."""
+    model = residual_network(b3=np.full(4, 1e-12, np.float32))
+    (kept,) = choose_fp16(model, ranges_of(model, SAMPLES)).kept
+    assert (kept.node, "rounding b3 to float16 loses 1 of a value") == (kept.node, kept.reason)
+    mixed = residual_network(b3=np.array([0.3, -0.2, 0.1, 1e-7], np.float32))
+    assert choose_fp16(mixed, ranges_of(mixed, SAMPLES)).kept == ()
+
+
+def test_a_constant_that_float16_holds_stays_in_its_island() -> None:
+    for value in (0.0, 6.0, 1e-4, np.inf, -np.inf):
+        model = residual_network(k=np.float32(value))
+        model.graph.node[2].CopyFrom(helper.make_node("Clip", ["c1", "", "k"], ["r1"], name="relu1"))
+        ranges = dict.fromkeys(ranges_of(model, SAMPLES), (-1.0, 1.0))
+        assert "relu1" in choose_fp16(model, ranges).narrow, value
+
+
 def test_a_final_sigmoid_stays_wide() -> None:
     model = residual_network()
     model.graph.node[8].CopyFrom(helper.make_node("Sigmoid", ["turned"], ["y"], name="scores"))

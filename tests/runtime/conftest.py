@@ -66,15 +66,20 @@ def _serialise(nodes: list, inputs: list, outputs: list, constants: list) -> byt
     return model.SerializeToString()
 
 
-def detector(*, score_scale: float = 1.0, nan: bool = False, mask_scale: float = 1.0) -> bytes:
+def detector(
+    *, score_scale: float = 1.0, nan: bool = False, mask_scale: float = 1.0, dazzled: float = 256.0
+) -> bytes:
     """Two slots whose scores are the image's mean brightness and half of it; masks are the image, 4x smaller.
 
-    `score_scale` and `mask_scale` make a model that answers wrongly; `nan` one that answers NaN.
+    `score_scale` and `mask_scale` make a model that answers wrongly; `nan` one that gives NaN, `dazzled` one
+    that does so on images of that mean brightness or more.
     """
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["float", "all_axes"], ["mean"], keepdims=0),
-        helper.make_node("Div", ["mean", "white"], ["brightness"]),
+        helper.make_node("Less", ["mean", "dazzling"], ["seen"]),
+        helper.make_node("Where", ["seen", "mean", "unknown"], ["measured"]),
+        helper.make_node("Div", ["measured", "white"], ["brightness"]),
         helper.make_node("Mul", ["brightness", "shares"], ["one_and_half"]),
         helper.make_node("Unsqueeze", ["one_and_half", "first"], ["scores"]),
         helper.make_node("ReduceMean", ["float", "channel_axis"], ["grey"], keepdims=0),
@@ -91,6 +96,8 @@ def detector(*, score_scale: float = 1.0, nan: bool = False, mask_scale: float =
         _constant("channel_axis", [3], np.int64),
         _constant("first", [0], np.int64),
         _constant("white", 255.0, np.float32),
+        _constant("dazzling", dazzled, np.float32),
+        _constant("unknown", np.nan, np.float32),
         _constant("mask_white", 255.0 / mask_scale, np.float32),
         _constant("shares", shares, np.float32),
         _constant("fixed_boxes", [[[4, 4, 24, 28], [26, 2, 46, 30]]], np.float32),

@@ -33,7 +33,10 @@ def test_a_good_bundle_passes(bundle_folder: Path) -> None:
     report = run(bundle_folder)
     assert report.passed
     assert report.engine.startswith("onnxruntime")
-    assert {check.sample for check in report.checks} == {"goldens/000.png", "goldens/001.png", "all goldens"}
+    assert {check.sample for check in report.checks} == {
+        "goldens/000.png", "goldens/001.png", "all goldens",
+        "a black frame", "a white frame", "a frame of noise",
+    }  # fmt: skip
 
 
 def test_every_precision_is_tested_on_its_own(make_bundle: Callable[..., Path]) -> None:
@@ -58,6 +61,15 @@ def test_masks_that_differ_fail(make_bundle: Callable[..., Path]) -> None:
 def test_nan_is_refused(make_bundle: Callable[..., Path]) -> None:
     with pytest.raises(BackendError, match="NaN"):
         run(make_bundle(models={Precision.FP32: detector(nan=True)}))
+
+
+def test_a_frame_that_no_golden_shows_fails_where_it_gives_nan(make_bundle: Callable[..., Path]) -> None:
+    models = {Precision.FP32: detector(), Precision.FP16: detector(dazzled=255.0)}
+    path = make_bundle(models=models)
+    assert run(path).passed
+    (failure,) = run(path, "fp16").failures
+    assert (failure.sample, failure.figure) == ("a white frame", "gives a result")
+    assert "NaN" in failure.note
 
 
 def test_a_changed_golden_is_refused(bundle_folder: Path) -> None:
