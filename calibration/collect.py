@@ -39,6 +39,8 @@ from edgewise.runtime.system.errors import CalibrationError
 Feeds = Iterable[tuple[str, Mapping[str, NDArray[Any]]]]
 """(sample name, input name -> array) of every sample; arrays may be reused between samples."""
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 Progress = Callable[[int, int], None]
 """Called with (samples done, samples in all)."""
 
@@ -67,8 +69,8 @@ def calibrate(
         progress: Called after every sample.
 
     Raises:
-        CalibrationError: The graph does not take one image, a shape is not fixed, or an activation is NaN or
-            infinite; the message names the tensor and the sample.
+        CalibrationError: The graph does not take one image, a shape is not fixed, or an activation is NaN;
+            the message names the tensor and the sample.
     """
     plan = _plan(load_model(model), None if method is not CalibrationMethod.MINMAX else ())
     if feeds is None:
@@ -103,7 +105,7 @@ def calibrate(
 
 @dataclass(frozen=True)
 class Extremes:
-    """The smallest and largest value of a tensor."""
+    """The smallest and largest value of a tensor, which may be infinite."""
 
     minimum: float
     maximum: float
@@ -122,18 +124,23 @@ class Observations:
         found: dict[str, TensorRange] = {}
         for tensor in self.order:
             histogram = self.histograms.get(tensor)
-            if histogram is not None:
+            if histogram is not None and histogram.counts.any():
                 found[tensor] = TensorRange(
                     minimum=histogram.minimum,
                     maximum=histogram.maximum,
                     amax=choose_amax(histogram, method, percentile),
                     method=method,
+                    unbounded=histogram.unbounded,
                 )
             else:
-                low, high = self.extremes[tensor].minimum, self.extremes[tensor].maximum
-                amax = max(abs(low), abs(high))
+                seen = self.extremes.get(tensor, Extremes(-math.inf, math.inf))
+                low, high = (min(max(x, -_LARGEST), _LARGEST) for x in (seen.minimum, seen.maximum))
                 found[tensor] = TensorRange(
-                    minimum=low, maximum=high, amax=amax, method=CalibrationMethod.MINMAX
+                    minimum=low,
+                    maximum=high,
+                    amax=max(abs(low), abs(high)),
+                    method=CalibrationMethod.MINMAX,
+                    unbounded=math.isinf(seen.minimum) or math.isinf(seen.maximum),
                 )
         return found
 
@@ -150,7 +157,7 @@ def observe(
         threads: As in `calibrate`.
 
     Raises:
-        CalibrationError: No sample, a shape that is not fixed, or a NaN or infinite activation.
+        CalibrationError: No sample, a shape that is not fixed, or a NaN activation.
     """
     return _observe(_plan(model, tuple(histograms)), feeds, threads)
 
@@ -224,17 +231,17 @@ class _Runner:
             self._binding.bind_cpu_input(name, array)
         self._session.run_with_iobinding(self._binding)
         counted = self.pool.map(MagnitudeHistogram.add, self.histograms.values(), self._buffers.values())
-        broken = {tensor for tensor, finite in zip(self._buffers, counted, strict=True) if not finite}
+        broken = {tensor for tensor, known in zip(self._buffers, counted, strict=True) if not known}
         for tensor in self._reduced:
             low, high, total = (float(self._statistics[name]) for name in _statistic_names(tensor))
-            if math.isnan(total) or not (math.isfinite(low) and math.isfinite(high)):
+            if math.isnan(total):
                 broken.add(tensor)
             self._low[tensor] = min(self._low[tensor], low)
             self._high[tensor] = max(self._high[tensor], high)
         if broken:
             first = next(tensor for tensor in self._order if tensor in broken)
             raise CalibrationError(
-                "an activation is NaN or infinite",
+                "an activation is NaN",
                 where=f"tensor {first}, sample {sample}",
                 hint="check the weights and the image; FP32 inference is broken too",
             )
@@ -252,7 +259,8 @@ def _with_observed_outputs(
 ) -> onnx.ModelProto:
     """The graph with the counted tensors and the statistics of the reduced ones as its only outputs.
 
-    The sum is there for NaN, which ONNX Runtime's minimum and maximum pass over.
+    The sum of magnitudes is there for NaN, which ONNX Runtime's minimum and maximum pass over; opposite
+    infinities do not make it NaN.
     """
     model = onnx.ModelProto()
     model.CopyFrom(index.model)
@@ -261,7 +269,7 @@ def _with_observed_outputs(
     for tensor in counted:
         graph.output.append(index.types[tensor])
     for tensor in reduced:
-        operators = ("ReduceMin", "ReduceMax", "ReduceSum")
+        operators = ("ReduceMin", "ReduceMax", "ReduceL1")
         for operator, name in zip(operators, _statistic_names(tensor), strict=True):
             graph.node.append(helper.make_node(operator, [tensor], [name], name=name, keepdims=0))
             graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))

@@ -23,7 +23,7 @@ _LEAST_EXPONENT = -100
 class MagnitudeHistogram:
     """Counts of |x| in `BINS` equal bins over [0, 2^exponent), and the extremes of x.
 
-    A magnitude below 2^-100 counts as zero.
+    A magnitude below 2^-100 counts as zero. Infinities are not counted, but remembered: `unbounded`.
     """
 
     def __init__(self) -> None:
@@ -31,6 +31,7 @@ class MagnitudeHistogram:
         self.exponent = _LEAST_EXPONENT
         self.minimum = math.inf
         self.maximum = -math.inf
+        self.unbounded = False
 
     @property
     def bin_width(self) -> float:
@@ -51,14 +52,17 @@ class MagnitudeHistogram:
         """Count float32 values of any shape.
 
         Returns:
-            False where a value is NaN or infinite; nothing is counted then.
+            False where a value is NaN; nothing is counted then.
         """
         if values.size == 0:
             return True
         flat = np.ascontiguousarray(values, np.float32).reshape(-1)
         low, high = float(flat.min()), float(flat.max())
-        if not (math.isfinite(low) and math.isfinite(high)):
+        if math.isnan(low):
             return False
+        if math.isinf(low) or math.isinf(high):
+            self.unbounded = True
+            return self.add(flat[np.isfinite(flat)])
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         self._extend(max(abs(low), abs(high)))
         self._count(flat, signed=low < 0)

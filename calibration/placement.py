@@ -19,7 +19,7 @@ an addition gets codes too, and all readers of a tensor with codes read the code
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 
 import onnx
@@ -110,6 +110,7 @@ def place(
     keep: Mapping[str, str] | None = None,
     wider: Precision = Precision.FP16,
     target: Target = Target.TENSORRT,
+    unbounded: Collection[str] = (),
 ) -> Placement:
     """Decide where codes go.
 
@@ -119,6 +120,7 @@ def place(
         keep: Weighted nodes to keep wider, each with its reason.
         wider: The precision that kept nodes are recorded with.
         target: Whose fusions the codes are placed for.
+        unbounded: Tensors that hold infinities, which no code stands for.
 
     Raises:
         CalibrationError: `keep` names a node that has no weights or is not there, or nothing is left.
@@ -126,6 +128,9 @@ def place(
     index = index_graph(with_node_names(model))
     candidates = weighted_nodes(index)
     reasons = _reasons(index, candidates, rules or PlacementRules(), keep or {})
+    for name, op in candidates.items():
+        if op.activation in unbounded:
+            reasons.setdefault(name, "reads infinities: no code stands for one")
     sampling = dict.fromkeys(_sampling(index), "samples at computed positions: no integer kernel does")
     chosen = {name: op for name, op in candidates.items() if name not in reasons}
     if not chosen:
@@ -139,6 +144,7 @@ def place(
     if target is Target.ONNXRUNTIME:
         edges |= _branch_edges(index, edges, chosen)
         edges |= _remaining_readers(index, {edge.tensor for edge in edges})
+    edges = {edge for edge in edges if edge.tensor not in unbounded}
     position = {node.name: number for number, node in enumerate(index.model.graph.node)}
     return Placement(
         edges=tuple(sorted(edges, key=lambda edge: (position[edge.node], edge.position))),

@@ -33,13 +33,16 @@ class TensorRange(Part, frozen=True, kw_only=True):
     """What one tensor held over all samples.
 
     `amax` is the largest magnitude that codes shall represent, as `method` chose it: 0 <= amax <=
-    max(|minimum|, |maximum|).
+    max(|minimum|, |maximum|). `unbounded` says that infinities were seen too, such as those of an attention
+    mask: the tensor gets no codes, and the numbers are those of its finite values, or the largest of float32
+    where nobody counted them.
     """
 
     minimum: float
     maximum: float
     amax: Annotated[float, Meta(ge=0.0)]
     method: CalibrationMethod
+    unbounded: bool = False
 
     @property
     def largest_magnitude(self) -> float:
@@ -73,6 +76,11 @@ class CalibrationTable(Part, frozen=True, kw_only=True):
                 hint="the table belongs to another graph; calibrate this model",
             )
         return found
+
+    @property
+    def unbounded(self) -> frozenset[str]:
+        """The tensors that hold infinities."""
+        return frozenset(name for name, found in self.tensors.items() if found.unbounded)
 
     def scale_of(self, tensor: str) -> float:
         """The symmetric step amax / 127; 1 for a tensor that was always zero."""

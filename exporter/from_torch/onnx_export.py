@@ -49,7 +49,7 @@ def export_onnx(
         A checked model whose outputs are `graph.outputs` and then `graph.probes`.
 
     Raises:
-        ExportError: Weights with NaN or infinity, outputs that do not fit the manifest, a torch construct
+        ExportError: Weights with NaN, outputs that do not fit the manifest, a torch construct
             that has no ONNX form, or numbers that differ from torch.
     """
     if not samples:
@@ -70,14 +70,24 @@ def export_onnx(
 
 
 def refuse_broken_weights(module: nn.Module) -> None:
-    """Raise ExportError naming the first parameter or buffer that holds NaN or infinity."""
+    """Raise ExportError naming the first parameter or buffer that no training leaves behind that went well.
+
+    NaN anywhere, and infinity in what training computes: parameters and running statistics. Other buffers may
+    hold it, as attention masks do.
+    """
     import torch
 
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            broken = int((~torch.isfinite(tensor)).sum())
+        if not tensor.is_floating_point():
+            continue
+        trained = isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad
+        if trained or name.endswith(("running_mean", "running_var")):
+            broken, called = ~torch.isfinite(tensor), "NaN or infinite"
+        else:
+            broken, called = torch.isnan(tensor), "NaN"
+        if bool(broken.any()):
             raise ExportError(
-                f"{broken} of {tensor.numel()} values are NaN or infinite",
+                f"{int(broken.sum())} of {tensor.numel()} values are {called}",
                 where=name,
                 hint="the training diverged; export an earlier checkpoint",
             )

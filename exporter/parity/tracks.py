@@ -157,9 +157,7 @@ class StageTrack:
             return self._stop(*dict.fromkeys(wrong))
         unusable = [problem for look in looks for problem in value_problems(look)]
         if unusable:
-            self.problems.update(
-                {f"{problem.split(' holds ')[0]} holds NaN or infinity" for problem in unusable}
-            )
+            self.problems.update({f"{problem.split(' holds ')[0]} holds NaN" for problem in unusable})
             return None
         return looks
 

@@ -269,7 +269,8 @@ def _compose(
         )
         files.update(named.files)
         files[paths[name]] = encode_table(table)
-        files[caches[name]] = write_tensorrt_cache(table, candidate_tensors(fp32[name]))
+        coded = [tensor for tensor in candidate_tensors(fp32[name]) if tensor not in table.unbounded]
+        files[caches[name]] = write_tensorrt_cache(table, coded)
         steps.append(
             ProvenanceStep(
                 step="calibrate",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -116,7 +117,10 @@ def make_fp16(bench: Workbench, table: CalibrationTable) -> TypedGraph:
 
 
 def _ranges(table: CalibrationTable) -> Ranges:
-    return {name: (found.minimum, found.maximum) for name, found in table.tensors.items()}
+    return {
+        name: (-inf, inf) if found.unbounded else (found.minimum, found.maximum)
+        for name, found in table.tensors.items()
+    }
 
 
 def require_budget(agreement: Agreement, models: Models, precision: Precision) -> float:
@@ -175,7 +179,7 @@ def make_int8(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> TypedG
 
     def rank() -> Sequence[Sensitivity]:
         bench.progress("searching the nodes that must stay wider than int8")
-        return rank_by_error(bench.fp32, table, place(bench.fp32), feeds)
+        return rank_by_error(bench.fp32, table, place(bench.fp32, unbounded=table.unbounded), feeds)
 
     found = search_precision(
         rank,
@@ -205,9 +209,9 @@ def make_int8(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> TypedG
 
 def _codes(bench: Workbench, table: CalibrationTable, keep: Mapping[str, str]) -> Codes:
     """Both forms with `keep` (node -> reason) left wider."""
-    placed = place(bench.fp32, keep=keep, target=Target.ONNXRUNTIME)
+    placed = place(bench.fp32, keep=keep, target=Target.ONNXRUNTIME, unbounded=table.unbounded)
     unsigned = lower_u8(quantise_s8(bench.fp32, table, placed))
-    placed = place(bench.fp32, keep=keep, target=Target.TENSORRT)
+    placed = place(bench.fp32, keep=keep, target=Target.TENSORRT, unbounded=table.unbounded)
     signed = quantise_s8(bench.fp32, table, placed)
     names = {node.node for node in placed.kept}
     choice = choose_fp16(signed, _ranges(table), probes=bench.probes, only=names)

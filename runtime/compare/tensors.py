@@ -122,14 +122,14 @@ def structure_problems(specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor
 
 
 def value_problems(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Name the tensors that hold NaN or infinite values, with how many."""
+    """Name the tensors that hold NaN, with how many. An infinity may be meant: a mask, a logarithm of 0."""
     problems: list[str] = []
     for name, tensor in tensors.items():
         if not np.issubdtype(tensor.dtype, np.floating):
             continue
-        bad = tensor.size - int(np.isfinite(tensor).sum())
+        bad = int(np.isnan(tensor).sum())
         if bad:
-            problems.append(f"{name} holds {bad} values that are NaN or infinite")
+            problems.append(f"{name} holds {bad} values that are NaN")
     return tuple(problems)
 
 

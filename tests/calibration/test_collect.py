@@ -14,8 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from edgewise.calibration.collect import calibrate, observe
 from edgewise.calibration.graph import float_activations, index_graph, with_node_names
 from edgewise.calibration.observers import choose_amax
-from edgewise.calibration.placement import candidate_tensors
+from edgewise.calibration.placement import PlacementRules, candidate_tensors, place
 from edgewise.calibration.samples import CalibrationSet, preprocess_sha256
+from edgewise.calibration.table import decode_table, encode_table
 from edgewise.runtime.contract.manifest import CalibrationMethod
 from edgewise.runtime.contract.preprocessing import Stretch
 from edgewise.runtime.system.errors import CalibrationError
@@ -94,23 +95,57 @@ def test_progress_counts_samples(residual: onnx.ModelProto, images: Path, spec: 
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
-@pytest.mark.parametrize("method", [CalibrationMethod.MINMAX, CalibrationMethod.ENTROPY])
-@pytest.mark.parametrize(("tensor", "operator"), [("curve", "Log"), ("curve", "Reciprocal")])
-def test_broken_activations_name_tensor_and_sample(
-    tmp_path: Path, method: CalibrationMethod, tensor: str, operator: str
-) -> None:
-    """Log and Reciprocal of pixels are infinite where an image is black."""
+def curve_of_pixels(operator: str) -> onnx.ModelProto:
+    """Pixels -> operator -> product with weights -> Relu, and beside it an attention's mask of -inf."""
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 32, 32, 3])
     out = helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 32, 32, 16])
-    weight = numpy_helper.from_array(np.ones((3, 16), np.float32), "weight")
+    mask = np.triu(np.full((16, 16), -np.inf, np.float32), 1)
+    mask[0, 0] = np.inf
+    weights = {"weight": np.ones((3, 16), np.float32), "one": np.float32(1), "mask": mask[:1]}
     nodes = [
-        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node(operator, ["pixels"], [tensor]),
-        helper.make_node("MatMul", [tensor, "weight"], ["product"]),
-        helper.make_node("Relu", ["product"], ["out"]),
+        helper.make_node("Cast", ["image"], ["integers"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["integers", "one"], ["pixels"]),
+        helper.make_node(operator, ["pixels"], ["curve"]),
+        helper.make_node("MatMul", ["curve", "weight"], ["product"]),
+        helper.make_node("Relu", ["product"], ["positive"]),
+        helper.make_node("MatMul", ["pixels", "weight"], ["plain"]),
+        helper.make_node("Add", ["plain", "mask"], ["masked"]),
+        helper.make_node("Max", ["positive", "masked"], ["out"]),
     ]
-    graph = helper.make_graph(nodes, "broken", [image], [out], [weight])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "curve", [image], [out], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+METHODS = [CalibrationMethod.ENTROPY, CalibrationMethod.MINMAX]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_infinities_are_kept_out_of_codes_and_stop_nothing(tmp_path: Path, method: CalibrationMethod) -> None:
+    """Reciprocal of a dark pixel is infinite, and so is what a mask of -inf is added to."""
+    model = curve_of_pixels("Reciprocal")
+    picture = np.full((32, 32, 3), 51, np.uint8)
+    picture[:, :4] = 1
+    cv2.imwrite(str(tmp_path / "dark.png"), picture)
+    samples = CalibrationSet.from_folder(tmp_path, count=1)
+    table = calibrate(model, samples, Stretch(size=(32, 32)), method=method)
+    assert table.unbounded == {"curve", "product", "positive", "masked", "out"}
+    assert decode_table(encode_table(table)) == table
+    rules = PlacementRules(keep_first=False, least_channels=0)
+    assert place(model, rules=rules).weighted == ("MatMul_product", "MatMul_plain")
+    placed = place(model, rules=rules, unbounded=table.unbounded)
+    assert placed.weighted == ("MatMul_plain",)
+    assert [(node.node, "reads infinities" in node.reason) for node in placed.kept] == [
+        ("MatMul_product", True)
+    ]
+    assert not table.unbounded.intersection(placed.tensors)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("operator", ["Log", "Sqrt"])
+def test_nan_names_tensor_and_sample(tmp_path: Path, method: CalibrationMethod, operator: str) -> None:
+    """Log and Sqrt of pixels less 1 are NaN where an image is black."""
+    model = curve_of_pixels(operator)
     ramp = np.broadcast_to(np.arange(1, 33, dtype=np.uint8)[None, :, None] * 7, (32, 32, 3)).copy()
     cv2.imwrite(str(tmp_path / "good.png"), ramp)
     samples = CalibrationSet.from_folder(tmp_path, count=1)
@@ -118,19 +153,19 @@ def test_broken_activations_name_tensor_and_sample(
     ramp[:, :4] = 0
     cv2.imwrite(str(tmp_path / "bad.png"), ramp)
     samples = CalibrationSet.from_folder(tmp_path, count=2)
-    with pytest.raises(CalibrationError, match="NaN or infinite") as caught:
+    with pytest.raises(CalibrationError, match="an activation is NaN") as caught:
         calibrate(model, samples, Stretch(size=(32, 32)), method=method)
-    assert caught.value.where == f"tensor {tensor}, sample bad.png"
+    assert caught.value.where == "tensor curve, sample bad.png"
 
 
 def test_nan_alone_is_found_by_the_reductions(residual: onnx.ModelProto) -> None:
-    """ONNX Runtime's ReduceMin and ReduceMax pass over NaN; the sum does not."""
+    """ONNX Runtime's ReduceMin and ReduceMax pass over NaN; the sum of magnitudes does not."""
     model = onnx.ModelProto()
     model.CopyFrom(residual)
     broken = np.full((), np.nan, np.float32)
     mean = next(tensor for tensor in model.graph.initializer if tensor.name == "mean")
     mean.CopyFrom(numpy_helper.from_array(broken, "mean"))
-    with pytest.raises(CalibrationError, match="NaN or infinite"):
+    with pytest.raises(CalibrationError, match="is NaN"):
         observe(model, [("x", {"image": np.zeros((1, 48, 48, 3), np.uint8)})], histograms=[])
 
 
@@ -166,7 +201,7 @@ def test_memory_does_not_grow_with_the_samples(
 import resource, sys
 import numpy as np, onnx
 from edgewise.calibration.collect import observe
-from edgewise.calibration.placement import candidate_tensors
+from edgewise.calibration.placement import PlacementRules, candidate_tensors, place
 model = onnx.load(sys.argv[1])
 rng = np.random.default_rng(0)
 count = int(sys.argv[2])

@@ -57,11 +57,22 @@ def test_large_tensors_are_counted_exactly() -> None:
     assert histogram.counts.sum() == values.size
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_not_counted(bad: float) -> None:
+def test_nan_is_refused_and_nothing_counted() -> None:
     histogram = counted(np.ones(4, np.float32))
-    assert not histogram.add(np.array([1.0, bad, 2.0], np.float32))
+    assert not histogram.add(np.array([1.0, np.nan, np.inf], np.float32))
     assert histogram.counts.sum() == 4
+    assert not histogram.unbounded
+
+
+@pytest.mark.parametrize("infinity", [np.inf, -np.inf])
+def test_infinities_are_remembered_beside_what_is_counted(infinity: float) -> None:
+    histogram = counted(np.ones(4, np.float32))
+    assert histogram.add(np.array([1.0, infinity, 2.0], np.float32))
+    assert histogram.unbounded
+    assert histogram.counts.sum() == 6
+    assert (histogram.minimum, histogram.maximum) == (1.0, 2.0)
+    assert histogram.add(np.full(3, infinity, np.float32))
+    assert histogram.counts.sum() == 6
 
 
 def test_zeros_alone() -> None:

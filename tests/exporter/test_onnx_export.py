@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgewise.exporter.from_torch.onnx_export import export_onnx
+from edgewise.exporter.from_torch.onnx_export import export_onnx, refuse_broken_weights
 from edgewise.exporter.graph.numerics import first_difference, run_graph
 from edgewise.exporter.way.export import CanonicalGraph
 from edgewise.models.measuring.torch_runner import TorchRunner
@@ -119,8 +119,38 @@ def test_nan_output_is_refused() -> None:
             values = image.float().permute(0, 3, 1, 2)
             return (values / (values - values),)
 
-    with pytest.raises(ExportError, match="NaN or infinity"):
+    with pytest.raises(ExportError, match="holds NaN"):
         export_onnx(Broken(), PLAIN, [SAMPLE])
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("name", ["running_var", "weight"])
+def test_what_a_diverged_training_leaves_is_refused(name: str, value: float) -> None:
+    module = nn.Sequential(nn.BatchNorm2d(3))
+    with torch.no_grad():
+        getattr(module[0], name)[1] = value
+    with pytest.raises(ExportError, match="1 of 3 values are NaN or infinite") as caught:
+        refuse_broken_weights(module)
+    assert caught.value.where == f"0.{name}"
+
+
+@pytest.mark.slow
+def test_infinite_buffers_and_outputs_export() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mask", torch.full((8, 8), float("-inf")).triu(1))
+
+        def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+            return (image.float().permute(0, 3, 1, 2) / 255.0 + self.mask,)
+
+    model = export_onnx(Masked(), PLAIN, [SAMPLE])
+    (values,) = run_graph(model, [SAMPLE])
+    assert np.isneginf(values["values"]).sum() == 3 * 28
+    module = Masked()
+    module.mask[0, 0] = float("nan")
+    with pytest.raises(ExportError, match="1 of 64 values are NaN"):
+        refuse_broken_weights(module)
 
 
 @pytest.mark.slow

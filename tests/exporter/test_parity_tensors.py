@@ -45,11 +45,12 @@ def test_structure_is_exact(change, expected: str) -> None:
     assert structure_problems(SPECS, tensors) == (expected,)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_named(value: float) -> None:
+def test_nan_is_named_and_infinity_is_a_value() -> None:
     tensors = fitting()
-    tensors["boxes"][0, 1, 2] = value
-    assert value_problems(tensors) == ("boxes holds 1 values that are NaN or infinite",)
+    tensors["boxes"][0, 0, 0] = np.inf
+    assert value_problems(tensors) == ()
+    tensors["boxes"][0, 1, 2] = np.nan
+    assert value_problems(tensors) == ("boxes holds 1 values that are NaN",)
 
 
 FINITE = st.floats(-1e4, 1e4, width=32)

@@ -145,7 +145,7 @@ def test_nan_costs_one_image_and_fails_the_stage(measuring: Measuring) -> None:
     assert [watched.measure(image(number)) is None for number in (1, 2, 3)] == [False, True, False]
     assert watched.status is Status.FAILED
     assert watched.first_problem == 2
-    assert watched.problem_lines() == ("masks holds NaN or infinity",)
+    assert watched.problem_lines() == ("masks holds NaN",)
     assert measuring.value().images == 2
 
 
@@ -183,7 +183,7 @@ def test_nan_stops_a_stage_with_state(measuring: Measuring) -> None:
     assert watched.status is Status.FAILED
     assert watched.first_problem == 2
     assert set(watched.problem_lines()) == {
-        "masks holds NaN or infinity",
+        "masks holds NaN",
         "stopped, because the frames behind a problem would start from a wrong state",
     }
 
