@@ -1,8 +1,9 @@
 """From a deploy module to an ONNX graph: the first arrow of the workstation's way.
 
-The deploy module follows the convention of `docs/export.md`: `forward(*inputs)` returns a tuple in the order
-of the manifest's outputs and then its probes. The graph that comes out has exactly the manifest's names,
-fixed shapes, standard operators only, no trace of this machine's paths, and the numbers that torch gave.
+The deploy module follows the convention of `docs/export.md`: `forward(*inputs)` returns the manifest's
+outputs and then its probes in order, or all of them by name. The graph that comes out has exactly the
+manifest's names, fixed shapes, standard operators only, no trace of this machine's paths, and the numbers
+that torch gave.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgewise.exporter.from_torch.native_operators import translations
-from edgewise.exporter.graph.numerics import Tensors, first_difference, run_graph
+from edgewise.exporter.graph.numerics import (
+    Roles,
+    Tensors,
+    every_float_alike,
+    first_difference,
+    run_graph,
+)
 from edgewise.runtime.contract.manifest import DType, Graph, TensorSpec
 from edgewise.runtime.system.errors import ExportError
 
@@ -29,12 +36,21 @@ if TYPE_CHECKING:
 EXPORT_OPSET = 19
 """The first with DeformConv; `passes.lower_opset` brings the graph to 17 where nothing newer is used."""
 
+LARGEST_FILE = 2**31 - 1
+"""Bytes of a serialised graph (protobuf's limit)."""
+ROOM_BESIDE_WEIGHTS = 2**24
+"""Bytes of a graph for everything that is no weight."""
+
 EXPORT_TOLERANCE = 1e-4
 """Largest relative error of ONNX Runtime in FP32 against torch."""
 
 
 def export_onnx(
-    module: nn.Module, graph: Graph, samples: Sequence[Tensors], reference: Sequence[Tensors] | None = None
+    module: nn.Module,
+    graph: Graph,
+    samples: Sequence[Tensors],
+    reference: Sequence[Tensors] | None = None,
+    roles: Roles = every_float_alike,
 ) -> onnx.ModelProto:
     """Export one graph of a manifest.
 
@@ -44,6 +60,7 @@ def export_onnx(
         samples: At least one input per graph input name, of the declared type and shape; the graph is
             compared with torch on each.
         reference: What `TorchRunner` gave for each sample; computed where it is None.
+        roles: What the outputs are, for the comparison.
 
     Returns:
         A checked model whose outputs are `graph.outputs` and then `graph.probes`.
@@ -61,11 +78,12 @@ def export_onnx(
     if reference is None:
         runner = TorchRunner(module, graph)
         reference = [runner.run(sample) for sample in samples]
-    model = _trace(module, graph, samples[0])
+    model = _trace(module, graph, samples[0], list(reference[0]))
+    _order_outputs(model, graph)
     _name_nodes(model)
     strip_private_text(model)
     check_model(model, graph)
-    compare_with_torch(model, graph, samples, reference)
+    compare_with_torch(model, graph, samples, reference, roles)
     return model
 
 
@@ -93,16 +111,38 @@ def refuse_broken_weights(module: nn.Module) -> None:
             )
 
 
+def refuse_heavy_weights(module: nn.Module, name: str) -> None:
+    """Raise ExportError where the weights of a graph do not fit into one ONNX file."""
+    held = {tensor.data_ptr(): tensor.nbytes for tensor in (*module.parameters(), *module.buffers())}
+    total = sum(held.values())
+    if total >= LARGEST_FILE - ROOM_BESIDE_WEIGHTS:
+        raise ExportError(
+            f"the weights take {total / 2**30:.2f} GiB, and an ONNX file ends at 2 GiB",
+            where=f"graph {name}",
+            hint="edgewise writes no external data: take a smaller model, or weights in fewer tensors",
+        )
+
+
 def _arguments(graph: Graph, sample: Tensors) -> tuple[torch.Tensor, ...]:
     import torch
 
     return tuple(torch.from_numpy(np.ascontiguousarray(sample[spec.name])) for spec in graph.inputs)
 
 
-def _trace(module: nn.Module, graph: Graph, sample: Tensors) -> onnx.ModelProto:
+def _order_outputs(model: onnx.ModelProto, graph: Graph) -> None:
+    """The manifest's order, whatever order a dictionary has."""
+    by_name = {value.name: value for value in model.graph.output}
+    names = [spec.name for spec in (*graph.outputs, *graph.probes)]
+    if set(names) == set(by_name):
+        ordered = [type(by_name[name]).FromString(by_name[name].SerializeToString()) for name in names]
+        del model.graph.output[:]
+        model.graph.output.extend(ordered)
+
+
+def _trace(module: nn.Module, graph: Graph, sample: Tensors, names: list[str]) -> onnx.ModelProto:
+    """The traced graph; `names` are those of the module's tensors in the order in which it returns them."""
     import torch
 
-    names = [spec.name for spec in (*graph.outputs, *graph.probes)]
     try:
         with _quiet_exporter():
             program = torch.onnx.export(
@@ -256,12 +296,16 @@ def comparable_names(graph: Graph) -> list[str]:
 
 
 def compare_with_torch(
-    model: onnx.ModelProto, graph: Graph, samples: Sequence[Tensors], reference: Sequence[Tensors]
+    model: onnx.ModelProto,
+    graph: Graph,
+    samples: Sequence[Tensors],
+    reference: Sequence[Tensors],
+    roles: Roles = every_float_alike,
 ) -> None:
     """Raise ExportError where ONNX Runtime and torch differ by more than `EXPORT_TOLERANCE`."""
     names = comparable_names(graph)
     for number, (values, wanted) in enumerate(zip(run_graph(model, samples), reference, strict=True)):
-        difference = first_difference(values, wanted, names, EXPORT_TOLERANCE)
+        difference = first_difference(values, wanted, names, EXPORT_TOLERANCE, roles)
         if difference is not None:
             raise ExportError(
                 f"the exported graph and torch differ on sample {number}: {difference.detail}",

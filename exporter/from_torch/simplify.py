@@ -12,7 +12,13 @@ from edgewise.exporter.from_torch.onnx_export import (
     strip_private_text,
 )
 from edgewise.exporter.graph.conditions import uint8_is_cast_first
-from edgewise.exporter.graph.numerics import Tensors, first_difference, run_graph
+from edgewise.exporter.graph.numerics import (
+    Roles,
+    Tensors,
+    every_float_alike,
+    first_difference,
+    run_graph,
+)
 from edgewise.runtime.contract.manifest import Graph
 from edgewise.runtime.system.errors import ExportError
 
@@ -23,13 +29,16 @@ SIMPLIFY_TOLERANCE = 1e-4
 """Largest relative error of the simplified graph against the exported one (folding reorders additions)."""
 
 
-def simplify(model: onnx.ModelProto, graph: Graph, samples: Sequence[Tensors]) -> onnx.ModelProto:
+def simplify(
+    model: onnx.ModelProto, graph: Graph, samples: Sequence[Tensors], roles: Roles = every_float_alike
+) -> onnx.ModelProto:
     """Fold constants, remove dead code, fuse normalisations into convolutions.
 
     Args:
         model: An exported graph; not changed.
         graph: The manifest's view of it.
         samples: Inputs on which both graphs are run and compared.
+        roles: What the outputs are, for the comparison.
 
     Raises:
         ExportError: onnxsim fails, the numbers move, or a uint8 input is consumed by anything but a Cast.
@@ -49,18 +58,22 @@ def simplify(model: onnx.ModelProto, graph: Graph, samples: Sequence[Tensors]) -
     problem = uint8_is_cast_first(simplified)
     if problem is not None:
         raise ExportError(problem, hint="start the deploy module with image.float() before any transpose")
-    compare(model, simplified, graph, samples)
+    compare(model, simplified, graph, samples, roles)
     return simplified
 
 
 def compare(
-    before: onnx.ModelProto, after: onnx.ModelProto, graph: Graph, samples: Sequence[Tensors]
+    before: onnx.ModelProto,
+    after: onnx.ModelProto,
+    graph: Graph,
+    samples: Sequence[Tensors],
+    roles: Roles = every_float_alike,
 ) -> None:
     """Raise ExportError where the two graphs differ by more than `SIMPLIFY_TOLERANCE`."""
     names = comparable_names(graph)
     pairs = zip(run_graph(after, samples), run_graph(before, samples), strict=True)
     for number, (values, reference) in enumerate(pairs):
-        difference = first_difference(values, reference, names, SIMPLIFY_TOLERANCE)
+        difference = first_difference(values, reference, names, SIMPLIFY_TOLERANCE, roles)
         if difference is not None:
             raise ExportError(
                 f"simplification changed the numbers on sample {number}: {difference.detail}",

@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgewise.calibration.graph import tensor_infos
-from edgewise.exporter.graph.numerics import Difference, Tensors, first_difference, run_graph
+from edgewise.exporter.graph.numerics import (
+    Difference,
+    Roles,
+    Tensors,
+    every_float_alike,
+    first_difference,
+    run_graph,
+)
 from edgewise.exporter.graph.regions import Region, run_regions
 from edgewise.runtime.contract.manifest import ProvenanceStep
 from edgewise.runtime.system.errors import ExportError
@@ -67,10 +74,12 @@ class PassRunner:
         samples: Inputs on which models are compared.
         compared: Tensor names that a lossy pass is judged by (`onnx_export.comparable_names`). Where a model
             has them as inner tensors only, they are exposed for the comparison.
+        roles: What the outputs among them are.
     """
 
     samples: Sequence[Tensors]
     compared: Sequence[str]
+    roles: Roles = every_float_alike
     steps: list[ProvenanceStep] = field(default_factory=list)
     _last: tuple[bytes, list[dict[str, np.ndarray]]] | None = None
 
@@ -121,7 +130,8 @@ class PassRunner:
         self._last = (after_key, values)
         for number, (new, old) in enumerate(zip(values, reference, strict=True)):
             names = self.compared if pass_.tolerance > 0 else [name for name in old if name in new]
-            _refuse(pass_, number, first_difference(new, old, names, pass_.tolerance))
+            roles = self.roles if pass_.tolerance > 0 else every_float_alike
+            _refuse(pass_, number, first_difference(new, old, names, pass_.tolerance, roles))
 
     def _compare_regions(
         self, pass_: Pass, regions: Sequence[Region], before: onnx.ModelProto, after: onnx.ModelProto

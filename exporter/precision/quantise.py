@@ -24,7 +24,7 @@ from edgewise.exporter.bundle.goldens import Clip, Picture, clips_of
 from edgewise.exporter.bundle.model_files import name_model_files
 from edgewise.exporter.bundle.writer import place, update_bundle
 from edgewise.exporter.from_torch.onnx_export import comparable_names
-from edgewise.exporter.graph.numerics import GraphRunner, Tensors
+from edgewise.exporter.graph.numerics import GraphRunner, Tensors, roles_in
 from edgewise.exporter.graph.passes import PassRunner
 from edgewise.exporter.graph.recorder import Recorder
 from edgewise.exporter.precision.agreement import Agreement, Models, PreparedClip, Role
@@ -124,7 +124,11 @@ def _calibrate(bundle: Bundle, request: CalibrationRequest, progress: Callable[[
     prepared = [_prepare(manifest, clip) for clip in goldens]
     samples = _inputs(manifest, canonical, [PreparedClip(frames) for frames in prepared])
     fp32 = {
-        name: lower_fp32(canonical[name], graph, PassRunner(samples[name][:1], comparable_names(graph)))
+        name: lower_fp32(
+            canonical[name],
+            graph,
+            PassRunner(samples[name][:1], comparable_names(graph), roles_in(manifest, graph)),
+        )
         for name, graph in manifest.graphs.items()
     }
     quantised = quantise(fp32, manifest, request, images, prepared, targets, progress)

@@ -22,7 +22,7 @@ from edgewise.calibration.search import search_precision
 from edgewise.calibration.sensitivity import Sensitivity, rank_by_error
 from edgewise.calibration.table import CalibrationTable
 from edgewise.exporter.from_torch.onnx_export import comparable_names
-from edgewise.exporter.graph.numerics import Tensors
+from edgewise.exporter.graph.numerics import Tensors, roles_in
 from edgewise.exporter.graph.passes import PassRunner
 from edgewise.exporter.passes.fp16 import Fp16Choice, Ranges, choose_fp16, fp16_pass, narrow_nodes
 from edgewise.exporter.precision.agreement import Agreement, Models
@@ -79,7 +79,7 @@ class Workbench:
         return self.manifest.graphs[self.name]
 
     def runner(self) -> PassRunner:
-        return PassRunner(self.samples, comparable_names(self.graph))
+        return PassRunner(self.samples, comparable_names(self.graph), roles_in(self.manifest, self.graph))
 
     def lowered(self, form: Callable[[Target], onnx.ModelProto]) -> dict[Target, onnx.ModelProto]:
         """The typed graph of every target, lowered for it."""

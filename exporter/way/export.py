@@ -32,9 +32,10 @@ from edgewise.exporter.from_torch.onnx_export import (
     comparable_names,
     export_onnx,
     refuse_broken_weights,
+    refuse_heavy_weights,
 )
 from edgewise.exporter.from_torch.simplify import simplify
-from edgewise.exporter.graph.numerics import GraphRunner, Tensors
+from edgewise.exporter.graph.numerics import GraphRunner, Roles, Tensors, every_float_alike, roles_in
 from edgewise.exporter.graph.passes import PassRunner
 from edgewise.exporter.graph.recorder import Recorder
 from edgewise.exporter.targets.lowering import canonicalise, lower_for, lower_fp32
@@ -180,7 +181,8 @@ def _export(
     from edgewise.models.measuring.torch_runner import TorchRunner
 
     draft = msgspec.structs.replace(draft, budgets=options.budgets or draft.budgets or DEFAULT_BUDGETS)
-    for module in modules.values():
+    for name, module in modules.items():
+        refuse_heavy_weights(module, name)
         refuse_broken_weights(module)
     options.progress("running the training definition")
     recorders = {
@@ -194,8 +196,9 @@ def _export(
     steps: list[ProvenanceStep] = []
     for name, graph in draft.graphs.items():
         samples, expected = recorders[name].inputs, recorders[name].outputs
-        made = canonical_graph(modules[name], graph, samples, expected, options.progress)
-        runner = PassRunner(samples, comparable_names(graph))
+        roles = roles_in(draft, graph)
+        made = canonical_graph(modules[name], graph, samples, expected, options.progress, roles)
+        runner = PassRunner(samples, comparable_names(graph), roles)
         lowered = {
             (target, Precision.FP32): _bytes(lower_for(made.fp32, target, runner))
             for target in options.targets
@@ -282,12 +285,14 @@ def canonical_graph(
     samples: Sequence[Tensors],
     reference: Sequence[Tensors] | None = None,
     progress: Callable[[str], None] = _silent,
+    roles: Roles = every_float_alike,
 ) -> CanonicalGraph:
     """Export, simplify and lower one graph to FP32, comparing the numbers after every step.
 
     Args:
         samples: Inputs for the comparisons.
         reference: What the module gives for them; computed where it is None.
+        roles: What its outputs are, for the comparisons.
 
     Raises:
         ExportError: A step fails or changes the numbers.
@@ -296,12 +301,12 @@ def canonical_graph(
     import torch
 
     progress("exporting with torch.onnx")
-    exported = export_onnx(module, graph, samples, reference)
+    exported = export_onnx(module, graph, samples, reference, roles)
     progress("simplifying with onnxsim")
-    simplified = simplify(exported, graph, samples)
+    simplified = simplify(exported, graph, samples, roles)
     before, after = len(exported.graph.node), len(simplified.graph.node)
     progress("lowering")
-    runner = PassRunner(samples, comparable_names(graph))
+    runner = PassRunner(samples, comparable_names(graph), roles)
     runner.steps += [
         ProvenanceStep(step="export", tool=f"torch.onnx {torch.__version__}", detail=f"{before} nodes"),
         ProvenanceStep(

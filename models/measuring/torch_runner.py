@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from edgewise.runtime.contract.manifest import Graph, TensorSpec
 from edgewise.runtime.engines.base import Held, Ran, Tensor
@@ -17,7 +18,7 @@ class TorchRunner:
     """`forward(*inputs)` of a module in evaluation mode, on the device of its parameters.
 
     Args:
-        module: Returns the graph's outputs and then its probes, in the manifest's order.
+        module: Returns the graph's outputs and then its probes, as `named_tensors` reads them.
         graph: Names, types and shapes of inputs, outputs and probes.
         check: Whether a run refuses tensors that hold NaN or whose type or shape does not fit the manifest.
 
@@ -48,18 +49,12 @@ class TorchRunner:
         ]
         with torch.inference_mode():
             values = self._module(*arguments)
-        values = (values,) if isinstance(values, torch.Tensor) else tuple(values)
-        if len(values) != len(self.specs):
-            raise ExportError(
-                f"the module returns {len(values)} tensors, the manifest declares {len(self.specs)}",
-                where=", ".join(spec.name for spec in self.specs),
-                hint="return the outputs and then the probes, in the manifest's order",
-            )
-        named = {spec.name: value.detach() for spec, value in zip(self.specs, values, strict=True)}
+        named = named_tensors(values, [spec.name for spec in self.specs])
         outputs = {name: value.cpu().numpy() for name, value in named.items()}
         if self._check:
             for spec in self.specs:
                 _check(spec, outputs[spec.name])
+        # In the order in which the module returns them, which is that of an exported graph.
         return Ran(outputs, {name: named[name] for name in keep})
 
     def _argument(self, spec: TensorSpec, inputs: Mapping[str, Tensor]) -> torch.Tensor:
@@ -69,6 +64,43 @@ class TorchRunner:
             )
         _check(spec, inputs[spec.name])
         return torch.from_numpy(np.ascontiguousarray(inputs[spec.name])).to(self._device)
+
+
+def named_tensors(returned: object, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """What a module returns, by the manifest's names and in the order of its leaves.
+
+    Tuples and lists, nested or not, give their tensors in the names' order; dictionaries, nested or not,
+    whose keys are the names give each by its own.
+
+    Raises:
+        ExportError: Something is no tensor, or count or keys are not those of the names.
+    """
+    leaves = tree_flatten_with_path(returned)[0]
+    hint = "return the outputs and then the probes in the manifest's order, or a dictionary by their names"
+    for path, value in leaves:
+        if not isinstance(value, torch.Tensor):
+            raise ExportError(
+                f"the module returns {type(value).__name__} where a tensor belongs",
+                where=f"its result{keystr(path)}",
+                hint=hint,
+            )
+    keys = [getattr(path[-1], "key", None) if path else None for path, _ in leaves]
+    given: Sequence[object] = keys
+    if not any(isinstance(key, str) for key in keys):
+        if len(leaves) != len(names):
+            raise ExportError(
+                f"the module returns {len(leaves)} tensors, the manifest declares {len(names)}",
+                where=", ".join(names),
+                hint=hint,
+            )
+        given = names
+    if sorted(map(str, given)) != sorted(names):
+        raise ExportError(
+            f"the module returns a dictionary of {', '.join(map(repr, given))}, the manifest declares "
+            + ", ".join(map(repr, names)),
+            hint=hint,
+        )
+    return {str(name): value.detach() for name, (_, value) in zip(given, leaves, strict=True)}
 
 
 def _check(spec: TensorSpec, array: Tensor) -> None:

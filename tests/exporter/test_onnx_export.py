@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from types import ModuleType
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -9,10 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgewise.exporter.from_torch.onnx_export import export_onnx, refuse_broken_weights
+from edgewise.exporter.from_torch.onnx_export import (
+    export_onnx,
+    refuse_broken_weights,
+    refuse_heavy_weights,
+)
 from edgewise.exporter.graph.numerics import first_difference, run_graph
 from edgewise.exporter.way.export import CanonicalGraph
-from edgewise.models.measuring.torch_runner import TorchRunner
+from edgewise.models.measuring.torch_runner import TorchRunner, named_tensors
 from edgewise.runtime.contract.manifest import DType, Graph, TensorSpec
 from edgewise.runtime.system.errors import ExportError
 
@@ -102,6 +108,61 @@ def test_a_nan_weight_is_refused_by_name() -> None:
 def test_outputs_that_do_not_fit_are_refused(graph: Graph, message: str) -> None:
     with pytest.raises(ExportError, match=message):
         export_onnx(Plain(), graph, [SAMPLE])
+
+
+ONE, TWO, THREE = (torch.full((size,), float(size)) for size in (1, 2, 3))
+NAMES = ["one", "two", "three"]
+
+
+class Output(NamedTuple):
+    first: Tensor
+    rest: list[Tensor]
+
+
+@pytest.mark.parametrize(
+    ("returned", "order"),
+    [
+        ((ONE, TWO, THREE), NAMES),
+        ([ONE, (TWO, [THREE])], NAMES),
+        (Output(ONE, [TWO, THREE]), NAMES),
+        ({"three": THREE, "one": ONE, "two": TWO}, ["three", "one", "two"]),
+        ({"head": {"two": TWO}, "others": {"one": ONE, "three": THREE}}, ["two", "one", "three"]),
+    ],
+    ids=["tuple", "nested", "named", "dictionary", "dictionaries"],
+)
+def test_tensors_by_order_or_by_name(returned: object, order: list[str]) -> None:
+    found = named_tensors(returned, NAMES)
+    assert list(found) == order
+    assert {name: len(tensor) for name, tensor in found.items()} == {"one": 1, "two": 2, "three": 3}
+
+
+@pytest.mark.parametrize(
+    ("returned", "message", "where"),
+    [
+        ((ONE, TWO, None), "returns NoneType where a tensor belongs", "its result[2]"),
+        ({"one": ONE, "two": [TWO, 3.0]}, "returns float where a tensor belongs", "its result['two'][1]"),
+        ({"one": ONE, "two": TWO}, "a dictionary of 'one', 'two', the manifest declares", ""),
+        ({"one": ONE, "two": TWO, "five": THREE}, "a dictionary of 'one', 'two', 'five'", ""),
+        ({"one": ONE, "two": TWO, "three": [THREE]}, "a dictionary of", ""),
+        ((ONE, TWO), "returns 2 tensors, the manifest declares 3", "one, two, three"),
+        ("text", "returns str where", "its result"),
+    ],
+)
+def test_what_is_no_tensor_of_the_manifest_is_named(returned: object, message: str, where: str) -> None:
+    with pytest.raises(ExportError, match=re.escape(message)) as caught:
+        named_tensors(returned, NAMES)
+    assert caught.value.where == where
+
+
+def test_more_weights_than_a_file_holds_end_in_one_line() -> None:
+    class Vast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = nn.Parameter(torch.empty(1).expand(2**29), requires_grad=False)
+
+    with pytest.raises(ExportError, match=r"take 2\.00 GiB, and an ONNX file ends at 2 GiB"):
+        refuse_heavy_weights(Vast(), "main")
+    refuse_heavy_weights(nn.Conv2d(3, 3, 1), "main")
 
 
 def test_a_sample_that_does_not_fit_is_refused() -> None:
