@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgewise.runtime.command.cli import app as device_app
-from edgewise.runtime.command.cli import main_of
+from edgewise.runtime.command.cli import before_verb, main_of
 from edgewise.runtime.contract.manifest import CalibrationMethod, Precision, Target
 from edgewise.runtime.system.errors import ExportError, MissingExtraError
 
@@ -41,6 +41,7 @@ EXTRAS = {
 """Top-level module -> the extra that brings it."""
 
 app = typer.Typer(
+    callback=before_verb,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="From PyTorch training definitions to FP16/INT8 engines, with parity proven at every step.",

@@ -19,6 +19,7 @@ from rich.text import Text
 from edgewise.runtime.contract.manifest import Precision, Target
 from edgewise.runtime.system.errors import EdgewiseError, ManifestError, ParityError, SourceError
 from edgewise.runtime.system.interruption import interrupt_on_termination
+from edgewise.runtime.system.opencv import require_opencv
 
 if TYPE_CHECKING:
     from edgewise.runtime.contract.bundle import Bundle
@@ -27,7 +28,19 @@ INTERRUPTED = 130
 QUIET_OPENCV = {"OPENCV_LOG_LEVEL": "OFF", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
 """OpenCV and FFmpeg would print their own lines beside our one error."""
 
+
+def before_verb(context: typer.Context) -> None:
+    """Say what to install where OpenCV cannot be imported; `doctor` says it among the rest.
+
+    Raises:
+        EdgewiseError: It cannot.
+    """
+    if context.invoked_subcommand != "doctor":
+        require_opencv()
+
+
 app = typer.Typer(
+    callback=before_verb,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Run vision models from bundles, with the results that their training definition gives.",

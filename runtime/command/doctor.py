@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
 
+from edgewise.runtime.system.errors import EdgewiseError
 from edgewise.runtime.system.extras import install_command
+from edgewise.runtime.system.opencv import require_opencv
 from edgewise.runtime.system.processor import available_cores, has_int8_dot_products, processor_flags
 
 
@@ -53,13 +55,15 @@ def _package(name: str, module: str) -> Finding:
 
 
 def _opencv() -> tuple[Finding, ...]:
-    loaded = _load("cv2")
-    if isinstance(loaded, str):
-        advice = "pip install opencv-python-headless"
-        return (Finding("OpenCV", loaded, False, advice, needed=True),)
+    try:
+        require_opencv()
+    except EdgewiseError as error:
+        return (Finding("OpenCV", error.what, False, error.hint, needed=True),)
+    import cv2
+
     from edgewise.runtime.frames.sources import opencv_has_gstreamer
 
-    version = str(loaded.__version__)
+    version = cv2.__version__
     if opencv_has_gstreamer():
         return (Finding("OpenCV", version, True), Finding("GStreamer", "in this OpenCV", True))
     advice = "only for GStreamer pipelines: the system's python3-opencv in place of pip's"

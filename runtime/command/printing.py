@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import inf, isnan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgewise.runtime.command.doctor import Finding
-from edgewise.runtime.command.selftest import SelfTestReport
-from edgewise.runtime.command.timing import StageTimes
-from edgewise.runtime.compare.checks import Check
-from edgewise.runtime.contract.bundle import Bundle
-from edgewise.runtime.contract.manifest import Graph, Manifest
 from edgewise.runtime.engines.base import describe
-from edgewise.runtime.frames.reading import Losses
-from edgewise.runtime.results.kind import Kind
-from edgewise.runtime.results.result import Scored
+
+if TYPE_CHECKING:  # `doctor` prints what is wrong with an OpenCV that cannot be imported
+    from edgewise.runtime.command.doctor import Finding
+    from edgewise.runtime.command.selftest import SelfTestReport
+    from edgewise.runtime.command.timing import StageTimes
+    from edgewise.runtime.compare.checks import Check
+    from edgewise.runtime.contract.bundle import Bundle
+    from edgewise.runtime.contract.manifest import Graph, Manifest
+    from edgewise.runtime.frames.reading import Losses
+    from edgewise.runtime.results.kind import Kind
+    from edgewise.runtime.results.result import Scored
 
 SHOWN_CLASSES = 12
 MOST_NAMED = 8
