@@ -64,6 +64,47 @@ def test_the_quarter_rule_is_the_loop_over_joints(heatmaps):
             assert scores[person, joint] == np.float32(score)
 
 
+def quarter_always_rule(heatmap: np.ndarray) -> tuple[float, float, float]:
+    """One map, as princeton's code has it: held below 1, never no step, neighbours held inside the map."""
+    held = np.minimum(heatmap, 1)
+    height, width = held.shape
+    row, column = divmod(int(held.argmax()), width)
+    peak = float(held[row, column])
+    x, y = column + 0.5, row + 0.5
+    if peak > 0:
+        right, left = held[row, min(column + 1, width - 1)], held[row, max(column - 1, 0)]
+        down, up = held[min(row + 1, height - 1), column], held[max(row - 1, 0), column]
+        x += 0.25 if right > left else -0.25
+        y += 0.25 if down > up else -0.25
+    return x, y, max(peak, 0.0)
+
+
+@given(
+    arrays(
+        np.float32,
+        st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 5), st.integers(1, 5)),
+        elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0, 1.5]),
+    )
+)
+def test_the_quarter_that_is_always_taken_is_the_loop_over_joints(heatmaps):
+    cells, scores = decode_heatmaps(heatmaps, HeatmapDecoding.QUARTER_ALWAYS)
+    for person in range(heatmaps.shape[0]):
+        for joint in range(heatmaps.shape[1]):
+            x, y, score = quarter_always_rule(heatmaps[person, joint])
+            assert cells[person, joint].tolist() == [x, y]
+            assert scores[person, joint] == np.float32(score)
+
+
+def test_borders_and_equal_neighbours_tell_the_two_quarter_rules_apart():
+    corner, ridge = np.zeros((2, 1, 1, 5, 5), np.float32)
+    corner[0, 0, 0, 4] = 0.9
+    ridge[0, 0, 2, 2] = 0.9
+    maps = np.concatenate([corner, ridge])
+    assert decode_heatmaps(maps, QUARTER)[0].tolist() == [[[4.5, 0.5]], [[2.5, 2.5]]]
+    always = decode_heatmaps(maps, HeatmapDecoding.QUARTER_ALWAYS)[0]
+    assert always.tolist() == [[[4.75, 0.25]], [[2.25, 2.25]]]
+
+
 def gaussian(centres: np.ndarray, size: tuple[int, int], sigma: float) -> np.ndarray:
     """float32 [..., h, w]; centres [..., 2] as x and y in continuous cells."""
     x, y = np.arange(size[1]) + 0.5, np.arange(size[0])[:, None] + 0.5

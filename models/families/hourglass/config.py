@@ -11,6 +11,7 @@ from msgspec import Meta
 from edgewise.models.families.config import Config, Positive
 from edgewise.models.layers.image_input import ImageInput
 from edgewise.runtime.contract.parts import PositiveInt
+from edgewise.runtime.contract.postprocessing import HeatmapDecoding
 from edgewise.runtime.contract.preprocessing import ColourOrder
 
 STRIDE = 4
@@ -66,6 +67,8 @@ class HourglassConfig(Config, frozen=True):
     """Every residual block owns a projection of its input, even where none is needed and none is used."""
     mean: tuple[float, float, float] = (0.4404, 0.4440, 0.4327)
     """RGB, subtracted from values in 0..1. Nothing is divided by a standard deviation."""
+    decoding: HeatmapDecoding = HeatmapDecoding.QUARTER_PIXEL
+    """How points are read off the heatmaps."""
     padding: Annotated[float, Meta(ge=1.0)] = 1.25
     """The crop is the person's box enlarged by this."""
     targets: TargetConfig = TargetConfig()
@@ -102,6 +105,7 @@ def princeton(stacks: int) -> HourglassConfig:
     return HourglassConfig(
         stacks=stacks,
         unused_projections=True,
+        decoding=HeatmapDecoding.QUARTER_ALWAYS,
         mean=(0.0, 0.0, 0.0),
         targets=TargetConfig(radius=4),
         losses=LossConfig(weight=1.0, over_stacks=StackReduction.MEAN),

@@ -50,7 +50,7 @@ def manifest(name: str, config: HourglassConfig, vocabulary: Vocabulary, provena
         provenance=provenance,
         graphs={"main": Graph(inputs=(image,), outputs=(heatmaps,))},
         preprocess=preprocessing(config),
-        postprocess=HeatmapKeypoints(),
+        postprocess=HeatmapKeypoints(decoding=config.decoding),
     )
 
 

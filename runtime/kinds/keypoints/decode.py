@@ -4,25 +4,34 @@ Heatmap coordinates are continuous: cell (i, j) (row, column) covers [j, j + 1) 
 is (j + 0.5, i + 0.5). A map lies over the whole network input, so network = cell * stride with stride =
 network length / map length on each axis, and the crop's inverse affine map leads from there to the frame.
 
-Two rules place a point, both starting from the first maximum of its map:
+Three rules place a point, all starting from the first maximum of its map:
 
-- The quarter rule (stacked hourglass, simple baselines, HRNet): a quarter of a cell towards the greater of
-  the two neighbours, on each axis; not on the border of the map, and not between equal neighbours.
+- `quarter-pixel` (bearpaw's and anibali's stacked hourglass, simple baselines, HRNet): a quarter of a cell
+  towards the greater of the two neighbours, on each axis; not on the border of the map, and not between equal
+  neighbours.
+- `quarter-always` (princeton's stacked hourglass): values above 1 count as 1. A quarter of a cell to the right
+  or down where the neighbour there is the greater, otherwise to the left or up, also between equals; beyond
+  the border stands the border's own value. Not where the maximum is not positive.
 - DARK (Zhang et al., Distribution-Aware Coordinate Representation, 2020): the map is smoothed by a Gaussian,
   and one Newton step on its logarithm goes from the peak to the maximum of the fitted Gaussian.
 
-Where this leaves the published code on purpose:
+Where this leaves the published code on purpose (how crops differ stands in `frames/preprocessing.py`):
 
 - Points stay continuous. bearpaw's hourglass code and princeton's truncate the point to whole source pixels
   (bearpaw's counts them from 1); anibali's and the HRNet code do not.
+- Of equal maxima the first counts, as in bearpaw's and HRNet's code; which one princeton's takes is up to the
+  sort of its torch.
 - A cell stands for its centre, as in the hourglass code. HRNet's maps the cell's number times the stride, and
   its weights are trained so: its bundles have to carry the difference in their geometry.
-- The border that takes no quarter is one cell wide, as in the hourglass code, because both neighbours exist
-  inside it; HRNet's code also leaves out the second column and row.
+- The border that takes no `quarter-pixel` is one cell wide, as in bearpaw's code, because both neighbours
+  exist inside it; HRNet's code also leaves out the second column and row.
 - A map without a positive value scores 0 and keeps its maximum's place; the published code moves it to the
-  first cell. Scores are held inside 0..1, as princeton's code does.
-- The flip test averages (bearpaw's adds, which doubles the scores). No column is shifted: the crop is
+  first cell, princeton's to an arbitrary one. Scores are held inside 0..1; bearpaw's, anibali's and HRNet's
+  code does not hold them, princeton's holds them below 1.
+- The flip test averages, as princeton's, anibali's and HRNet's code does (bearpaw's adds, which doubles the
+  scores), and is off unless asked for; princeton's code always makes it. No column is shifted: the crop is
   mirrored about its exact middle, so column j of w goes to column w - 1 - j.
+- A person's score is the box's times the mean of the points'; the hourglass code gives none.
 - DARK's smoothed map is not scaled back to the maximum before, since a factor is a constant in the logarithm,
   and it is computed only where the step looks, which gives the same numbers. The step is not taken where the
   surface is no peak, or farther than the two cells that its differences see; there the cell's centre stays.
@@ -129,6 +138,8 @@ def decode_heatmaps(heatmaps: Heatmaps, decoding: HeatmapDecoding) -> tuple[Poin
     """
     people, joints, height, width = heatmaps.shape
     maps = heatmaps.reshape(people * joints, height, width)
+    if decoding is HeatmapDecoding.QUARTER_ALWAYS:
+        maps = np.minimum(maps, np.float32(1))
     flat = maps.reshape(len(maps), height * width)
     first = flat.argmax(axis=1)
     peaks = flat[np.arange(len(flat)), first]
@@ -136,6 +147,8 @@ def decode_heatmaps(heatmaps: Heatmaps, decoding: HeatmapDecoding) -> tuple[Poin
     rows, columns = np.divmod(first, width)
     if decoding is HeatmapDecoding.DARK:
         shift = _newton_steps(maps, rows, columns)
+    elif decoding is HeatmapDecoding.QUARTER_ALWAYS:
+        shift = np.where(peaks[:, None] > 0, _quarters_always(maps, rows, columns), 0.0)
     else:
         shift = _quarters(maps, rows, columns)
     _require_finite(shift)
@@ -197,6 +210,21 @@ def _quarters(maps: Heatmaps, rows: Cells, columns: Cells) -> Points:
     shift[which, 0] = np.sign(values[at + 1] - values[at - 1])
     shift[which, 1] = np.sign(values[at + width] - values[at - width])
     return 0.25 * shift
+
+
+def _quarters_always(maps: Heatmaps, rows: Cells, columns: Cells) -> Points:
+    height, width = maps.shape[1:]
+    each = np.arange(len(maps))
+    after = maps[each, rows, np.minimum(columns + 1, width - 1)]
+    below = maps[each, np.minimum(rows + 1, height - 1), columns]
+    greater = np.stack(
+        [
+            after > maps[each, rows, np.maximum(columns - 1, 0)],
+            below > maps[each, np.maximum(rows - 1, 0), columns],
+        ],
+        axis=1,
+    )
+    return np.where(greater, 0.25, -0.25)
 
 
 def _newton_steps(maps: Heatmaps, rows: Cells, columns: Cells) -> Points:
