@@ -6,6 +6,8 @@ install.
 
 from __future__ import annotations
 
+import enum
+import json
 import math
 import shlex
 import sys
@@ -15,13 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from edgewise.runtime.command.cli import app as device_app
-from edgewise.runtime.command.cli import before_verb, main_of
+from edgewise.runtime.command.cli import before_verb, main_of, settings_of
 from edgewise.runtime.contract.manifest import CalibrationMethod, Precision, Target
 from edgewise.runtime.system.errors import ExportError, MissingExtraError
 
@@ -65,6 +68,15 @@ ValidationOption = Annotated[
 WidthOption = Annotated[
     list[Precision] | None, typer.Option("--precision", help="fp16 or int8; both if left out.")
 ]
+ConfigOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="A field of the model's config, e.g. input_size=800,1344; may be repeated. "
+        "`edgewise models NAME` lists them.",
+    ),
+]
 ForceOption = Annotated[bool, typer.Option(help="Replace what is there.")]
 
 
@@ -90,6 +102,7 @@ def export(
         list[Path] | None, typer.Option(help="A picture for the self test; may be repeated.")
     ] = None,
     device_only: Annotated[bool, typer.Option(help="Leave out what only a workstation reads.")] = False,
+    setting: ConfigOption = None,
     force: ForceOption = False,
 ) -> None:
     """Export a checkpoint as a bundle: ONNX, simplified, checked, and with --calibration in FP16 and INT8."""
@@ -112,7 +125,7 @@ def export(
                 calibration=request,
                 progress=step,
             )
-            bundle = export_checkpoint(checkpoint, output, options)
+            bundle = export_checkpoint(checkpoint, output, options, settings=settings_of(setting))
     _say_written(bundle)
 
 
@@ -321,6 +334,7 @@ def import_checkpoint(
             "dataset that they were trained on."
         ),
     ] = None,
+    setting: ConfigOption = None,
     force: ForceOption = False,
 ) -> None:
     """Bring a published checkpoint in; keys that do not fit are listed, nothing loads in part."""
@@ -330,7 +344,7 @@ def import_checkpoint(
         from edgewise.runtime.system.ownership import refuse_existing_file
         from edgewise.runtime.system.publishing import writing
 
-        entry = registry.find(model)
+        entry = registry.find(model).with_settings(settings_of(setting))
         vocabulary = None
         if classes is not None:
             vocabulary = named_classes(classes, entry)
@@ -343,6 +357,29 @@ def import_checkpoint(
     for name in report.dropped:
         _say(f"left behind: {name}")
     _say(f"wrote {output}")
+
+
+@app.command()
+def models(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Show what of this model `--set` takes.")
+    ] = None,
+) -> None:
+    """List the models of the registry, or the fields of one model's config."""
+    with _needs("models"):
+        from edgewise.models import registry
+
+        if name is None:
+            table = Table("name", "result", "input", "terms of published weights")
+            for entry in map(registry.find, registry.names()):
+                height, width = entry.preprocess.size
+                table.add_row(entry.name, entry.task, f"{height}x{width}", entry.licence)
+        else:
+            table = Table(Column("field", overflow="fold"), "value", "takes")
+            for field, value in registry.find(name).fields.items():
+                plain = json.dumps(msgspec.to_builtins(value)).strip('"')
+                table.add_row(field, plain, _choices(value) or type(value).__name__)
+    console.print(table)
 
 
 @app.command()
@@ -440,6 +477,10 @@ def _steps(*, lines: bool = True) -> Iterator[Callable[[str], None]]:
 
         yield announce
         finish()
+
+
+def _choices(value: object) -> str:
+    return ", ".join(str(one.value) for one in type(value)) if isinstance(value, enum.Enum) else ""
 
 
 def _say(text: str) -> None:

@@ -241,30 +241,37 @@ def exported_path(graph: str) -> str:
 
 
 def export_checkpoint(
-    checkpoint: str | Path, destination: str | Path, options: ExportOptions | None = None
+    checkpoint: str | Path,
+    destination: str | Path,
+    options: ExportOptions | None = None,
+    *,
+    settings: Mapping[str, str] | None = None,
 ) -> Bundle:
-    """Export a checkpoint of the registry.
+    """Export a checkpoint of the registry, with fields of its config set where `settings` names them.
 
     Where its graph suppresses by a fixed number of rounds, they grow until goldens and calibration images
-    settle; the bundle's copy of the checkpoint says the number.
+    settle. The bundle's copy of the checkpoint says them, and what was set.
 
     Raises:
-        CheckpointError: The file is missing, of another model, or holds NaN weights.
+        CheckpointError: The file is missing, of another model, or holds NaN weights, or they do not fit what
+            was set.
+        ModelError: A setting that the config does not have, or that does not fit it.
         ExportError, CalibrationError, EdgewiseError: As `export_bundle`.
     """
     from edgewise.exporter.way.settling import settled_model
-    from edgewise.models.checkpoints.checkpoint import encode_checkpoint, load_model
+    from edgewise.models.checkpoints.checkpoint import encode_checkpoint, load_model, under_config
 
     options = options or ExportOptions()
     destination = Path(destination)
     with claim_destination(destination, replace=options.replace):
         options.progress("loading the checkpoint")
-        asked = load_model(Path(checkpoint))
+        loaded = load_model(Path(checkpoint))
+        asked = under_config(loaded, loaded.entry.with_settings(settings or {}))
         shown = _shown(_draft(asked), options)
-        loaded, steps = settled_model(asked, _draft(asked), shown.every(_draft(asked)), options.progress)
-        copy = Path(checkpoint) if loaded is asked else encode_checkpoint(loaded.module, loaded.meta)
-        modules = {"main": loaded.entry.deploy(loaded.module)}
-        return _export(modules, _draft(loaded, steps), destination, options, shown, copy)
+        chosen, steps = settled_model(asked, _draft(asked), shown.every(_draft(asked)), options.progress)
+        copy = Path(checkpoint) if chosen is loaded else encode_checkpoint(chosen.module, chosen.meta)
+        modules = {"main": chosen.entry.deploy(chosen.module)}
+        return _export(modules, _draft(chosen, steps), destination, options, shown, copy)
 
 
 def _draft(loaded: LoadedModel, steps: tuple[ProvenanceStep, ...] = ()) -> Manifest:

@@ -16,6 +16,7 @@ from edgewise.models.data.vocabulary import Vocabulary, VocabularySize
 from edgewise.models.families.layout import Layout
 from edgewise.models.families.recipe import Recipe
 from edgewise.models.layers.image_input import ImageInput
+from edgewise.runtime.contract.fields import fields_of, with_fields
 from edgewise.runtime.contract.manifest import ClassKind, Manifest, Provenance
 from edgewise.runtime.contract.preprocessing import Preprocess
 from edgewise.runtime.system.errors import ModelError
@@ -158,6 +159,23 @@ class ModelEntry:
                     f"the config of {self.name} has no field {field!r}", hint=f"known: {', '.join(known)}"
                 )
         return self.from_config(msgspec.to_builtins({**msgspec.structs.asdict(self.config), **changes}))
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What `with_settings` takes: dotted names of the config's fields, with their values."""
+        return fields_of(self.config)
+
+    def with_settings(self, settings: Mapping[str, str]) -> ModelEntry:
+        """The same entry with fields of the config set by name, e.g. {"input_size": "800,1344"}.
+
+        Raises:
+            ModelError: A field that the config does not have, or values that do not fit it.
+        """
+
+        def refusal(what: str, hint: str) -> ModelError:
+            return ModelError(f"{self.name}: {what}", hint=hint)
+
+        return replace(self, config=with_fields(self.config, settings, self.fields, refusal))
 
     def from_config(self, config: Any) -> ModelEntry:
         """The same entry with a config read from plain values (as `msgspec.to_builtins` gives them)."""

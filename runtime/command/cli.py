@@ -17,7 +17,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from edgewise.runtime.contract.manifest import Precision, Target
-from edgewise.runtime.system.errors import EdgewiseError, ManifestError, ParityError, SourceError
+from edgewise.runtime.system.errors import EdgewiseError, ParityError, SourceError
 from edgewise.runtime.system.interruption import interrupt_on_termination
 from edgewise.runtime.system.opencv import require_opencv
 
@@ -171,7 +171,7 @@ def run(
         output=output,
         engine=engine_options(backend, threads=threads, provider=provider),
         precision=precision,
-        settings=_settings(setting),
+        settings=settings_of(setting),
         boxes=looked_at,
         threshold=threshold,
         overlay=overlay,
@@ -272,7 +272,7 @@ def bench(
         opened,
         backend=engine_options(backend, threads=threads, provider=provider),
         precision=precision,
-        settings=_settings(setting),
+        settings=settings_of(setting),
     ) as session:
         times = time_stages(session.walk, pixels, boxes, runs=runs, warm_up=warm_up)
         name = ", ".join(dict.fromkeys(engine.name for engine in session.engines.values()))
@@ -298,12 +298,12 @@ def doctor() -> None:
         )
 
 
-def _settings(given: list[str] | None) -> dict[str, str]:
+def settings_of(given: list[str] | None) -> dict[str, str]:
     """`FIELD=VALUE` texts as a mapping."""
     pairs = [text.partition("=") for text in given or ()]
     for field, sign, _ in pairs:
         if not sign:
-            raise ManifestError(f"--set {field} names no value", hint="write --set FIELD=VALUE")
+            raise EdgewiseError(f"--set {field} names no value", hint="write --set FIELD=VALUE")
     return {field: value for field, _, value in pairs}
 
 

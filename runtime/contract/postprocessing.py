@@ -165,7 +165,7 @@ class PanopticFusion(ResultKind, frozen=True, kw_only=True, tag="panoptic-fusion
 
 
 class HeatmapDecoding(enum.Enum):
-    """Where a keypoint lies around the cell of its map's maximum; `kinds/keypoints/decode.py` has the rules."""
+    """Where a keypoint lies around its map's maximum; `kinds/keypoints/decode.py` has the rules."""
 
     QUARTER_PIXEL = "quarter-pixel"
     QUARTER_ALWAYS = "quarter-always"

@@ -10,14 +10,17 @@ from typer.testing import CliRunner
 
 from edgewise import models
 from edgewise.exporter.cli import app
+from edgewise.exporter.way.export import CHECKPOINT
+from edgewise.models.checkpoints.checkpoint import load_model
 from edgewise.models.scenes import write_dataset
+from edgewise.runtime.command.selftest import selftest
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.system.errors import EdgewiseError, MissingExtraError
 
 PRETRAINED = Path(models.__file__).parent / "pretrained"
 VERBS = {
     "run", "selftest", "inspect", "bench", "doctor", "export", "calibrate", "build", "parity", "train",
-    "evaluate", "import-checkpoint", "scenes", "demo",
+    "evaluate", "import-checkpoint", "scenes", "demo", "models",
 }  # fmt: skip
 
 WITHOUT = """
@@ -177,6 +180,33 @@ def test_export_then_selftest(seeded_tiny: Path, tmp_path: Path) -> None:
     assert "tensorrt" not in said
     edgewise("selftest", folder)
     edgewise("inspect", folder)
+
+
+def test_models_lists_what_set_takes_and_set_takes_it(seeded_tiny: Path, tmp_path: Path) -> None:
+    assert "upsnet-r50-cityscapes" in edgewise("models")
+    listed = edgewise("models", "yolact-tiny")
+    for text in ("input_size", "[192, 192]", "decoding.greedy_rounds", "cross-class-fast"):
+        assert text in listed
+    arguments = ("export", seeded_tiny, "-o", tmp_path / "set.bundle", "--target", "onnxruntime")
+    with pytest.raises(EdgewiseError, match="'input_sise' cannot be set") as caught:
+        edgewise(*arguments, "--set", "input_sise=64,96")
+    assert "did you mean input_size?" in caught.value.hint
+    with pytest.raises(EdgewiseError, match="greedy_rounds cannot be '1'"):
+        edgewise(*arguments, "--set", "decoding.greedy_rounds=1")
+    assert not (tmp_path / "set.bundle").exists()
+
+
+@pytest.mark.slow
+def test_an_export_with_a_config_set_carries_it(seeded_tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "set.bundle"
+    settings = ("--set", "input_size=64,96", "--set", "decoding.slots=7")
+    edgewise("export", seeded_tiny, "-o", out, "--target", "onnxruntime", *settings)
+    bundle = Bundle.open(out)
+    assert bundle.manifest.preprocess.size == (64, 96)
+    assert selftest(bundle).passed
+    inside = load_model(bundle.file(CHECKPOINT))
+    assert inside.entry.config.decoding.slots == 7
+    assert inside.sha256 == bundle.manifest.provenance.checkpoint_sha256
 
 
 def test_the_script_points_here() -> None:

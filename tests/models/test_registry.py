@@ -1,3 +1,7 @@
+import json
+import re
+
+import msgspec
 import pytest
 
 from edgewise.models import registry
@@ -56,3 +60,32 @@ def test_coco_labels_have_the_datasets_ids():
     assert len(COCO_THINGS) == 80
     assert [COCO_THINGS[index].id for index in (0, 11, 79)] == [1, 13, 90]
     assert len({label.name for label in COCO_THINGS}) == 80
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_field_of_a_config_can_be_set_by_its_name(name):
+    entry = registry.find(name)
+    plain = {field: json.dumps(msgspec.to_builtins(value)) for field, value in entry.fields.items()}
+    assert "input_size" in plain
+    assert entry.with_settings(plain) == entry, "all at once, by the values they have"
+    words = {field: text[1:-1] for field, text in plain.items() if text[0] == '"' or "," in text}
+    assert entry.with_settings(words) == entry, "as a plain word, or the parts of a list"
+    for field, text in plain.items():
+        with pytest.raises(ModelError, match=re.escape(f"{field} cannot be")):
+            entry.with_settings({field: '{"not": "that"}'})
+        with pytest.raises(ModelError, match="cannot be set"):
+            entry.with_settings({f"{field}_": text})
+
+
+def test_published_sizes_are_reachable_by_name():
+    coco = registry.find("upsnet-r50-coco").with_settings({"input_size": "800,1344"})
+    assert coco.preprocess.size == (800, 1344)
+    city = {"input_size": "[1024, 2048]", "decoding.proposals.rounds": "48"}
+    changed = registry.find("upsnet-r50-cityscapes").with_settings(city).config
+    assert (changed.input_size, changed.decoding.proposals.rounds) == ((1024, 2048), 48)
+    with pytest.raises(ModelError, match="multiples of 32"):
+        registry.find("upsnet-r50-coco").with_settings({"input_size": "800,1333"})
+    both = {"input_size": "96,96", "depth": "3"}
+    assert registry.find("hourglass-1").with_settings(both).config.heatmap_size == (24, 24), (
+        "one alone is refused"
+    )

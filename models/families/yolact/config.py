@@ -55,7 +55,10 @@ class Suppression(enum.Enum):
     CROSS_CLASS_FAST = "cross-class-fast"
     """The same over all classes at once, each prior with its best class."""
     GREEDY = "greedy"
-    """Per class, exact sequential suppression."""
+    """Per class, exact sequential suppression of boxes as they are."""
+    TRADITIONAL = "traditional"
+    """The same with boxes one pixel wider and taller, as the published code's option of this name counts them
+    (there a pair falls at exactly the threshold too)."""
 
 
 class DecodingConfig(Config, frozen=True):
@@ -67,9 +70,14 @@ class DecodingConfig(Config, frozen=True):
     """Best-scored priors per class (over all classes: cross-class) that enter the suppression."""
     slots: TopCount = 100
     greedy_candidates: TopCount = 1000
-    """Greedy: best (prior, class) pairs that enter the suppression."""
+    """Greedy and traditional: best (prior, class) pairs that enter the suppression."""
     greedy_rounds: Rounds = 24
     """Rounds of the fixed-point iteration; a longer chain of suppression gives settled = 0."""
+
+    @property
+    def sequential(self) -> bool:
+        """Whether the suppression takes rounds, and says whether they were enough."""
+        return self.suppression in (Suppression.GREEDY, Suppression.TRADITIONAL)
 
 
 class YolactConfig(Config, frozen=True):
@@ -110,8 +118,8 @@ class YolactConfig(Config, frozen=True):
             raise ValueError("anchors.ratios is empty")
 
     def with_more_rounds(self) -> YolactConfig:
-        """The same with twice the rounds where the suppression is greedy; the others take no rounds."""
-        if self.decoding.suppression is not Suppression.GREEDY:
+        """The same with twice the rounds where the suppression is sequential; the others take none."""
+        if not self.decoding.sequential:
             return self
         more = msgspec.structs.replace(self.decoding, greedy_rounds=2 * self.decoding.greedy_rounds)
         return msgspec.structs.replace(self, decoding=more)

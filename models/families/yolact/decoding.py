@@ -31,11 +31,11 @@ class Detections(NamedTuple):
     priors: Tensor
     """int64 [N, K]: which prior it came from."""
     settled: Tensor | None
-    """bool [N], greedy suppression only: the result is proven to be the sequential one."""
+    """bool [N], sequential suppression only: the result is proven to be the sequential one."""
 
 
 def decode_detections(conf: Tensor, boxes: Tensor, config: DecodingConfig) -> Detections:
-    """Choose detections from class logits [N, P, 1 + C] and decoded boxes [N, P, 4]."""
+    """Choose detections from class logits [N, P, 1 + C] and decoded boxes [N, P, 4], input pixels."""
     scores = torch.softmax(conf, dim=-1)[..., 1:]
     if config.suppression is Suppression.FAST:
         return _fast(scores, boxes, config)
@@ -94,7 +94,14 @@ def _greedy(scores: Tensor, boxes: Tensor, config: DecodingConfig) -> Detections
     valid = ranked > config.score_threshold
     classes = place % class_count
     priors = rows(chosen[..., None], torch.div(place, class_count, rounding_mode="floor"))[..., 0]
-    keep, fixed = greedy_nms(rows(boxes, priors), classes, valid, config.iou_threshold, config.greedy_rounds)
+    keep, fixed = greedy_nms(
+        rows(boxes, priors),
+        classes,
+        valid,
+        config.iou_threshold,
+        config.greedy_rounds,
+        plus_one=config.suppression is Suppression.TRADITIONAL,
+    )
     slots = min(config.slots, pair_count)
     best, slot = (ranked * keep.to(ranked.dtype)).topk(slots, dim=-1)
     if pair_count < prior_count * class_count:

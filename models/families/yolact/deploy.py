@@ -25,7 +25,7 @@ class YolactDeploy(nn.Module):
     | scores | float32 [N, K] | falling; 0 = empty slot, whose other values are 0 too |
     | classes | int32 [N, K] | 0-based |
     | masks | float32 [N, K, Hp, Wp] | probability, 0 outside the box widened by one prototype pixel |
-    | settled | int32 [N] | greedy suppression only: 1 = proven to be the sequential result |
+    | settled | int32 [N] | sequential suppression only: 1 = proven to be the sequential result |
     | loc, conf, coefficients, prototypes | float32 | probes, as in `network.Predictions` |
     """
 

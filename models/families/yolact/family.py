@@ -18,7 +18,6 @@ from edgewise.models.families.yolact.config import (
     R50,
     R101,
     TINY,
-    Suppression,
     YolactConfig,
 )
 from edgewise.models.families.yolact.deploy import YolactDeploy
@@ -40,7 +39,6 @@ def loss(
 def manifest(name: str, config: YolactConfig, vocabulary: Vocabulary, provenance: Provenance) -> Manifest:
     """The draft of a bundle's manifest; export adds files, precisions, calibration, goldens and budgets."""
     image = frame_tensor(config.input_size)
-    greedy = config.decoding.suppression is Suppression.GREEDY
     return Manifest(
         writer=f"edgewise {version('edgewise')}",
         name=name,
@@ -48,7 +46,7 @@ def manifest(name: str, config: YolactConfig, vocabulary: Vocabulary, provenance
         provenance=provenance,
         graphs={"main": Graph(inputs=(image,), outputs=_outputs(config), probes=_probes(config))},
         preprocess=preprocessing(config),
-        postprocess=PrototypeInstances(settled="settled" if greedy else None),
+        postprocess=PrototypeInstances(settled="settled" if config.decoding.sequential else None),
     )
 
 
@@ -77,7 +75,7 @@ def _outputs(config: YolactConfig) -> tuple[TensorSpec, ...]:
             (0.0, 1.0),
         ),
     )
-    if config.decoding.suppression is not Suppression.GREEDY:
+    if not config.decoding.sequential:
         return outputs
     return (*outputs, settled_tensor("the suppression is proven to be done"))
 

@@ -9,9 +9,9 @@ Three rules place a point, all starting from the first maximum of its map:
 - `quarter-pixel` (bearpaw's and anibali's stacked hourglass, simple baselines, HRNet): a quarter of a cell
   towards the greater of the two neighbours, on each axis; not on the border of the map, and not between equal
   neighbours.
-- `quarter-always` (princeton's stacked hourglass): values above 1 count as 1. A quarter of a cell to the right
-  or down where the neighbour there is the greater, otherwise to the left or up, also between equals; beyond
-  the border stands the border's own value. Not where the maximum is not positive.
+- `quarter-always` (princeton's stacked hourglass): values above 1 count as 1. A quarter of a cell to the
+  right or down where the neighbour there is the greater, otherwise to the left or up, also between equals;
+  beyond the border stands the border's own value. Not where the maximum is not positive.
 - DARK (Zhang et al., Distribution-Aware Coordinate Representation, 2020): the map is smoothed by a Gaussian,
   and one Newton step on its logarithm goes from the peak to the maximum of the fitted Gaussian.
 
