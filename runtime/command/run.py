@@ -195,7 +195,8 @@ def _run_frames(
     last: Result | None = None
     stopped: BaseException | None = None
     # A deeper pipeline would make the newest frame of a live source an older one.
-    stream = session.stream(source, boxes, depth=1 if live else 2)
+    one_by_one = source.kind is SourceKind.IMAGES and source.count != 1 and not request.reading.strict
+    stream = session.stream(source, boxes, depth=1 if live else 2, unfit=source.skip if one_by_one else None)
     count = source.count if limit is None else min(limit, source.count or limit)
     try:
         with _progress(source.losses) as progress:
@@ -221,6 +222,8 @@ def _run_frames(
         source.close()
         stream.close()
         raise
+    if not done and stopped is None and source.losses.skipped:
+        raise source.losses.error(source.name)
     interrupted = isinstance(stopped, KeyboardInterrupt)
     partial = stopped is not None and not (live and interrupted)
     with deferred_interrupt():

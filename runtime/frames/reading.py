@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from edgewise.runtime.system.errors import SourceError
+
 LEAST_READ = 0.9
 """A video that ends before this share of the frames and of the time that its container announces ended early.
 Both are estimates (edit lists and variable rates make them wrong), so this decides nothing but what is said,
@@ -41,7 +43,7 @@ READING = Reading()
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image of a source that could not be read: its place, file name and COCO number, and why."""
+    """An image of a source that could not be used: its place, file name and COCO number, and why."""
 
     index: int
     name: str
@@ -54,7 +56,7 @@ class Losses:
     """What a source did not give so far: written by whoever reads it, read by whoever reports.
 
     Attributes:
-        skipped: Images that could not be read, in order.
+        skipped: Images that could not be read, or that the model does not take, in order.
         ended_early: Where and how a video ended before what its container announces; empty where it did not.
         dropped: Frames of a camera or stream that came while others were run.
         reconnected: How often a camera or stream was lost and found again.
@@ -67,6 +69,15 @@ class Losses:
     reconnected: int = 0
     lost: bool = False
     _told: int = field(default=0, init=False, repr=False)
+
+    def error(self, where: str) -> SourceError:
+        """What to raise where every image was skipped."""
+        first = self.skipped[0]
+        return SourceError(
+            f"not one of {len(self.skipped)} images can be used; {first.name}: {first.reason}",
+            where=where,
+            hint="open one in a viewer; copy or convert them again, or see what the bundle takes",
+        )
 
     def untold(self, before: int | None = None) -> list[Skipped]:
         """Skipped images that no earlier call gave; only those before that index, where it is given."""

@@ -81,6 +81,10 @@ class Source:
     def __iter__(self) -> Iterator[Frame]:
         return self.frames
 
+    def skip(self, frame: Frame, error: SourceError) -> None:
+        """Note a frame among the losses that was given, and cannot be used."""
+        self.losses.skipped.append(Skipped(frame.index, frame.name, frame.image_id, error.what))
+
 
 def open_source(text: str, reading: Reading = READING) -> Source:
     """Open what the text names.
@@ -138,12 +142,7 @@ def _image_frames(files: Sequence[Path], reading: Reading, losses: Losses) -> Ge
         given += 1
         yield Frame(index, file.name, image, 0.0, image_id)
     if not given:
-        first = losses.skipped[0]
-        raise SourceError(
-            f"not one of {len(losses.skipped)} images can be read; of {first.name}: {first.reason}",
-            where=str(files[0].parent),
-            hint="open one in a viewer; copy or convert them again",
-        )
+        raise losses.error(str(files[0].parent))
 
 
 def _every(count: int, reading: Reading) -> int:

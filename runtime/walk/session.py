@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from types import TracebackType
 
 import numpy as np
@@ -23,9 +23,10 @@ from edgewise.runtime.engines.options import (
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.results.result import Result
+from edgewise.runtime.system.errors import SourceError
 from edgewise.runtime.walk.box_sources import BoxSource
 from edgewise.runtime.walk.pipeline import overlapped
-from edgewise.runtime.walk.walk import Inferred, Walk
+from edgewise.runtime.walk.walk import Inferred, Prepared, Walk
 
 
 class Session:
@@ -86,6 +87,7 @@ class Session:
         boxes: BoxSource | None = None,
         *,
         depth: int = 2,
+        unfit: Callable[[Frame, SourceError], None] | None = None,
     ) -> Generator[tuple[Frame, Result]]:
         """Run on consecutive frames; decoding, inference and postprocessing of neighbours overlap.
 
@@ -100,6 +102,8 @@ class Session:
             frames: uint8 [H, W, 3] BGR, or the frames of a source.
             boxes: Says where a model of crops looks in each frame; the whole of it where None.
             depth: See above.
+            unfit: Told of a frame that the model cannot look at, which is then left out; an error where None.
+                Called in the thread that reads the source.
         """
         self.reset()
         walk = self.walk
@@ -107,8 +111,20 @@ class Session:
             frame if isinstance(frame, Frame) else Frame(index, f"frame {index}", frame, 0.0)
             for index, frame in enumerate(frames)
         )
-        prepared = (walk.prepare(frame, None if boxes is None else boxes.boxes(frame)) for frame in numbered)
-        return overlapped(prepared, (walk.infer, self._finish_with_frame), depth=depth)
+
+        def prepared() -> Generator[Prepared]:
+            for frame in numbered:
+                looked_at = None if boxes is None else boxes.boxes(frame)
+                try:
+                    ready = walk.prepare(frame, looked_at)
+                except SourceError as error:
+                    if unfit is None:
+                        raise
+                    unfit(frame, error)
+                else:
+                    yield ready
+
+        return overlapped(prepared(), (walk.infer, self._finish_with_frame), depth=depth)
 
     def _finish_with_frame(self, inferred: Inferred) -> tuple[Frame, Result]:
         return inferred.frame, self.walk.finish(inferred)

@@ -60,8 +60,9 @@ class Preparation:
             SourceError: The image is not uint8 [H, W, 3], or it or a box does not fit the preprocessing.
         """
         _check_image(frame.image, frame.name)
-        graph = self._choose(frame.image)
-        return Prepared(frame, graph, looks_of(self._manifest, frame.image, boxes))
+        # First the looks: a frame that is refused must not be the one that a key graph ran on.
+        looks = looks_of(self._manifest, frame.image, boxes)
+        return Prepared(frame, self._choose(frame.image), looks)
 
     def reset(self) -> None:
         """The next frame is a first frame."""

@@ -127,6 +127,44 @@ def test_a_corrupt_picture_costs_itself_alone(
     assert {record["image_id"] for record in results} == {0, 2}
 
 
+@pytest.fixture
+def exact_bundle(bundle_folder: Path) -> Path:
+    """A bundle that takes frames of 64x96 alone, as many do that were exported for one camera."""
+    manifest = json.loads((bundle_folder / "manifest.json").read_text())
+    manifest["preprocess"] = {"kind": "as-is", "size": [32, 48]}
+    (bundle_folder / "manifest.json").write_text(json.dumps(manifest))
+    return bundle_folder
+
+
+def test_a_picture_that_the_model_does_not_take_costs_itself_alone(
+    edgewise: Verb, exact_bundle: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sizes"
+    folder.mkdir()
+    for name, size in (("a", (40, 48)), ("b", (32, 48)), ("c", (48, 32)), ("d", (32, 48))):
+        cv2.imwrite(str(folder / f"{name}.png"), bright_frame(200, size))
+    status, text, _ = edgewise("run", exact_bundle, folder, "-o", tmp_path / "out")
+    assert status == 0
+    assert "2 frames" in text
+    assert "skipped 2: a.png (the frame is 40 x 48 pixels" in text
+    images = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert {image["file_name"]: "skipped" in image for image in images} == {
+        "a.png": True,
+        "b.png": False,
+        "c.png": True,
+        "d.png": False,
+    }
+    assert edgewise("run", exact_bundle, folder, "--strict")[0] == 1
+    for name in "bd":
+        (folder / f"{name}.png").unlink()
+    status, _, error = edgewise("run", exact_bundle, folder, "-o", tmp_path / "none")
+    assert status == 1
+    assert "not one of 2 images can be used; a.png: the frame is 40 x 48" in only_panel(error)
+    assert not (tmp_path / "none").exists()
+    clip = write_video(tmp_path / "clip.mp4", 3)
+    assert edgewise("run", exact_bundle, clip)[0] == 1
+
+
 def test_strict_ends_at_the_first_corrupt_picture_and_leaves_nothing(
     edgewise: Verb, bundle_folder: Path, pictures: Path, tmp_path: Path
 ) -> None:

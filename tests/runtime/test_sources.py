@@ -226,7 +226,7 @@ def test_a_strict_reader_ends_at_a_corrupt_image(tmp_path: Path) -> None:
 def test_a_folder_without_one_sound_image_is_an_error(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"junk")
-    assert "not one of 2 images can be read; of a.png" in error_of(str(tmp_path)).what
+    assert "not one of 2 images can be used; a.png" in error_of(str(tmp_path)).what
 
 
 def test_every_other_image_keeps_its_place(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ import pytest
 
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import Manifest
+from edgewise.runtime.contract.preprocessing import AsIs
 from edgewise.runtime.contract.schedules import KeyEveryN
 from edgewise.runtime.engines.base import HostState, Ran, Tensor
 from edgewise.runtime.engines.opening import open_engine
 from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.results.result import Result, Scored
+from edgewise.runtime.system.errors import SourceError
 from edgewise.runtime.walk.walk import Preparation, Walk
 
 from .conftest import IMAGE, ONE_THREAD, OUTPUTS, SLOTS, build_bundle, video_manifest
@@ -104,6 +106,15 @@ class DeviceGraph:
 def device_walk(manifest: Manifest) -> tuple[Walk, DeviceGraph, DeviceGraph]:
     key, nonkey = DeviceGraph("key"), DeviceGraph("nonkey")
     return Walk(manifest, {"key": key, "nonkey": nonkey}), key, nonkey
+
+
+def test_a_refused_frame_is_not_the_key_frame() -> None:
+    taken = frame(9)
+    exact = AsIs(size=(taken.shape[0], taken.shape[1]))
+    prepare = Preparation(msgspec.structs.replace(video_manifest(SCHEDULE), preprocess=exact))
+    with pytest.raises(SourceError, match="of exactly"):
+        prepare(Frame(0, "another size", taken[1:], 0.0))
+    assert prepare(Frame(1, "", taken, 0.0)).graph == "key"
 
 
 def test_state_passes_as_the_handle_that_its_writer_gave() -> None:
