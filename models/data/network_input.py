@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from edgewise.models.data.instance_targets import InstanceTargets
 from edgewise.runtime.contract.preprocessing import Preprocess
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.pixels.geometry import Axis, Geometry
+from edgewise.runtime.pixels.warp import warp
 
 SMALLEST_SIDE = 4 / 550
 """Objects thinner than this part of the network input are left out of training, as in YOLACT's code."""
@@ -64,9 +64,5 @@ def _map_boxes(geometry: Geometry, boxes: NDArray[np.float64]) -> NDArray[np.flo
 
 
 def _map_mask(geometry: Geometry, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    height, width = geometry.network_size
-    # cv2.warpAffine counts from the centre of the first pixel.
-    centred = geometry.matrix.copy()
-    centred[:, 2] += 0.5 * centred[:, :2].sum(axis=1) - 0.5
-    warped = cv2.warpAffine(mask.view(np.uint8) * np.uint8(255), centred, (width, height))
-    return np.asarray(warped >= 128, np.bool_)
+    shown = warp(mask.view(np.uint8) * np.uint8(255), geometry.matrix, geometry.network_size)
+    return np.asarray(shown >= 128, np.bool_)

@@ -28,13 +28,13 @@ from edgewise.runtime.contract.preprocessing import (
 )
 from edgewise.runtime.pixels.colours import Frame
 from edgewise.runtime.pixels.geometry import Geometry, Size, scaling
+from edgewise.runtime.pixels.warp import warp
 from edgewise.runtime.system.errors import ManifestError, SourceError
 
 Box = tuple[float, float, float, float]
 
-# INTER_NEAREST takes floor(scale * j), half a pixel off; the exact form follows pixel centres.
+# Nearest is not here: OpenCV's is half a pixel off, and its exact one takes other pixels in every release.
 _RESIZE = {
-    Interpolation.NEAREST: cv2.INTER_NEAREST_EXACT,
     Interpolation.LINEAR: cv2.INTER_LINEAR,
     Interpolation.CUBIC: cv2.INTER_CUBIC,
     Interpolation.AREA: cv2.INTER_AREA,
@@ -156,6 +156,8 @@ def _resize_into(
     (height, width), (inner_h, inner_w) = frame.shape[:2], inner.shape[:2]
     if spec.pixel_rule is PixelRule.ALIGN_CORNERS:
         resized: NDArray[Any] = _resize_aligned(frame, (inner_h, inner_w), spec.interpolation)
+    elif spec.interpolation is Interpolation.NEAREST:
+        resized = frame[_under_centres(height, inner_h)][:, _under_centres(width, inner_w)]
     else:
         resized = cv2.resize(frame, (inner_w, inner_h), dst=inner, interpolation=_RESIZE[spec.interpolation])
     _store(resized, inner, spec.colour)
@@ -163,6 +165,11 @@ def _resize_into(
     scale_y, offset_y = _axis_map(height, inner_h, spec.pixel_rule)
     top, left = corner
     return scaling((height, width), spec.size, (scale_x, scale_y), (offset_x + left, offset_y + top))
+
+
+def _under_centres(source: int, target: int) -> NDArray[np.int64]:
+    """For each pixel of an axis the source pixel that its centre lies in."""
+    return (2 * np.arange(target, dtype=np.int64) + 1) * source // (2 * target)
 
 
 def _axis_map(source: int, target: int, rule: PixelRule) -> tuple[float, float]:
@@ -178,7 +185,7 @@ def _axis_map(source: int, target: int, rule: PixelRule) -> tuple[float, float]:
 
 
 def _resize_aligned(frame: Frame, size: Size, interpolation: Interpolation) -> Frame:
-    # cv2.warpAffine could do this, but OpenCV 4 rounds its sample positions to 1/32 pixel.
+    # `warp` could do this, but it rounds its sample positions to 1/32 pixel.
     rows = _aligned_positions(frame.shape[0], size[0])
     columns = _aligned_positions(frame.shape[1], size[1])
     if interpolation is Interpolation.NEAREST:
@@ -228,22 +235,12 @@ def warp_into(spec: AffineCrop, frame: Frame, canvas: Frame, geometry: Geometry)
 
     Raises:
         ManifestError: An interpolation that a warp cannot be done with.
+        SourceError: The crop spans more pixels than can be sampled from.
     """
     if spec.interpolation not in _WARP:
         raise ManifestError(f"an affine crop cannot use {spec.interpolation.value} interpolation")
-    height, width = spec.size
-    # cv2.warpAffine counts from the centre of the first pixel.
-    centred = geometry.matrix.copy()
-    centred[:, 2] += 0.5 * centred[:, :2].sum(axis=1) - 0.5
-    warped = cv2.warpAffine(
-        frame,
-        centred,
-        (width, height),
-        dst=canvas,
-        flags=_WARP[spec.interpolation],
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=_as_bgr(spec.pad_value, spec.colour),
-    )
+    border = _as_bgr(spec.pad_value, spec.colour)
+    warped = warp(frame, geometry.matrix, spec.size, _WARP[spec.interpolation], border, canvas)
     _store(warped, canvas, spec.colour)
 
 

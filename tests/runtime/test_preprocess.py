@@ -127,7 +127,7 @@ def test_a_crop_samples_where_its_geometry_says(place, target, padding, rule):
     spec = AffineCrop(size=target, padding=padding, pixel_rule=rule, pad_value=(9, 9, 9))
     tensor, geometry = preprocess(spec, frame, box=(x, y, x + w, y + h))
     points = geometry.to_source(centres(target))
-    # OpenCV blends the border's colour in within half a pixel of the edge, and OpenCV 4 rounds positions.
+    # The border's colour is blended in within half a pixel of the edge, and positions are rounded.
     well_inside, well_outside = inside(points, (90, 120), -1), ~inside(points, (90, 120), 1)
     difference = np.abs(tensor[0] - sample(frame, points))[well_inside]
     assert difference.max(initial=0) <= 2
