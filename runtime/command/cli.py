@@ -82,6 +82,13 @@ def run(
     ] = None,
     backend: BackendOption = Target.ONNXRUNTIME,
     precision: PrecisionOption = Precision.FP32,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            help="COCO file that lists the images: results carry its image ids. Left out, a file of --boxes "
+            "that lists them gives the ids, or the numbers that the files are named by, where all differ.",
+        ),
+    ] = None,
     boxes: Annotated[
         Path | None,
         typer.Option(
@@ -172,6 +179,7 @@ def run(
         engine=engine_options(backend, threads=threads, provider=provider),
         precision=precision,
         settings=settings_of(setting),
+        annotations=annotations,
         boxes=looked_at,
         threshold=threshold,
         overlay=overlay,

@@ -42,6 +42,7 @@ from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import ClassLabel, Manifest, Precision
 from edgewise.runtime.decoding.kinds import kind_of
 from edgewise.runtime.engines.options import EngineOptions
+from edgewise.runtime.frames.image_ids import ImageIds
 from edgewise.runtime.frames.reading import Losses, Reading
 from edgewise.runtime.frames.sources import Source, SourceKind, open_source
 from edgewise.runtime.results.kind import Sink
@@ -82,6 +83,7 @@ class RunRequest:
     engine: EngineOptions
     precision: Precision
     settings: Mapping[str, str]
+    annotations: Path | None
     boxes: BoxRequest | None
     threshold: float | None
     overlay: bool
@@ -101,13 +103,21 @@ def run_source(request: RunRequest, console: Console) -> None:
     bundle = Bundle.open(request.bundle)
     if request.boxes is not None:
         require_crops(bundle.manifest)
-    source = open_source(request.source, request.reading)
+    boxes_of_file = _boxes_of_file(request.boxes, bundle.manifest)
+    source = open_source(request.source, request.reading, _image_ids(request, boxes_of_file))
+    if request.annotations is not None and source.kind is not SourceKind.IMAGES:
+        source.close()
+        raise SourceError(
+            "frames of a video or stream are numbered by position, no annotation file names them",
+            where=request.source,
+            hint="leave --annotations out, or give a folder of images",
+        )
     names = _output_names(source, bundle.manifest, overlay=request.overlay, coco=request.coco)
     with (
         Session.open(
             bundle, backend=request.engine, precision=request.precision, settings=request.settings
         ) as session,
-        _box_source(request, bundle.manifest) as boxes,
+        _box_source(request, bundle.manifest, boxes_of_file) as boxes,
     ):
         folder = (
             OutputFolder(request.output, names, replace=request.force)
@@ -127,12 +137,34 @@ def _looked_at(manifest: Manifest) -> ClassLabel:
     return manifest.classes[0] if manifest.classes else ClassLabel(id=1, name="person")
 
 
+def _boxes_of_file(asked: BoxRequest | None, manifest: Manifest) -> CocoBoxes | None:
+    """The boxes where they come from a file."""
+    if asked is None or asked.path.is_dir():
+        return None
+    return CocoBoxes.open(
+        asked.path,
+        _looked_at(manifest),
+        class_name=asked.class_name,
+        least_score=asked.least_score or 0.0,
+        most=asked.most,
+    )
+
+
+def _image_ids(request: RunRequest, boxes: CocoBoxes | None) -> ImageIds | None:
+    """What numbers the images: the annotations, or the file of boxes where it lists images."""
+    if request.annotations is not None:
+        return ImageIds.open(request.annotations)
+    return None if boxes is None else boxes.ids
+
+
 @contextmanager
-def _box_source(request: RunRequest, manifest: Manifest) -> Generator[BoxSource | None]:
+def _box_source(
+    request: RunRequest, manifest: Manifest, boxes_of_file: CocoBoxes | None
+) -> Generator[BoxSource | None]:
     asked = request.boxes
-    if asked is None:
-        yield None
-    elif asked.path.is_dir():
+    if asked is None or boxes_of_file is not None:
+        yield boxes_of_file
+    else:
         with Session.open(asked.path, backend=request.engine, precision=asked.precision) as detector:
             yield DetectorBoxes(
                 detector,
@@ -140,14 +172,6 @@ def _box_source(request: RunRequest, manifest: Manifest) -> Generator[BoxSource 
                 least_score=asked.least_score,
                 most=asked.most or MOST_PEOPLE,
             )
-    else:
-        yield CocoBoxes.open(
-            asked.path,
-            _looked_at(manifest),
-            class_name=asked.class_name,
-            least_score=asked.least_score or 0.0,
-            most=asked.most,
-        )
 
 
 def _output_names(source: Source, manifest: Manifest, *, overlay: bool, coco: bool) -> list[str]:

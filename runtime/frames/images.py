@@ -7,7 +7,6 @@ nowhere but in the results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,19 +67,6 @@ def images_in(folder: Path) -> ImageFolder:
             hint=f"images end in {', '.join(sorted(IMAGE_SUFFIXES))}; subfolders are not searched",
         )
     return ImageFolder(files, tuple(file.name for file in present if file not in set(files)))
-
-
-def image_numbers(files: Sequence[Path]) -> list[int]:
-    """COCO's number of each image: the integer that its file is named by, or its position.
-
-    Files are numbered by their names only where all of them are named by integers that differ: `1.png` and
-    `001.png`, or `1.png` and `1.jpg`, would share one.
-    """
-    if all(file.stem.isdecimal() for file in files):
-        named = [int(file.stem) for file in files]
-        if len(set(named)) == len(named) and max(named) < 1 << 53:
-            return named
-    return list(range(len(files)))
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

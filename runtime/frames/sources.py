@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.runtime.frames.captures import Address, Capture
-from edgewise.runtime.frames.images import IMAGE_SUFFIXES, image_numbers, images_in, read_image
+from edgewise.runtime.frames.image_ids import ImageIds, numbers_by_name
+from edgewise.runtime.frames.images import IMAGE_SUFFIXES, images_in, read_image
 from edgewise.runtime.frames.live import LiveStream
 from edgewise.runtime.frames.network import is_file
 from edgewise.runtime.frames.reading import READING, RECONNECT_SECONDS, Losses, Reading, Skipped, early_end
@@ -38,8 +39,9 @@ class Frame:
         name: File name of an image, `<stem>-<index>` of a video frame.
         image: uint8 [H, W, 3] BGR. Nobody writes to it.
         timestamp: Seconds from the start of a video or stream; 0 for images.
-        image_id: The number that COCO results carry: the integer that an image's file is named by, where all
-            images of the source are named by integers that differ, otherwise the index.
+        image_id: The number that COCO results carry: what a file of ids says (`open_source`), or the integer
+            that an image's file is named by, where all images of the source are named by integers that
+            differ, or the index.
     """
 
     index: int
@@ -86,7 +88,7 @@ class Source:
         self.losses.skipped.append(Skipped(frame.index, frame.name, frame.image_id, error.what))
 
 
-def open_source(text: str, reading: Reading = READING) -> Source:
+def open_source(text: str, reading: Reading = READING, ids: ImageIds | None = None) -> Source:
     """Open what the text names.
 
     A GStreamer pipeline contains ` ! `; a network stream starts with `rtsp://`, `http://` or the like; digits
@@ -101,9 +103,11 @@ def open_source(text: str, reading: Reading = READING) -> Source:
     Args:
         text: See above.
         reading: Which frames are given, and whether a loss is an error.
+        ids: Numbers of images, by their files' names. Frames of videos and streams are numbered by position.
 
     Raises:
-        SourceError: Missing, unreadable, empty, or needing an OpenCV that is not installed.
+        SourceError: Missing, unreadable, empty, with an image that `ids` does not know, or needing an OpenCV
+            that is not installed.
     """
     if " ! " in text:
         return _open_gstreamer(text, reading)
@@ -114,7 +118,7 @@ def open_source(text: str, reading: Reading = READING) -> Source:
     path = Path(text).expanduser()
     if path.is_dir():
         found, losses = images_in(path), Losses()
-        frames = _image_frames(found.files, reading, losses)
+        frames = _image_frames(found.files, ids, reading, losses)
         count = _every(len(found.files), reading)
         return Source(text, SourceKind.IMAGES, frames, count, losses=losses, left_out=found.left_out)
     if not path.exists():
@@ -122,13 +126,22 @@ def open_source(text: str, reading: Reading = READING) -> Source:
     if path.is_char_device():
         return _open_live(_live_address(text, str(path), CAMERAS), reading)
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        frame = next(_image_frames([path], Reading(strict=True), Losses()))
+        frame = next(_image_frames([path], ids, Reading(strict=True), Losses()))
         return Source(text, SourceKind.IMAGES, iter([frame]), 1)
     return _open_video(path, text, reading)
 
 
-def _image_frames(files: Sequence[Path], reading: Reading, losses: Losses) -> Generator[Frame]:
-    numbers = image_numbers(files)
+def _image_frames(
+    files: Sequence[Path], ids: ImageIds | None, reading: Reading, losses: Losses
+) -> Generator[Frame]:
+    names = [file.name for file in files]
+    numbers = numbers_by_name(names) if ids is None else ids.numbers(names)
+    return _read_images(files, numbers, reading, losses)
+
+
+def _read_images(
+    files: Sequence[Path], numbers: Sequence[int], reading: Reading, losses: Losses
+) -> Generator[Frame]:
     given = 0
     for index in range(0, len(files), reading.every):
         file, image_id = files[index], numbers[index]

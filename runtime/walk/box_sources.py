@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgewise.runtime.contract.manifest import ClassLabel, Manifest
 from edgewise.runtime.contract.parts import Coordinate, Fraction, Id
 from edgewise.runtime.frames.coco import CategoryEntry, Flag, ImageEntry, read_coco
+from edgewise.runtime.frames.image_ids import ImageIds
 from edgewise.runtime.frames.images import IMAGE_SUFFIXES
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.sources import Frame
@@ -41,17 +42,19 @@ class CocoBoxes:
 
     A frame that is an image file is looked up by its name, wherever the file of boxes knows names. The frames
     of a video are looked up by their names too, as `edgewise run` writes them, and otherwise by position.
-    Image numbers are COCO's: the integer that a file is named by where all are, otherwise the position.
+    Image numbers are those of `Frame.image_id`.
 
     Attributes:
         file: Where the boxes come from, for errors.
         named: Boxes by file name without folders.
         numbered: Boxes by image number.
+        ids: The numbers of the images that it lists; None where it lists none.
     """
 
     file: Path
     named: Mapping[str, FrameBoxes]
     numbered: Mapping[int, FrameBoxes]
+    ids: ImageIds | None = None
 
     @classmethod
     def open(
@@ -95,11 +98,10 @@ class CocoBoxes:
             dataset = _decode(data, _Annotations, file)
             records, images = dataset.annotations, dataset.images
             category = _category(dataset.categories, class_name or wanted.name, file)
-        names = {image.id: Path(image.file_name).name for image in images}
+        ids = ImageIds.of(images, file)
+        names = {number: name for name, number in ids.by_name.items()}
         named: dict[str, list[_Box]] = {name: [] for name in names.values()}
         numbered: dict[int, list[_Box]] = {number: [] for number in names}
-        if not len(images) == len(named) == len(numbered):
-            raise SourceError("two images have the same number or file name", where=str(file))
         for record in records:
             name, number = _image_of(record, names, file)
             if name is not None:
@@ -110,6 +112,7 @@ class CocoBoxes:
             file,
             {name: _chosen(boxes, category, least_score, most) for name, boxes in named.items()},
             {number: _chosen(boxes, category, least_score, most) for number, boxes in numbered.items()},
+            ids if images else None,
         )
 
     def boxes(self, frame: Frame) -> FrameBoxes:

@@ -123,7 +123,7 @@ def test_wrong_inputs_leave_nothing(spots: ModuleType, tmp_path: Path) -> None:
         export_bundle({"main": spots.SpotFinder()}, incoherent, destination)
     with pytest.raises(ManifestError, match="two budgets"):
         export_bundle({"main": spots.SpotFinder()}, draft, destination, twice)
-    for name, message in (("text.png", "corrupt, or no image"), ("none.png", "no such image")):
+    for name, message in (("text.png", "corrupt, or no image"), ("none.png", "cannot be read: No such file")):
         with pytest.raises(SourceError, match=message):
             export_bundle(
                 {"main": spots.SpotFinder()},

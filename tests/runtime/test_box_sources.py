@@ -144,7 +144,7 @@ def test_least_score_and_most(tmp_path: Path) -> None:
         (annotations(images=[{"id": 7, "file_name": "a.png"}]), "image 9, which is not listed"),
         (
             annotations(images=[{"id": 7, "file_name": "a.png"}, {"id": 9, "file_name": "x/a.png"}]),
-            "same number or file name",
+            "two images have the same file name",
         ),
     ],
 )

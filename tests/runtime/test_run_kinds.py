@@ -88,7 +88,7 @@ def test_boxes_from_a_file(
     assert "3 frames" in text
     assert "people" in text
     results = json.loads((out / "results.json").read_text())
-    assert [record["image_id"] for record in results] == [0, 0, 2, 2]
+    assert [record["image_id"] for record in results] == [10, 10, 12, 12]
     for record, truth in zip(results, [*PEOPLE, *(PEOPLE + TO_THE_RIGHT)], strict=True):
         points = np.array(record["keypoints"]).reshape(3, 3)
         assert np.abs(points[:, :2] + 0.5 - truth).max() < 6
@@ -98,10 +98,59 @@ def test_boxes_from_a_file(
     truth = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "person"}]}
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     loaded = COCO(str(tmp_path / "truth.json")).loadRes(str(out / "results.json"))
-    assert [len(loaded.getAnnIds(imgIds=[image])) for image in (0, 1, 2)] == [2, 0, 2]
+    assert [len(loaded.getAnnIds(imgIds=[image])) for image in (10, 11, 12)] == [2, 0, 2]
     nobody = cv2.imread(str(out / "overlay" / "p1.jpg"))
     assert nobody is not None
     assert nobody.max() < 10
+
+
+def _listing(folder: Path, *images: tuple[int, str]) -> Path:
+    file = folder / "listing.json"
+    file.write_text(json.dumps({"images": [{"id": number, "file_name": name} for number, name in images]}))
+    return file
+
+
+def _ids(out: Path) -> dict[str, int]:
+    return {image["file_name"]: image["id"] for image in json.loads((out / "images.json").read_text())}
+
+
+def test_ids_of_annotations(edgewise: Verb, pose_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "p3.png").write_bytes(b"cut off")
+    listing = _listing(tmp_path, (7, "sub/p1.png"), (5, "p0.png"), (6, "p2.png"), (1, "p3.png"), (9, "x.png"))
+    ids = {"p0.png": 5, "p1.png": 7, "p2.png": 6, "p3.png": 1}
+    first, second = tmp_path / "first", tmp_path / "second"
+    status, _, error = edgewise("run", pose_folder, pictures, "--annotations", listing, "-o", first)
+    assert (status, error.strip()) == (0, "")
+    assert _ids(first) == ids
+    assert {record["image_id"] for record in json.loads((first / "results.json").read_text())} <= {5, 6, 7}
+    # The images.json of a run says them too, and wins over those of a file of boxes.
+    again = first / "images.json"
+    edgewise("run", pose_folder, pictures, "--annotations", again, "--boxes", listing, "-o", second)
+    assert _ids(first) == ids
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        ([(1, "p0.png")], "does not know 2 of 3 images, 'p1.png' first"),
+        ([(1, "p0.png"), (1, "p1.png"), (2, "p2.png")], "the same number: 1"),
+        ([(1, "p0.png"), (2, "a/p1.png"), (3, "b/p1.png")], "the same file name: p1.png"),
+        ([(1 << 60, "p0.png")], "lists no images"),
+    ],
+)
+def test_annotations_that_do_not_tell_the_images_apart(
+    edgewise: Verb,
+    pose_folder: Path,
+    pictures: Path,
+    tmp_path: Path,
+    listed: list[tuple[int, str]],
+    words: str,
+) -> None:
+    listing = _listing(tmp_path, *listed)
+    status, _, error = edgewise("run", pose_folder, pictures, "--annotations", listing, "-o", tmp_path / "o")
+    assert status == 1
+    assert words in " ".join(error.split())
+    assert not (tmp_path / "o").exists()
 
 
 def test_results_are_boxes_of_the_next_run(
@@ -143,7 +192,7 @@ def test_boxes_from_a_detector(
         (("run", "{pose}", "{image}", "--boxes", "{detector}"), "knows no class 'person'"),
         (("run", "{pose}", "{image}", "--boxes", "gone.json"), "cannot be read"),
         (("run", "{pose}", "{image}", "--boxes", "{image}"), "neither a COCO annotation file"),
-        (("run", "{pose}", "{image}", "--boxes", "{annotations}"), "does not know the frame 'other.png'"),
+        (("run", "{pose}", "{image}", "--boxes", "{annotations}"), "not know 1 of 1 images, 'other.png'"),
         (("run", "{pose}", "{image}", "--boxes", "{pose}"), "looks at crops itself"),
         (
             ("run", "{pose}", "{image}", "--boxes", "{detector}", "--boxes-precision", "int8"),
