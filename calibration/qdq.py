@@ -1,6 +1,7 @@
 """The signed eight-bit form of a graph: QuantizeLinear and DequantizeLinear pairs that TensorRT fuses.
 
-Codes are signed and symmetric (zero point 0). Activations have one scale a tensor, amax / 127; weights one a
+Codes are signed and symmetric; every node names its zero point, 0, because TensorRT 8.x reads all three inputs
+of both operators. Activations have one scale a tensor, amax / 127; weights one a
 output channel, stored as int8 behind a DequantizeLinear; biases stay float. Rounding is half to even and
 codes saturate at -128 and 127, as both ONNX and TensorRT define them.
 """
@@ -92,7 +93,8 @@ class CodeWriter:
         self._table = table
         self._taken = taken
         self._codes: dict[str, tuple[str, str, str]] = {}
-        self._weights: dict[tuple[str, int], tuple[str, str]] = {}
+        self._weights: dict[tuple[str, int], tuple[str, str, str]] = {}
+        self._zeros: dict[tuple[int, ...], str] = {}
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
 
@@ -103,7 +105,7 @@ class CodeWriter:
     def quantise_activation(self, tensor: str) -> None:
         """Round a tensor to the scale that the table gives it."""
         scale = self._store(f"{tensor}_scale", np.float32(self._table.scale_of(tensor)))
-        zero = self._store(f"{tensor}_zero", np.int8(0))
+        zero = self._zero(())
         codes = fresh_name(self._taken, f"{tensor}_codes")
         self._codes[tensor] = (codes, scale, zero)
         self.nodes.append(
@@ -128,6 +130,7 @@ class CodeWriter:
             self._weights[op.weight, op.axis] = (
                 self._store(f"{op.weight}_codes", codes),
                 self._store(f"{op.weight}_scale", scale),
+                self._zero(scale.shape),
             )
         real = fresh_name(self._taken, f"{op.weight}_for_{op.node.name}")
         self.nodes.append(
@@ -140,6 +143,13 @@ class CodeWriter:
             )
         )
         return real
+
+    def _zero(self, shape: tuple[int, ...]) -> str:
+        """The zero points of scales of this shape, stored once."""
+        if shape not in self._zeros:
+            wanted = "_".join(("code_zero", *map(str, shape)))
+            self._zeros[shape] = self._store(wanted, np.zeros(shape, np.int8))
+        return self._zeros[shape]
 
     def _store(self, wanted: str, values: NDArray[np.generic] | np.generic) -> str:
         name = fresh_name(self._taken, wanted)

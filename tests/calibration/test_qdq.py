@@ -50,6 +50,17 @@ def test_codes_are_signed_and_symmetric(signed: onnx.ModelProto) -> None:
         assert constants[node.input[1]].shape == ()
 
 
+def test_every_code_node_names_its_zero_point(signed: onnx.ModelProto) -> None:
+    """TensorRT 8.x reads the third input of both operators without looking whether it is there."""
+    constants, zeros = initializers(signed), dict[str, tuple[int, ...]]()
+    for node in signed.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            scale, zero = (constants[name] for name in node.input[1:])
+            assert (zero.dtype, zero.shape, zero.any()) == (np.int8, scale.shape, False)
+            zeros[node.input[2]] = zero.shape
+    assert len(set(zeros.values())) == len(zeros), "one tensor of zeros for each length"
+
+
 def test_scales_come_from_the_table(signed: onnx.ModelProto, table: CalibrationTable) -> None:
     constants = initializers(signed)
     for node in signed.graph.node:
