@@ -1,9 +1,9 @@
 """The signed eight-bit form of a graph: QuantizeLinear and DequantizeLinear pairs that TensorRT fuses.
 
-Codes are signed and symmetric; every node names its zero point, 0, because TensorRT 8.x reads all three inputs
-of both operators. Activations have one scale a tensor, amax / 127; weights one a
-output channel, stored as int8 behind a DequantizeLinear; biases stay float. Rounding is half to even and
-codes saturate at -128 and 127, as both ONNX and TensorRT define them.
+Codes are signed and symmetric, and every node names its zero point 0, because TensorRT 8.x reads all three
+inputs of both operators. Activations have one scale a tensor, amax / 127; weights one a output channel,
+stored as int8 behind a DequantizeLinear; biases stay float. Rounding is half to even and codes saturate at
+-128 and 127, as both ONNX and TensorRT define them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bring a graph from opset 18 or 19 to 17, the newest that TensorRT 8.5 and 8.6 parse, where nothing is lost.
+"""Bring a graph from opset 18 or 19 to 17, the newest that TensorRT 8.6 parses, where nothing is lost.
 
 Between the two sets most operators kept their definition. For those that did not, the new form has an exact
 old one if the new feature is not used: reduction axes and pad axes become attributes or full pads, equal

@@ -2,7 +2,7 @@
 
 Nodes that stay wider than INT8 compute in float16 in TensorRT's file (in float32 where their ranges ask for
 it), and in float32 in ONNX Runtime's, whose CPU kernels have no float16. What has no weights stays float32:
-it fuses into the integer kernels, and scales in float32 are read by every TensorRT from 8.5 on.
+it fuses into the integer kernels, and scales in float32 are read by every TensorRT from 8.6 on.
 """
 
 from __future__ import annotations

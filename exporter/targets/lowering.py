@@ -10,7 +10,7 @@ from edgewise.exporter.passes.lower_deform_conv import lower_deform_conv
 from edgewise.exporter.passes.lower_opset import lower_opset, obstacle
 from edgewise.exporter.passes.lower_roi_align import lower_roi_align
 from edgewise.exporter.passes.plain_reshape import plain_reshape
-from edgewise.exporter.targets.profiles import check_target, profile_of
+from edgewise.exporter.targets.profiles import check_target, refused_by
 from edgewise.runtime.contract.manifest import Graph, ProvenanceStep, Target
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def lower_for(model: onnx.ModelProto, target: Target, runner: PassRunner) -> onn
 
 def passes_for(target: Target) -> tuple[Pass, ...]:
     """The passes whose operators a target does not run natively."""
-    refused = profile_of(target).refused
+    refused = refused_by(target)
     lowerings = {"RoiAlign": lower_roi_align, "DeformConv": lower_deform_conv}
     return tuple(lowering() for operator, lowering in lowerings.items() if operator in refused)
 

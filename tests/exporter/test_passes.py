@@ -16,10 +16,8 @@ from edgewise.exporter.graph.passes import Pass, PassRunner, expose
 from edgewise.exporter.passes.demote_probes import demote_probes
 from edgewise.exporter.passes.lower_opset import lower_opset, obstacle
 from edgewise.exporter.passes.plain_reshape import plain_reshape
-from edgewise.exporter.targets.profiles import check_target
 from edgewise.exporter.way.export import CanonicalGraph
 from edgewise.runtime.compare.tensors import difference
-from edgewise.runtime.contract.manifest import Target
 from edgewise.runtime.system.errors import ExportError
 
 X = np.random.default_rng(1).normal(size=(1, 4, 6, 6)).astype(np.float32)
@@ -274,71 +272,6 @@ def test_a_probe_beside_the_way_is_refused(spots_canonical: CanonicalGraph) -> N
 def test_exposing_an_unknown_tensor_is_an_error(spots_canonical: CanonicalGraph) -> None:
     with pytest.raises(ExportError, match="makes no tensor 'nothing'"):
         expose(spots_canonical.fp32, ["nothing"])
-
-
-# ---------------------------------------------------------------- targets
-
-
-@pytest.mark.parametrize("target", list(Target))
-def test_the_example_runs_on_every_target(spots_canonical: CanonicalGraph, target: Target) -> None:
-    check_target(spots_canonical.fp32, target)
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (
-            model_of(
-                [node("Flatten", ["x"], ["f"], axis=0), node("TopK", ["f", "k"], ["y", "i"], name="best")],
-                {"y": (1, 4000)},
-                {"k": np.array([4000])},
-            ),
-            "K is 4000, the limit is 3840",
-        ),
-        (model_of([node("NonZero", ["x"], ["y"], name="best")], {"y": (4, 9)}), "depends on the data"),
-        (
-            model_of(
-                [
-                    node("ReduceMax", ["x"], ["m"], keepdims=0),
-                    node("Range", ["zero", "m", "one"], ["y"], name="best"),
-                ],
-                {"y": (9,)},
-                {"zero": np.float32(0), "one": np.float32(1)},
-            ),
-            "its bound m depends on the data",
-        ),
-        (
-            model_of([node("QuantizeLinear", ["x", "s", "z"], ["y"], name="best")], {"y": X.shape},
-                     {"s": np.float32(0.1), "z": np.uint8(0)}),
-            "only signed 8-bit",
-        ),
-        (
-            model_of([node("QuantizeLinear", ["x", "s", "z"], ["y"], name="best")], {"y": X.shape},
-                     {"s": np.float32(0.1), "z": np.int8(3)}),
-            "must be a constant 0",
-        ),
-        (
-            model_of([node("MaxPool", ["x"], ["y"], name="best", kernel_shape=[2, 2], dilations=[2, 2])],
-                     {"y": (1, 4, 4, 4)}),
-            "dilations are not supported",
-        ),
-    ],
-    ids=["top-k", "non-zero", "range", "uint8", "zero-point", "pool"],
-)  # fmt: skip
-@pytest.mark.parametrize("target", [Target.TENSORRT, Target.TENSORRT_RTX])
-def test_what_a_target_refuses_is_named(model: onnx.ModelProto, message: str, target: Target) -> None:
-    with pytest.raises(ExportError, match=message) as caught:
-        check_target(model, target)
-    assert caught.value.where == "best"
-    check_target(model, Target.ONNXRUNTIME)
-
-
-def test_roi_align_is_native_on_tensorrt_only() -> None:
-    rois = {"rois": np.array([[0, 0, 3, 3]], np.float32), "batch": np.array([0])}
-    model = model_of([node("RoiAlign", ["x", "rois", "batch"], ["y"])], {"y": (1, 4, 1, 1)}, rois)
-    check_target(model, Target.TENSORRT)
-    with pytest.raises(ExportError, match="tensorrt-rtx refuses RoiAlign"):
-        check_target(model, Target.TENSORRT_RTX)
 
 
 # ---------------------------------------------------------------- numbers
