@@ -164,7 +164,13 @@ def build(
         Path | None,
         typer.Option("--output", "-o", help="Folder of the engine; the user's cache if left out."),
     ] = None,
+    graph: Annotated[
+        list[str] | None, typer.Option(help="One of the bundle's graphs; may be repeated; all if left out.")
+    ] = None,
     workspace: Annotated[int | None, typer.Option(min=1, help="Builder's scratch memory in MiB.")] = None,
+    optimisation_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="0 builds quickly, 5 searches longest; 3 if left out.")
+    ] = None,
     force: Annotated[bool, typer.Option(help="Build even where the engine is in the cache.")] = False,
 ) -> None:
     """Build the engine of every graph, and check that it computes in the precision that was asked for."""
@@ -173,20 +179,25 @@ def build(
         from edgewise.runtime.contract.bundle import Bundle
 
         opened = Bundle.open(bundle)
-        with _steps(lines=False) as step:
-            options = BuildOptions(
-                compute_capabilities=tuple(
-                    name.strip() for name in compute_capability.split(",") if name.strip()
-                ),
-                output=output,
-                workspace_mib=workspace,
-                force=force,
-                progress=step,
+        capabilities = tuple(name.strip() for name in compute_capability.split(",") if name.strip())
+        for name in graph or opened.manifest.graphs:
+            with _steps(lines=False) as step:
+                options = BuildOptions(
+                    graph=name,
+                    compute_capabilities=capabilities,
+                    output=output,
+                    workspace_mib=workspace,
+                    optimisation_level=optimisation_level,
+                    force=force,
+                    progress=step,
+                )
+                record = build_engine(opened, target, precision, options)
+                opened = with_realised(opened, record, step)
+            layers = ", ".join(f"{number} {kind}" for kind, number in record.realised.layers.items())
+            _say(
+                f"{name}, {record.realised.tool} for {record.realised.device}: "
+                f"{record.size / 1e6:.1f} MB, layers: {layers}"
             )
-            record = build_engine(opened, target, precision, options)
-            with_realised(opened, record, step)
-    layers = ", ".join(f"{number} {name}" for name, number in record.realised.layers.items())
-    _say(f"{record.realised.tool} for {record.realised.device}: {record.size / 1e6:.1f} MB, layers: {layers}")
 
 
 @app.command()

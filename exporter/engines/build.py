@@ -22,10 +22,9 @@ import msgspec
 
 from edgewise.exporter.engines.check import check_realised
 from edgewise.exporter.engines.compile import CompileJob, compile_graph
-from edgewise.exporter.engines.pins import FLOAT, HALF, Pins, pins_for_calibrator, pins_from_types, read_model
+from edgewise.exporter.engines.pins import Pins, pins_from_types, read_model
 from edgewise.exporter.engines.realised import count_types
-from edgewise.exporter.engines.recipe import BuildRecipe, TensorRTFeatures, choose_recipe
-from edgewise.exporter.engines.recipe import Int8Source as Int8Source
+from edgewise.exporter.engines.recipe import TensorRTFeatures, choose_recipe
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import KeptNode, Precision, RealisedPrecision, Target
 from edgewise.runtime.engines.cache import EngineCache, EngineKey, cache_folder
@@ -49,7 +48,6 @@ class BuildOptions:
         output: Folder for the engine and its record; None means the user's cache, which `edgewise run` reads.
         workspace_mib: Limit of the builder's scratch memory in MiB; None leaves TensorRT's.
         optimisation_level: 0 (quick) to 5 (slow, thorough); None leaves TensorRT's 3.
-        int8_source: Where INT8 ranges come from.
         force: Build even where the engine is in the cache.
         progress: Called with the name of each phase.
     """
@@ -59,7 +57,6 @@ class BuildOptions:
     output: Path | None = None
     workspace_mib: int | None = None
     optimisation_level: int | None = None
-    int8_source: Int8Source = Int8Source.GRAPH
     force: bool = False
     progress: Callable[[str], None] = field(default=_silent, compare=False)
 
@@ -107,7 +104,6 @@ def build_engine(
         compiled.weighted,
         plan.kept,
         compiled.layers,
-        quantised_in_graph=plan.job.calibration_cache is None,
         where=plan.job.where,
     )
     record = EngineRecord(
@@ -142,24 +138,20 @@ class Plan:
 def _plan(trt: Any, bundle: Bundle, target: Target, precision: Precision, options: BuildOptions) -> Plan:
     named = bundle.graph_bytes(options.graph, target, precision)
     graph = bundle.graph(options.graph)
-    recipe = choose_recipe(TensorRTFeatures.of(trt), precision, options.int8_source)
+    recipe = choose_recipe(TensorRTFeatures.of(trt), precision)
     device = _device(target, options)
     source = bundle.graph_entry(options.graph, target, recipe.source)
     model = bundle.model(source.path)
-    kept = _kept(bundle, options.graph, precision)
-    pins = _pins(recipe, named, model, kept)
-    calibration = _calibration_cache(bundle, options.graph) if recipe.calibration_cache else None
+    pins = _pins(bundle, options.graph, target, model) if recipe.pin_layers else {}
     job = CompileJob(
         model=model,
         where=str(bundle.path / source.path),
         graph=graph,
         network_flags=recipe.network_flags,
-        set_flags=tuple(name for name in recipe.set_flags if name != "FP16" or HALF in pins.values()),
+        set_flags=recipe.set_flags,
         clear_flags=recipe.clear_flags,
         compute_capabilities=() if device.gpu else device.compute_capabilities,
         pins=pins,
-        default_pin=FLOAT if precision is Precision.FP16 and recipe.pin_layers else None,
-        calibration_cache=calibration,
         workspace_mib=options.workspace_mib,
         optimisation_level=options.optimisation_level,
         timing_cache=_timing_cache(trt, device),
@@ -170,16 +162,16 @@ def _plan(trt: Any, bundle: Bundle, target: Target, precision: Precision, option
         target=target,
         precision=precision,
         model_sha256=hashlib.sha256(named).hexdigest(),
-        source_sha256=hashlib.sha256(model + (calibration or b"")).hexdigest(),
+        source_sha256=hashlib.sha256(model).hexdigest(),
         tool_version=str(trt.__version__),
         compute_capabilities=device.compute_capabilities,
         gpu=device.gpu,
         shapes={spec.name: spec.shape for spec in graph.inputs},
         flags=recipe.flags(),
-        options=_named_options(precision, options),
+        options=_named_options(options),
         writer=_writer(),
     )
-    return Plan(device, job, key, kept)
+    return Plan(device, job, key, _kept(bundle, options.graph, precision))
 
 
 def with_realised(bundle: Bundle, record: EngineRecord, progress: Callable[[str], None] = _silent) -> Bundle:
@@ -256,7 +248,7 @@ def _device(target: Target, options: BuildOptions) -> Device:
             f"there is no GPU here to build for ({error.what})",
             hint="name the GPUs that shall run it, e.g. --compute-capability sm86,sm89",
         ) from None
-    return Device((gpu.compute_capability,), gpu.name if target is Target.TENSORRT else "")
+    return Device((gpu.compute_capability,), gpu.tuned_for if target is Target.TENSORRT else "")
 
 
 def _kept(bundle: Bundle, graph: str, precision: Precision) -> tuple[KeptNode, ...]:
@@ -266,30 +258,17 @@ def _kept(bundle: Bundle, graph: str, precision: Precision) -> tuple[KeptNode, .
     return ()
 
 
-def _pins(recipe: BuildRecipe, named: bytes, source: bytes, kept: tuple[KeptNode, ...]) -> Pins:
-    if not recipe.pin_layers:
-        return {}
-    if recipe.calibration_cache:
-        return pins_for_calibrator(read_model(source), kept)
-    return pins_from_types(read_model(named))
+def _pins(bundle: Bundle, graph: str, target: Target, compiled: bytes) -> Pins:
+    """By the FP16 file's types, where the bundle has one."""
+    halves = [entry.precision for entry in bundle.manifest.precisions if entry.precision is Precision.FP16]
+    typed = bundle.graph_bytes(graph, target, Precision.FP16) if halves else compiled
+    return pins_from_types(read_model(compiled), read_model(typed))
 
 
-def _calibration_cache(bundle: Bundle, graph: str) -> bytes:
-    calibration = bundle.manifest.calibration
-    if calibration is None or graph not in calibration.tensorrt_caches:
-        raise BuildError(
-            "the bundle has no calibration cache",
-            where=str(bundle.path),
-            hint="run `edgewise calibrate`, or build from the INT8 graph",
-        )
-    return bundle.read(calibration.tensorrt_caches[graph])
-
-
-def _named_options(precision: Precision, options: BuildOptions) -> dict[str, str]:
+def _named_options(options: BuildOptions) -> dict[str, str]:
     named = {
         "workspace_mib": options.workspace_mib,
         "optimisation_level": options.optimisation_level,
-        "int8_source": options.int8_source.value if precision is Precision.INT8 else None,
     }
     return {name: str(value) for name, value in named.items() if value is not None}
 

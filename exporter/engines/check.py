@@ -18,7 +18,6 @@ def check_realised(
     kept: Sequence[KeptNode],
     layers: Sequence[EngineLayer],
     *,
-    quantised_in_graph: bool = True,
     where: str,
 ) -> None:
     """Hold an engine to its precision.
@@ -27,7 +26,6 @@ def check_realised(
     or a wider type. For INT8 every other weighted node must be quantised in the graph.
 
     Args:
-        quantised_in_graph: False for the calibrator path, where no node is.
         where: The model file, for the error.
 
     Raises:
@@ -48,7 +46,7 @@ def check_realised(
         elif node.name in kept_at:
             if WIDTH.get(got, -1) < WIDTH[kept_at[node.name].value]:
                 problems.append(f"{node.name} was kept in {kept_at[node.name].value} and computes in {got}")
-        elif precision is Precision.INT8 and quantised_in_graph and not node.quantised:
+        elif precision is Precision.INT8 and not node.quantised:
             problems.append(f"{node.name} is neither quantised nor kept wider by the manifest")
         elif got != precision.value:
             problems.append(f"{node.name} computes in {got}")

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgewise.exporter.engines.calibrator import cache_for, make_calibrator
 from edgewise.exporter.engines.pins import Pins, apply_pins
 from edgewise.exporter.engines.realised import EngineLayer, layers_from_inspector, layers_from_log
 from edgewise.exporter.engines.watch import BuildLog, interruptible, make_monitor
 from edgewise.exporter.engines.weighted import WeightedNode, weighted_nodes
 from edgewise.runtime.contract.manifest import DType, Graph, TensorSpec
 from edgewise.runtime.engines.base import check_signature
-from edgewise.runtime.engines.tensorrt_api import make_logger, manifest_dtype
+from edgewise.runtime.engines.tensorrt_api import make_logger, manifest_dtype, register_plugins
 from edgewise.runtime.system.atomic import write_bytes
 from edgewise.runtime.system.errors import BuildError
 
@@ -34,8 +33,7 @@ class CompileJob:
         graph: What its inputs and outputs must be.
         network_flags, set_flags, clear_flags: Names of TensorRT's flags.
         compute_capabilities: Targets of TensorRT-RTX (`sm86`); empty for TensorRT, which builds for its GPU.
-        pins, default_pin: Layer types of a weakly typed build.
-        calibration_cache: Text of the calibration cache; None for every other path.
+        pins: Layer types of a weakly typed build.
         workspace_mib: Limit of scratch memory; None leaves TensorRT's.
         optimisation_level: 0 to 5; None leaves TensorRT's.
         timing_cache: File of kernel timings that is read and renewed; None for none.
@@ -50,8 +48,6 @@ class CompileJob:
     clear_flags: tuple[str, ...] = ()
     compute_capabilities: tuple[str, ...] = ()
     pins: Pins = field(default_factory=dict)
-    default_pin: str | None = None
-    calibration_cache: bytes | None = None
     workspace_mib: int | None = None
     optimisation_level: int | None = None
     timing_cache: Path | None = None
@@ -78,6 +74,7 @@ def compile_graph(trt: Any, job: CompileJob) -> Compiled:
     """
     log = BuildLog()
     logger = make_logger(trt, log.listen)
+    register_plugins(trt)
     builder = _create_builder(trt, logger, log)
     network = builder.create_network(_bits(trt.NetworkDefinitionCreationFlag, job.network_flags))
     job.report("parsing")
@@ -86,7 +83,7 @@ def compile_graph(trt: Any, job: CompileJob) -> Compiled:
     _check_network(trt, network, job)
     weighted = weighted_nodes(trt, network)
     if job.pins:
-        apply_pins(trt, network, job.pins, default=job.default_pin)
+        apply_pins(trt, network, job.pins)
     config = builder.create_builder_config()
     keep_alive = _configure(trt, builder, network, config, job)
     started = time.perf_counter()
@@ -191,16 +188,19 @@ def _configure(trt: Any, builder: Any, network: Any, config: Any, job: CompileJo
             profile.set_shape(tensor.name, shapes[tensor.name], shapes[tensor.name], shapes[tensor.name])
         config.add_optimization_profile(profile)
         keep_alive.append(profile)
-    if job.calibration_cache is not None:
-        calibrator = make_calibrator(trt, cache_for(job.calibration_cache, trt.__version__))
-        config.int8_calibrator = calibrator
-        keep_alive.append(calibrator)
     if job.timing_cache is not None:
-        known = job.timing_cache.read_bytes() if job.timing_cache.exists() else b""
-        cache = config.create_timing_cache(known) or config.create_timing_cache(b"")
-        config.set_timing_cache(cache, False)
-        keep_alive.append(cache)
+        keep_alive.append(_attach_timings(config, job.timing_cache))
     return keep_alive
+
+
+def _attach_timings(config: Any, path: Path) -> Any:
+    """Let the builder begin with the timings of earlier builds; what it does not take is begun anew."""
+    known = path.read_bytes() if path.exists() else b""
+    for data in dict.fromkeys((known, b"")):
+        cache = config.create_timing_cache(data)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache
+    return None
 
 
 def _set_targets(trt: Any, config: Any, names: Sequence[str]) -> None:
@@ -219,8 +219,9 @@ def _set_targets(trt: Any, config: Any, names: Sequence[str]) -> None:
 
 
 def _save_timings(config: Any, job: CompileJob) -> None:
-    if job.timing_cache is not None:
-        write_bytes(job.timing_cache, bytes(config.get_timing_cache().serialize()))
+    cache = config.get_timing_cache() if job.timing_cache is not None else None
+    if job.timing_cache is not None and cache is not None:
+        write_bytes(job.timing_cache, bytes(cache.serialize()))
 
 
 def _read_layers(

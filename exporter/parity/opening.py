@@ -371,11 +371,11 @@ def engine_obstacle(bundle: Bundle, name: str, file: GraphFile) -> str | None:
         model_sha256=next(entry.sha256 for entry in bundle.manifest.files if entry.path == file.path),
         tool_version=str(tensorrt.__version__),
         compute_capability=gpu.compute_capability,
-        gpu=gpu.name,
+        gpu=gpu.tuned_for,
     )
     if record is not None:
         return None
     return (
-        f"no engine is built for {gpu.name}: run `edgewise build --target {file.target.value} "
+        f"no engine is built for {gpu.tuned_for}: run `edgewise build --target {file.target.value} "
         f"--precision {file.precision.value}`"
     )

@@ -47,7 +47,7 @@ class EngineKey(Part, frozen=True, kw_only=True):
     compute_capabilities: tuple[str, ...]
     """Sorted, e.g. `("sm86", "sm89")`."""
     gpu: str = ""
-    """Name of the GPU it was tuned on; empty where an engine suits every GPU of its compute capabilities."""
+    """The GPU it was tuned on and its multiprocessors; empty where an engine suits every GPU of its kind."""
     shapes: dict[str, tuple[PositiveInt, ...]]
     """Input name -> shape."""
     flags: tuple[str, ...] = ()

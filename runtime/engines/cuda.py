@@ -1,4 +1,4 @@
-"""The GPU through pycuda: one primary context, pinned host buffers, device buffers, streams.
+"""The GPU: what it is, by the driver's library alone, and one primary context, buffers and streams by pycuda.
 
 TensorRT uses the device's primary context, so this does too. pycuda keeps a stack of contexts per thread:
 everything that touches the GPU stands inside `with context.active()`, in whatever thread it runs, and memory
@@ -7,6 +7,8 @@ is freed there as well.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,22 +28,73 @@ INSTALL_PYCUDA = (
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU of this machine. `compute_capability` is written `sm86`."""
+    """A GPU of this machine.
+
+    Attributes:
+        compute_capability: Written `sm86`.
+        multiprocessors: Those that are switched on: a Jetson's power modes change their number, and every
+            Orin calls itself `Orin`.
+    """
 
     index: int
     name: str
     compute_capability: str
+    multiprocessors: int
+
+    @property
+    def tuned_for(self) -> str:
+        """What kernels that were timed here fit."""
+        return f"{self.name}, {self.multiprocessors} multiprocessors"
+
+
+_MAJOR, _MINOR, _MULTIPROCESSORS = 75, 76, 16
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR and CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT."""
 
 
 def find_gpu(index: int = 0) -> Gpu:
-    """Describe a GPU of this machine.
+    """Describe a GPU of this machine; needs its driver and nothing else.
 
     Raises:
-        BackendError: pycuda is not installed, or there is no such GPU.
+        BackendError: There is no driver, or no such GPU.
     """
-    device = _device(_driver(), index)
-    major, minor = device.compute_capability()
-    return Gpu(index, str(device.name()), f"sm{major}{minor}")
+    try:
+        library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError as error:
+        raise _unusable(f"the driver's library does not load: {error}") from None
+
+    def call(function: str, *arguments: Any) -> None:
+        code = getattr(library, function)(*arguments)
+        if code != 0:
+            raise _unusable(f"{function} gives error {code}")
+
+    def number(function: str, *arguments: Any) -> int:
+        value = ctypes.c_int()
+        call(function, ctypes.byref(value), *arguments)
+        return value.value
+
+    call("cuInit", 0)
+    _require_gpu(index, number("cuDeviceGetCount"))
+    device = number("cuDeviceGet", index)
+    name = ctypes.create_string_buffer(256)
+    call("cuDeviceGetName", name, len(name), device)
+    major, minor, multiprocessors = (
+        number("cuDeviceGetAttribute", attribute, device) for attribute in (_MAJOR, _MINOR, _MULTIPROCESSORS)
+    )
+    return Gpu(index, name.value.decode(), f"sm{major}{minor}", multiprocessors)
+
+
+def _unusable(reason: str) -> BackendError:
+    return BackendError(
+        f"no CUDA device can be used: {reason}",
+        hint="this backend needs an NVIDIA GPU and its driver; `--backend onnxruntime` needs none",
+    )
+
+
+def _require_gpu(index: int, count: int) -> None:
+    if count == 0:
+        raise _unusable("the driver finds none")
+    if not 0 <= index < count:
+        raise BackendError(f"there is no GPU {index}", hint=f"this machine has {count}, counted from 0")
 
 
 def _driver() -> Any:
@@ -56,12 +109,8 @@ def _device(driver: Any, index: int) -> Any:
         driver.init()
         count = int(driver.Device.count())
     except driver.Error as error:
-        raise BackendError(
-            f"no CUDA device can be used: {error}",
-            hint="this backend needs an NVIDIA GPU and its driver; `--backend onnxruntime` needs none",
-        ) from None
-    if not 0 <= index < count:
-        raise BackendError(f"there is no GPU {index}", hint=f"this machine has {count}, counted from 0")
+        raise _unusable(str(error)) from None
+    _require_gpu(index, count)
     return driver.Device(index)
 
 
@@ -69,7 +118,7 @@ class CudaContext:
     """The primary context of one GPU.
 
     Raises:
-        BackendError: As `find_gpu`.
+        BackendError: pycuda is not installed, or there is no such GPU.
     """
 
     def __init__(self, index: int = 0) -> None:

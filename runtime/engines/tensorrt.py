@@ -18,6 +18,7 @@ from edgewise.runtime.engines.tensorrt_api import (
     import_tensorrt,
     make_logger,
     manifest_dtype,
+    register_plugins,
 )
 from edgewise.runtime.system.errors import BackendError
 
@@ -59,11 +60,11 @@ def open_tensorrt(
         model_sha256=model_sha256,
         tool_version=str(trt.__version__),
         compute_capability=gpu.compute_capability,
-        gpu=gpu.name,
+        gpu=gpu.tuned_for,
     )
     if record is None:
         raise BackendError(
-            f"no {precision.value} engine is built for {gpu.name} ({gpu.compute_capability}) with "
+            f"no {precision.value} engine is built for {gpu.tuned_for} ({gpu.compute_capability}) with "
             f"{target.value} {trt.__version__}",
             where=str(cache.folder),
             hint=f"edgewise build {bundle.path} --target {target.value} --precision {precision.value}",
@@ -173,6 +174,7 @@ class TensorRTEngine(HostState):
         self._cuda.close()
 
     def _open(self, plan: bytes, trt: Any) -> None:
+        register_plugins(trt)
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:

@@ -6,6 +6,7 @@ The four differ little in their Python names; `docs/engines.md` holds the table.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -29,6 +30,8 @@ _DTYPES = {
 }
 
 ERROR, WARNING, INFO, VERBOSE = "error", "warning", "info", "verbose"
+_PLUGIN_LOGGERS: list[Any] = []
+
 Listener = Callable[[str, str], None]
 """Called with the severity and the text of each message."""
 
@@ -81,6 +84,28 @@ def make_logger(trt: Any, listener: Listener) -> Any:
         listener(names.get(level, VERBOSE), message)
 
     return type("EdgewiseLogger", (trt.ILogger,), {"__init__": construct, "log": log})()
+
+
+@cache
+def register_plugins(trt: Any) -> None:
+    """Fill TensorRT's plugin registry, once a process; call before parsing and before deserialising.
+
+    The parser makes a plugin of RoiAlign. Up to TensorRT 9 it filled the registry itself, since 10 it does
+    not, and no version does so before it deserialises. TensorRT keeps the logger for good, so this does too.
+
+    Raises:
+        BackendError: TensorRT cannot load its plugins.
+    """
+    if not hasattr(trt, "init_libnvinfer_plugins"):
+        return
+    errors: list[str] = []
+    logger = make_logger(trt, lambda level, message: errors.append(message) if level == ERROR else None)
+    _PLUGIN_LOGGERS.append(logger)
+    if not trt.init_libnvinfer_plugins(logger, ""):
+        raise BackendError(
+            f"TensorRT's plugins cannot be registered: {errors[0] if errors else 'no reason was given'}",
+            hint="install TensorRT again, with its plugin library",
+        )
 
 
 def manifest_dtype(dtype: Any) -> DType | None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -26,6 +26,7 @@ from edgewise.runtime.contract.manifest import DType, KeptNode, Precision, Preci
 from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
 from edgewise.runtime.contract.preprocessing import Stretch
 from edgewise.runtime.engines.cache import EngineCache
+from edgewise.runtime.engines.cuda import Gpu, find_gpu
 from edgewise.runtime.engines.opening import open_engine
 from edgewise.runtime.engines.tensorrt_api import import_tensorrt
 from edgewise.runtime.system.errors import BackendError, BuildError, EdgewiseError, MissingExtraError
@@ -306,6 +307,28 @@ def test_realised_precision_can_join_the_manifest(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- refusals
 
 
+def test_plugins_are_registered_before_parsing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real TensorRT-RTX with its registry's door watched; 10 and later parse RoiAlign only behind it."""
+    calls: list[str] = []
+    real = import_tensorrt(Target.TENSORRT_RTX, verb="build")
+    watched = ModuleType("watched_tensorrt")
+    watched.__dict__.update(vars(real))
+
+    def initialise(logger: object, namespace: str) -> bool:
+        calls.append(f"plugins of {namespace!r}")
+        return bool(real.init_libnvinfer_plugins(logger, namespace))
+
+    def parser(network: object, logger: object) -> object:
+        calls.append("parser")
+        return real.OnnxParser(network, logger)
+
+    monkeypatch.setattr(watched, "init_libnvinfer_plugins", initialise, raising=False)
+    monkeypatch.setattr(watched, "OnnxParser", parser)
+    monkeypatch.setattr("edgewise.exporter.engines.build.import_tensorrt", lambda target, verb: watched)
+    build(bundle, Precision.FP32, force=True)
+    assert calls == ["plugins of ''", "parser"]
+
+
 def test_unsupported_operator_is_named(tmp_path: Path) -> None:
     model = detector(Precision.FP32)
     node = next(node for node in model.graph.node if node.name == "relu2")
@@ -401,8 +424,12 @@ def test_missing_tensorrt_names_the_extra(bundle: Bundle) -> None:
 
 
 def test_without_gpu_the_target_must_be_named(bundle: Bundle) -> None:
-    if find_spec("pycuda") is not None:
-        pytest.skip("pycuda is installed here, so there may be a GPU")
+    try:
+        find_gpu()
+    except BackendError:
+        pass
+    else:
+        pytest.skip("there is a GPU here")
     with pytest.raises(BuildError, match="no GPU here") as caught:
         build_engine(bundle, Target.TENSORRT_RTX, Precision.FP32)
     assert "--compute-capability" in caught.value.hint
@@ -443,19 +470,17 @@ def test_opening_says_what_is_missing_first(bundle: Bundle, target: Target) -> N
 
 @pytest.fixture
 def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """pycuda as it would be beside an SM86 card, as far as opening an engine asks before TensorRT does."""
+    """A machine with an SM86 card and pycuda, as far as opening an engine asks before TensorRT does."""
+    gpu = Gpu(0, "a pretended GPU", "sm86", 28)
+    for asking in ("edgewise.exporter.engines.build", "edgewise.runtime.engines.tensorrt"):
+        monkeypatch.setattr(f"{asking}.find_gpu", lambda index=0: gpu)
     context = SimpleNamespace(push=lambda: None)
-    device = SimpleNamespace(
-        name=lambda: "a pretended GPU",
-        compute_capability=lambda: (8, 6),
-        retain_primary_context=lambda: context,
-    )
 
     class Devices:
         count = staticmethod(lambda: 1)
 
         def __new__(cls, index: int) -> object:
-            return device
+            return SimpleNamespace(retain_primary_context=lambda: context)
 
     driver = SimpleNamespace(
         Error=RuntimeError, init=lambda: None, Device=Devices, Context=SimpleNamespace(pop=lambda: None)
@@ -468,7 +493,7 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_opening_names_the_command_that_builds_the_engine(bundle: Bundle) -> None:
     build(bundle, Precision.FP16)
     build(bundle, Precision.INT8, compute_capabilities=("sm89",))
-    with pytest.raises(BackendError, match=r"no int8 engine is built for a pretended GPU \(sm86\)") as caught:
+    with pytest.raises(BackendError, match="no int8 engine is built for a pretended GPU, 28") as caught:
         open_engine(bundle, backend=Target.TENSORRT_RTX, precision=Precision.INT8)
     assert "--target tensorrt-rtx --precision int8" in caught.value.hint
 

@@ -13,9 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgewise.exporter.engines.calibrator import cache_for, version_number
 from edgewise.exporter.engines.check import check_realised
-from edgewise.exporter.engines.pins import apply_pins, pins_for_calibrator, pins_from_types
+from edgewise.exporter.engines.pins import apply_pins, pins_from_types
 from edgewise.exporter.engines.realised import (
     EngineLayer,
     count_types,
@@ -23,7 +22,7 @@ from edgewise.exporter.engines.realised import (
     layers_from_log,
     node_type,
 )
-from edgewise.exporter.engines.recipe import BuildRecipe, Int8Source, TensorRTFeatures, choose_recipe
+from edgewise.exporter.engines.recipe import BuildRecipe, TensorRTFeatures, choose_recipe
 from edgewise.exporter.engines.weighted import WeightedNode
 from edgewise.exporter.passes.fp16 import narrow_nodes
 from edgewise.runtime.contract.manifest import KeptNode, Precision
@@ -58,23 +57,20 @@ def test_recorded_names_are_those_of_the_installed_wheel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "strong", "weak", "calibrators", "cross"),
+    ("version", "strong", "weak", "cross"),
     [
-        ("8.6.1", False, True, True, False),
-        ("10.3.0", True, True, True, False),
-        ("11.4.0.106", True, False, False, False),
-        (RTX, True, False, False, True),
+        ("8.6.1", False, True, False),
+        ("10.3.0", True, True, False),
+        ("11.4.0.106", True, False, False),
+        (RTX, True, False, True),
     ],
 )
-def test_features_are_detected(
-    version: str, strong: bool, weak: bool, calibrators: bool, cross: bool
-) -> None:
+def test_features_are_detected(version: str, strong: bool, weak: bool, cross: bool) -> None:
     features = TensorRTFeatures.of(names_of(version))
     assert features == TensorRTFeatures(
         strong_typing=strong,
         explicit_batch_flag=weak,
         weak_precision=weak,
-        calibrators=calibrators,
         cross_compilation=cross,
     )
 
@@ -82,7 +78,7 @@ def test_features_are_detected(
 @pytest.mark.parametrize("version", ["8.6.1", "10.3.0", "11.4.0.106", RTX])
 @pytest.mark.parametrize("precision", list(Precision))
 def test_recipes_use_flags_that_the_version_has(version: str, precision: Precision) -> None:
-    recipe = choose_recipe(TensorRTFeatures.of(names_of(version)), precision, Int8Source.GRAPH)
+    recipe = choose_recipe(TensorRTFeatures.of(names_of(version)), precision)
     for flag in recipe.network_flags:
         assert version in NAMES[f"NetworkDefinitionCreationFlag.{flag}"]
     for flag in (*recipe.set_flags, *recipe.clear_flags):
@@ -94,62 +90,28 @@ def test_recipes_use_flags_that_the_version_has(version: str, precision: Precisi
 
 
 def test_weak_typing_compiles_the_fp32_file_with_the_fp16_flag() -> None:
-    recipe = choose_recipe(TensorRTFeatures.of(names_of("8.6.1")), Precision.FP16, Int8Source.GRAPH)
+    recipe = choose_recipe(TensorRTFeatures.of(names_of("8.6.1")), Precision.FP16)
     assert recipe == BuildRecipe(
         source=Precision.FP32,
         network_flags=("EXPLICIT_BATCH",),
-        set_flags=("FP16", "OBEY_PRECISION_CONSTRAINTS"),
+        set_flags=("FP16", "PREFER_PRECISION_CONSTRAINTS"),
+        clear_flags=("TF32",),
         pin_layers=True,
     )
-    assert recipe.flags() == ("EXPLICIT_BATCH", "FP16", "OBEY_PRECISION_CONSTRAINTS")
+    assert recipe.flags() == ("-TF32", "EXPLICIT_BATCH", "FP16", "PREFER_PRECISION_CONSTRAINTS")
 
 
-@pytest.mark.parametrize("version", ["8.6.1", "10.3.0"])
-def test_calibrator_path_is_weakly_typed(version: str) -> None:
-    recipe = choose_recipe(
-        TensorRTFeatures.of(names_of(version)), Precision.INT8, Int8Source.CALIBRATION_CACHE
-    )
-    assert recipe.calibration_cache
-    assert recipe.source is Precision.FP32
-    assert recipe.network_flags == ("EXPLICIT_BATCH",)
+def test_weak_typing_allows_fp16_beside_int8() -> None:
+    recipe = choose_recipe(TensorRTFeatures.of(names_of("8.6.1")), Precision.INT8)
+    assert recipe.source is Precision.INT8
+    assert recipe.set_flags == ("FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS")
+    assert recipe.pin_layers
 
 
-@pytest.mark.parametrize("version", ["11.4.0.106", RTX])
-def test_calibrator_path_is_refused_where_there_are_none(version: str) -> None:
-    with pytest.raises(BuildError, match="no INT8 calibrators"):
-        choose_recipe(TensorRTFeatures.of(names_of(version)), Precision.INT8, Int8Source.CALIBRATION_CACHE)
-
-
-def test_fp32_clears_tf32_and_the_key_says_so() -> None:
-    recipe = choose_recipe(TensorRTFeatures.of(names_of(RTX)), Precision.FP32, Int8Source.GRAPH)
-    assert recipe.flags() == ("-TF32", "STRONGLY_TYPED")
-
-
-# ---------------------------------------------------------------- calibration cache
-
-
-@pytest.mark.parametrize(
-    ("version", "number"), [("8.6.1", 8601), ("8.6.1.6", 8601), ("10.3.0", 100300), ("10.16.2", 101602)]
-)
-def test_version_numbers(version: str, number: int) -> None:
-    assert version_number(version) == number
-
-
-def test_cache_gets_the_header_of_the_builder() -> None:
-    cache = b"TRT-8601-EntropyCalibration2\nimage: 3c010a14\nconv: 1/out: 3f800000\n"
-    assert cache_for(cache, "10.3.0") == (
-        b"TRT-100300-EntropyCalibration2\nimage: 3c010a14\nconv: 1/out: 3f800000\n"
-    )
-
-
-@pytest.mark.parametrize(
-    "cache",
-    [b"", b"\xff\xfe", b"TRT-8601-MinMaxCalibration\nx: 3f800000\n", b"TRT-8601-EntropyCalibration2\n",
-     b"TRT-8601-EntropyCalibration2\nx: 1.5\n"],
-)  # fmt: skip
-def test_other_files_are_no_calibration_cache(cache: bytes) -> None:
-    with pytest.raises(BuildError):
-        cache_for(cache, "8.6.1")
+@pytest.mark.parametrize("version", ["8.6.1", "10.3.0", "11.4.0.106", RTX])
+@pytest.mark.parametrize("precision", list(Precision))
+def test_tf32_is_cleared_and_the_key_says_so(version: str, precision: Precision) -> None:
+    assert "-TF32" in choose_recipe(TensorRTFeatures.of(names_of(version)), precision).flags()
 
 
 # ---------------------------------------------------------------- layer lists
@@ -303,11 +265,9 @@ def test_kept_node_may_be_wider_but_not_narrower() -> None:
         check_realised(Precision.INT8, nodes, kept, [layer("a", "int8")], where="m")
 
 
-def test_calibrator_path_asks_the_engine_only() -> None:
-    nodes = [WeightedNode("a", False)]
-    check_realised(Precision.INT8, nodes, [], [layer("a", "int8")], quantised_in_graph=False, where="m")
+def test_int8_node_that_is_not_quantised_in_the_graph_is_a_problem() -> None:
     with pytest.raises(BuildError, match="neither quantised"):
-        check_realised(Precision.INT8, nodes, [], [layer("a", "int8")], where="m")
+        check_realised(Precision.INT8, [WeightedNode("a", False)], [], [layer("a", "int8")], where="m")
 
 
 # ---------------------------------------------------------------- pins for weak typing
@@ -336,34 +296,42 @@ def chain(quantised: bool, half: bool) -> onnx.ModelProto:
     return float_graph(nodes, tensors, (1, 4, 2, 2), (1, 4, 2, 2))
 
 
-def test_pins_follow_the_types_of_the_typed_graph() -> None:
-    assert pins_from_types(chain(quantised=False, half=True)) == {
-        "first": "HALF",
-        "relu": "HALF",
-        "second": "HALF",
-        "softmax": "FLOAT",
-    }
+def test_fp16_pins_weighted_nodes_and_what_stays_float32() -> None:
+    """The Relu between two convolutions is the builder's choice."""
+    pins = pins_from_types(chain(quantised=False, half=False), chain(quantised=False, half=True))
+    assert pins == {"first": "HALF", "second": "HALF", "softmax": "FLOAT"}
 
 
 def test_what_fuses_into_an_int8_kernel_is_not_pinned() -> None:
     """The first convolution is not quantised and keeps its own type; the Relu fuses with the Q behind."""
-    assert pins_from_types(chain(quantised=True, half=False)) == {"first": "FLOAT", "softmax": "FLOAT"}
-
-
-def test_float16_before_a_quantiser_is_pinned() -> None:
-    """A node that the manifest keeps in FP16 asks for the FP16 flag, which only a pin brings."""
     model = chain(quantised=True, half=False)
-    narrow = narrow_nodes(model, {"first"})
-    assert pins_from_types(narrow) == {"first": "HALF", "softmax": "FLOAT"}
+    for typed in (model, chain(quantised=False, half=True)):
+        assert pins_from_types(model, typed) == {"first": "FLOAT", "softmax": "FLOAT"}
 
 
-def test_calibrator_pins_weighted_nodes_kept_nodes_and_the_decoding() -> None:
-    kept = [KeptNode(node="first", precision=Precision.FP16, reason="sensitive")]
-    assert pins_for_calibrator(chain(quantised=False, half=False), kept) == {
-        "first": "HALF",
-        "second": "INT8",
-        "softmax": "FLOAT",
-    }
+def test_float16_node_before_a_quantiser_is_pinned() -> None:
+    narrow = narrow_nodes(chain(quantised=True, half=False), {"first"})
+    assert pins_from_types(narrow, narrow) == {"first": "HALF", "softmax": "FLOAT"}
+
+
+def test_comparison_is_pinned_by_the_type_of_what_it_compares() -> None:
+    """Box areas exceed 65,504: in float16 they would compare as infinite."""
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["area"], name="area"),
+        helper.make_node("Greater", ["area", "least"], ["large"], name="large"),
+        helper.make_node("And", ["large", "large"], ["both"], name="both"),
+        helper.make_node("Cast", ["both"], ["y"], name="out", to=TensorProto.FLOAT),
+    ]
+    model = float_graph(nodes, {"least": np.float32(70000)}, (1, 4), (1, 4))
+    assert pins_from_types(model, model) == {"area": "FLOAT", "large": "FLOAT"}
+
+
+def test_node_that_the_typed_file_lacks_keeps_its_own_type() -> None:
+    typed = chain(quantised=False, half=True)
+    for node in typed.graph.node:
+        node.name = f"renamed {node.name}"
+    pins = pins_from_types(chain(quantised=False, half=False), typed)
+    assert pins == dict.fromkeys(("first", "relu", "second", "softmax"), "FLOAT")
 
 
 def sampled() -> onnx.ModelProto:
@@ -388,53 +356,82 @@ def sampled() -> onnx.ModelProto:
 
 
 def test_sampling_positions_are_pinned_though_codes_follow() -> None:
-    assert pins_from_types(sampled()) == {
+    assert pins_from_types(sampled(), sampled()) == {
         "offsets": "FLOAT",
         "scale": "FLOAT",
         "grid": "FLOAT",
         "sample": "FLOAT",
-    }
-    assert pins_for_calibrator(sampled(), []) == {
-        "offsets": "INT8",
-        "scale": "FLOAT",
-        "grid": "FLOAT",
-        "sample": "FLOAT",
-        "last": "INT8",
     }
 
 
 class PinnableLayer:
     """Stands for an `ILayer` of TensorRT 8.6: no wheel that installs here has pinnable layers."""
 
-    def __init__(self, name: str, kind: str, dtype: str, *, output: bool = False) -> None:
-        self.name, self.type, self.metadata, self.num_outputs = name, kind, f"[ONNX Layer: {name}]", 1
+    def __init__(
+        self, name: str, kind: str, read: str, made: str, *, output: bool = False, known: bool = True
+    ) -> None:
+        self.name, self.type = name, kind
+        self.metadata = f"[ONNX Layer: {name}]" if known else ""
+        self.num_inputs = self.num_outputs = 1
         self.precision: str | None = None
         self.output_types: dict[int, str] = {}
-        self._tensor = SimpleNamespace(dtype=dtype, is_network_output=output)
+        self._read = SimpleNamespace(dtype=read)
+        self._made = SimpleNamespace(dtype=made, is_network_output=output)
+
+    def get_input(self, index: int) -> Any:
+        assert index == 0
+        return self._read
 
     def get_output(self, index: int) -> Any:
         assert index == 0
-        return self._tensor
+        return self._made
 
     def set_output_type(self, index: int, dtype: str) -> None:
         self.output_types[index] = dtype
 
 
-def test_pins_are_set_on_float_layers_only() -> None:
-    layers = [
-        PinnableLayer("conv", "CONVOLUTION", "FLOAT"),
-        PinnableLayer("quantised", "CONVOLUTION", "FLOAT"),
-        PinnableLayer("weights", "CONSTANT", "FLOAT"),
-        PinnableLayer("topk", "ACTIVATION", "INT32"),
-        PinnableLayer("part of softmax", "ACTIVATION", "FLOAT"),
-        PinnableLayer("last", "ACTIVATION", "FLOAT", output=True),
-    ]
+def pinned(layers: list[PinnableLayer], pins: dict[str, str]) -> list[tuple[str | None, dict[int, str]]]:
+    names = ("CONVOLUTION", "CONSTANT", "ACTIVATION", "ELEMENTWISE")
     trt = SimpleNamespace(
-        LayerType=SimpleNamespace(CONVOLUTION="CONVOLUTION", CONSTANT="CONSTANT", ACTIVATION="ACTIVATION"),
+        LayerType=SimpleNamespace(**{name: name for name in names}),
         DataType=SimpleNamespace(FLOAT="FLOAT", HALF="HALF", INT8="INT8", INT32="INT32"),
     )
-    network = SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
-    pins = {"conv": "HALF", "quantised": "INT8", "weights": "HALF", "topk": "HALF", "last": "FLOAT"}
-    apply_pins(trt, network, pins, default="FLOAT")
-    assert [entry.precision for entry in layers] == ["HALF", "INT8", None, None, "FLOAT", "FLOAT"]
-    assert [entry.output_types for entry in layers] == [{0: "HALF"}, {}, {}, {}, {0: "FLOAT"}, {}]
+    apply_pins(trt, SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__), pins)
+    return [(entry.precision, entry.output_types) for entry in layers]
+
+
+def test_pins_are_set_on_layers_that_carry_floats() -> None:
+    layers = [
+        PinnableLayer("conv", "CONVOLUTION", "FLOAT", "FLOAT"),
+        PinnableLayer("relu", "ACTIVATION", "FLOAT", "FLOAT"),
+        PinnableLayer("weights", "CONSTANT", "FLOAT", "FLOAT"),
+        PinnableLayer("index", "ACTIVATION", "INT32", "INT32"),
+        PinnableLayer("compare", "ELEMENTWISE", "FLOAT", "BOOL"),
+        PinnableLayer("last", "ACTIVATION", "FLOAT", "FLOAT", output=True),
+    ]
+    pins = {"conv": "HALF", "weights": "HALF", "index": "FLOAT", "compare": "FLOAT", "last": "FLOAT"}
+    assert pinned(layers, pins) == [
+        ("HALF", {0: "HALF"}),
+        (None, {}),
+        (None, {}),
+        (None, {}),
+        ("FLOAT", {}),
+        ("FLOAT", {}),
+    ]
+
+
+def test_layers_without_an_origin_follow_a_float32_neighbour() -> None:
+    def unknown(name: str) -> PinnableLayer:
+        return PinnableLayer(name, "ACTIVATION", "FLOAT", "FLOAT", known=False)
+
+    layers = [
+        PinnableLayer("conv", "CONVOLUTION", "FLOAT", "FLOAT"),
+        unknown("between free layers"),
+        PinnableLayer("relu", "ACTIVATION", "FLOAT", "FLOAT"),
+        unknown("in front of the decoding"),
+        unknown("as well"),
+        PinnableLayer("decode", "ACTIVATION", "FLOAT", "FLOAT"),
+        unknown("behind it"),
+    ]
+    found = pinned(layers, {"conv": "HALF", "decode": "FLOAT"})
+    assert [precision for precision, _ in found] == ["HALF", None, None, *["FLOAT"] * 4]

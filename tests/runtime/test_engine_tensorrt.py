@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import pytest
 
 from edgewise.runtime.contract.manifest import DType, Target, TensorSpec
 from edgewise.runtime.engines.base import check_signature
-from edgewise.runtime.engines.cuda import find_gpu
+from edgewise.runtime.engines.cuda import CudaContext, Gpu, find_gpu
 from edgewise.runtime.engines.tensorrt import EngineTensor, TensorRTEngine, fill, read_signature, widened
 from edgewise.runtime.engines.tensorrt_api import import_tensorrt
 from edgewise.runtime.system.errors import BackendError
@@ -92,21 +93,70 @@ def test_inputs_are_copied_and_int64_is_narrowed_only_where_it_fits() -> None:
     assert (pinned == image).all()
 
 
-def test_gpu_without_pycuda_says_how_to_install_it() -> None:
+def has_gpu() -> bool:
     try:
-        import pycuda.driver  # noqa: F401
-    except ImportError:
-        with pytest.raises(BackendError, match="pycuda cannot be imported") as caught:
-            find_gpu()
-        assert "pip install pycuda" in caught.value.hint
-    else:
-        pytest.skip("pycuda is installed here")
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
+@pytest.mark.skipif(has_gpu(), reason="there is a driver here")
+def test_gpu_without_a_driver_says_what_is_missing() -> None:
+    with pytest.raises(BackendError, match="driver's library does not load") as caught:
+        find_gpu()
+    assert "onnxruntime" in caught.value.hint
+
+
+@pytest.mark.skipif(not has_gpu(), reason="there is no driver here")
 def test_gpu_that_does_not_exist_is_refused() -> None:
-    pytest.importorskip("pycuda.driver", reason="pycuda is not installed")
     with pytest.raises(BackendError):
         find_gpu(1000)
+
+
+class PretendedDriver:
+    """`libcuda` as far as `find_gpu` calls it: two GPUs, the second an Orin in a small power mode."""
+
+    def cuInit(self, flags: int) -> int:
+        return 0
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = 2
+        return 0
+
+    def cuDeviceGet(self, device: Any, index: int) -> int:
+        device._obj.value = 70 + index
+        return 0
+
+    def cuDeviceGetName(self, name: Any, size: int, device: int) -> int:
+        name.value = {71: b"Orin"}[device]
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, attribute: int, device: int) -> int:
+        value._obj.value = {16: 4, 75: 8, 76: 7}[attribute]
+        return 0
+
+
+def test_gpu_is_described_without_pycuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = PretendedDriver()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    gpu = find_gpu(1)
+    assert gpu == Gpu(1, "Orin", "sm87", 4)
+    assert gpu.tuned_for == "Orin, 4 multiprocessors"
+    with pytest.raises(BackendError, match="no GPU 2"):
+        find_gpu(2)
+    monkeypatch.setattr(driver, "cuInit", lambda flags: 100)
+    with pytest.raises(BackendError, match="cuInit gives error 100"):
+        find_gpu()
+
+
+def test_context_without_pycuda_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.delitem(sys.modules, "pycuda.driver", raising=False)
+    with pytest.raises(BackendError, match="pycuda cannot be imported") as caught:
+        CudaContext()
+    assert "pip install pycuda" in caught.value.hint
 
 
 # ---------------------------------------------------------------- the order of calls, on a pretended device
@@ -208,8 +258,16 @@ class PretendedTensorRT:
         self.ILogger, self.TensorIOMode, self.DataType = real.ILogger, real.TensorIOMode, real.DataType
         self.__version__ = "1.2.3"
         self._device, self._fail = device, fail
+        self.plugin_loggers: list[Any] = []
+
+    def init_libnvinfer_plugins(self, logger: Any, namespace: str) -> bool:
+        assert namespace == ""
+        self.plugin_loggers.append(logger)
+        return self._fail != "plugins"
 
     def Runtime(self, logger: Any) -> Any:
+        assert len(self.plugin_loggers) == 1, "the registry is filled once, before an engine is read"
+
         def deserialise(plan: bytes) -> Any:
             if plan != b"a plan":
                 logger.log(self.ILogger.Severity.ERROR, "magic tag does not match")
@@ -288,6 +346,12 @@ def test_engine_runs_in_another_thread_than_it_was_opened_in(trt: Any, device: P
     with ThreadPoolExecutor(1) as pool:
         result = pool.submit(engine.run, {"image": np.ones((1, 2, 2, 3), np.uint8)}).result(10)
     assert result["total"].tolist() == [[12]]
+
+
+def test_engine_whose_plugins_do_not_load_is_not_read(trt: Any, device: PretendedDevice) -> None:
+    with pytest.raises(BackendError, match="plugins cannot be registered"):
+        open_pretended(trt, device, fail="plugins")
+    assert (device.allocated, device.depth) == ({}, 0)
 
 
 def test_close_frees_everything_once(trt: Any, device: PretendedDevice) -> None:
