@@ -1,9 +1,9 @@
 """From FP32 graphs and images to their FP16 and INT8 files: calibration, islands, codes, precision search.
 
-One calibration table a graph serves all: FP16 islands are chosen by its ranges, INT8 codes have its scales,
-and TensorRT's calibrator reads its cache form. INT8 graphs are judged on images that were not calibrated on;
-where one misses its budget, the most sensitive nodes stay wider, as few as it takes, and the manifest names
-them. Of several graphs each is judged with the others in FP32, and then all together.
+One calibration table a graph serves both: FP16 islands are chosen by its ranges, and INT8 codes have its
+scales. INT8 graphs are judged on images that were not calibrated on; where one misses its budget, the most
+sensitive nodes stay wider, as few as it takes, and the manifest names them. Of several graphs each is
+judged with the others in FP32, and then all together.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgewise.calibration.collect import Feeds, calibrate
-from edgewise.calibration.placement import candidate_tensors
 from edgewise.calibration.samples import CalibrationSet
 from edgewise.calibration.table import CalibrationTable, encode_table
-from edgewise.calibration.tensorrt_cache import write_tensorrt_cache
 from edgewise.exporter.bundle.goldens import Clip, Picture, clips_of
 from edgewise.exporter.bundle.model_files import name_model_files
 from edgewise.exporter.bundle.writer import place, update_bundle
@@ -259,7 +257,6 @@ def _compose(
     graphs: dict[str, Graph] = {}
     steps = [step for step in manifest.provenance.steps if step.step not in _STEPS]
     paths = {name: f"calibration/{_prefix(name)}table.json" for name in tables}
-    caches = {name: f"calibration/{_prefix(name)}tensorrt.cache" for name in tables}
     for name, table in tables.items():
         lowered = {
             (target, each.record.precision): model.SerializeToString(deterministic=True)
@@ -273,8 +270,6 @@ def _compose(
         )
         files.update(named.files)
         files[paths[name]] = encode_table(table)
-        coded = [tensor for tensor in candidate_tensors(fp32[name]) if tensor not in table.unbounded]
-        files[caches[name]] = write_tensorrt_cache(table, coded)
         steps.append(
             ProvenanceStep(
                 step="calibrate",
@@ -296,7 +291,6 @@ def _compose(
             calibration=Calibration(
                 method=any_table.method,
                 tables=paths,
-                tensorrt_caches=caches,
                 sample_count=any_table.sample_count,
                 seed=any_table.seed,
                 samples_sha256=any_table.samples_sha256,
@@ -345,8 +339,5 @@ def _renamed(manifest: Manifest, names: Mapping[str, str]) -> Manifest:
         calibration = msgspec.structs.replace(
             calibration,
             tables={name: names.get(path, path) for name, path in calibration.tables.items()},
-            tensorrt_caches={
-                name: names.get(path, path) for name, path in calibration.tensorrt_caches.items()
-            },
         )
     return msgspec.structs.replace(manifest, graphs=graphs, calibration=calibration)

@@ -55,8 +55,7 @@ def _problems(manifest: Manifest) -> Iterable[str]:
     if len(set(ids)) != len(ids):
         yield "two classes share an id"
     if manifest.calibration is not None:
-        tables = {*manifest.calibration.tables, *manifest.calibration.tensorrt_caches}
-        for graph in sorted(tables - set(manifest.graphs)):
+        for graph in sorted(set(manifest.calibration.tables) - set(manifest.graphs)):
             yield f"a calibration table is for graph {graph!r}, which is not declared"
     precisions = [budget.precision for budget in manifest.budgets]
     if len(set(precisions)) != len(precisions):
@@ -147,7 +146,7 @@ def referenced_files(manifest: Manifest) -> tuple[str, ...]:
         paths += [graph.canonical] if graph.canonical else []
         paths += [file.path for file in graph.files]
     if manifest.calibration is not None:
-        paths += [*manifest.calibration.tables.values(), *manifest.calibration.tensorrt_caches.values()]
+        paths += manifest.calibration.tables.values()
     for golden in manifest.goldens:
         for frame in golden.frames:
             paths += [frame.image, frame.tensors, frame.result]

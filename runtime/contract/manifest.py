@@ -200,8 +200,6 @@ class Calibration(Part, frozen=True, kw_only=True):
     method: CalibrationMethod
     tables: dict[str, str]
     """Path of the table of each graph."""
-    tensorrt_caches: dict[str, str] = msgspec.field(default_factory=dict[str, str])
-    """Path of the same as a calibrator of TensorRT 8.x and 10.x reads it."""
     sample_count: PositiveInt
     seed: int
     samples_sha256: Sha256

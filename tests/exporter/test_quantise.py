@@ -106,7 +106,6 @@ def test_the_manifest_tells_the_whole_way(calibrated: Bundle, pictures: Path) ->
     assert calibration.sample_count == 8
     table = decode_table(calibrated.read(calibration.tables["main"]))
     assert table.samples_sha256 == calibration.samples_sha256
-    assert calibrated.read(calibration.tensorrt_caches["main"]).startswith(b"TRT-")
     golden = cv2.imdecode(np.frombuffer(calibrated.read(manifest.goldens[0].frames[0].image), np.uint8), 1)
     assert any(np.array_equal(golden, cv2.imread(str(path))) for path in pictures.iterdir())
 

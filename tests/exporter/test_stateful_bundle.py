@@ -85,8 +85,8 @@ def test_both_graphs_have_every_precision_for_every_target(bundle: Bundle) -> No
         assert all(Path(file.path).name.startswith(f"{name}.") for file in files)
     calibration = bundle.manifest.calibration
     assert calibration is not None
-    assert set(calibration.tables) == set(calibration.tensorrt_caches) == {"key", "nonkey"}
-    assert len(set(calibration.tables.values()) | set(calibration.tensorrt_caches.values())) == 4
+    assert set(calibration.tables) == {"key", "nonkey"}
+    assert len(set(calibration.tables.values())) == 2
     (int8,) = (each for each in bundle.manifest.precisions if each.precision is Precision.INT8)
     reads_image = {node.graph: node.node for node in int8.kept if "reads the image" in node.reason}
     assert reads_image == {"key": "features/0/Conv", "nonkey": "features/0/Conv"}
