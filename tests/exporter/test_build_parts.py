@@ -31,6 +31,7 @@ from edgewise.runtime.system.errors import BuildError
 from .float_graph import float_graph
 
 RTX = "rtx-1.7.1.116"
+VERSIONS = ("8.6.1", "10.3.0", "10.13.0.35", "11.4.0.106", RTX)
 NAMES: dict[str, list[str]] = json.loads(Path(__file__).with_name("tensorrt_names.json").read_text())
 """Name in TensorRT's Python module -> the versions of the real wheels that have it."""
 
@@ -61,6 +62,7 @@ def test_recorded_names_are_those_of_the_installed_wheel() -> None:
     [
         ("8.6.1", False, True, False),
         ("10.3.0", True, True, False),
+        ("10.13.0.35", True, True, False),
         ("11.4.0.106", True, False, False),
         (RTX, True, False, True),
     ],
@@ -75,7 +77,7 @@ def test_features_are_detected(version: str, strong: bool, weak: bool, cross: bo
     )
 
 
-@pytest.mark.parametrize("version", ["8.6.1", "10.3.0", "11.4.0.106", RTX])
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("precision", list(Precision))
 def test_recipes_use_flags_that_the_version_has(version: str, precision: Precision) -> None:
     recipe = choose_recipe(TensorRTFeatures.of(names_of(version)), precision)
@@ -108,7 +110,7 @@ def test_weak_typing_allows_fp16_beside_int8() -> None:
     assert recipe.pin_layers
 
 
-@pytest.mark.parametrize("version", ["8.6.1", "10.3.0", "11.4.0.106", RTX])
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("precision", list(Precision))
 def test_tf32_is_cleared_and_the_key_says_so(version: str, precision: Precision) -> None:
     assert "-TF32" in choose_recipe(TensorRTFeatures.of(names_of(version)), precision).flags()
