@@ -183,7 +183,7 @@ def quantise(
             typed[name].append(make_int8(bench, tables[name], ranked_on))
     if len(typed) > 1:
         _require_together(agreement, typed, targets)
-    return _compose(manifest, fp32, tables, typed)
+    return _compose(manifest, tables, typed)
 
 
 def _prepare(manifest: Manifest, clip: Clip) -> list[Prepared]:
@@ -249,7 +249,6 @@ def _require_together(
 
 def _compose(
     manifest: Manifest,
-    fp32: Models,
     tables: Mapping[str, CalibrationTable],
     typed: Mapping[str, Sequence[TypedGraph]],
 ) -> Quantised:
