@@ -87,8 +87,24 @@ class ShortestEdge(Preprocessing, frozen=True, kw_only=True, tag="shortest-edge"
     pad_side: PadSide = PadSide.BOTTOM_RIGHT
 
 
+class CropCorners(enum.Enum):
+    """Where the corners of a crop lie in the frame; published weights are trained with their code's rule."""
+
+    EXACT = "exact"
+    """Where box, aspect ratio and padding put them."""
+    WHOLE_PIXELS = "whole-pixels"
+    """On whole pixels: the coordinate is cut off towards 0 (princeton's hourglass)."""
+    WHOLE_PIXELS_FROM_ONE = "whole-pixels-from-one"
+    """The same on coordinates that count from 1; and where a crop is twice `size` or more, the whole frame is
+    first shrunk to its scale (bearpaw's hourglass)."""
+
+
 class AffineCrop(Preprocessing, frozen=True, kw_only=True, tag="affine-crop"):
-    """Crop around a box: extend it to the aspect ratio of `size`, enlarge by `padding`, warp to `size`."""
+    """Crop around a box: extend it to the aspect ratio of `size`, enlarge by `padding`, warp to `size`.
+
+    `corners` moves what is read by up to a pixel; points still come back by the exact corners, as in the code
+    whose rule it is.
+    """
 
     needs_boxes: ClassVar[bool] = True
     size: Size
@@ -97,6 +113,7 @@ class AffineCrop(Preprocessing, frozen=True, kw_only=True, tag="affine-crop"):
     interpolation: Interpolation = Interpolation.LINEAR
     pixel_rule: PixelRule = PixelRule.HALF_PIXEL
     pad_value: PadValue = (0, 0, 0)
+    corners: CropCorners = CropCorners.EXACT
 
 
 class AsIs(Preprocessing, frozen=True, kw_only=True, tag="as-is"):

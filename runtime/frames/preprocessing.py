@@ -17,6 +17,7 @@ from edgewise.runtime.contract.preprocessing import (
     AffineCrop,
     AsIs,
     ColourOrder,
+    CropCorners,
     Interpolation,
     Letterbox,
     PadSide,
@@ -219,15 +220,57 @@ def crop_geometry(spec: AffineCrop, source_size: Size, box: Box) -> Geometry:
     Raises:
         SourceError: The box is empty.
     """
+    (x, y), (crop_w, crop_h) = _crop_extent(spec, box)
+    height, width = spec.size
+    scale_x, offset_x = _crop_axis(x, crop_w, width, spec.pixel_rule)
+    scale_y, offset_y = _crop_axis(y, crop_h, height, spec.pixel_rule)
+    return scaling(source_size, spec.size, (scale_x, scale_y), (offset_x, offset_y))
+
+
+def crop_source(spec: AffineCrop, frame: Frame, box: Box) -> tuple[Frame, Geometry]:
+    """What the crop around a box is read from, and where: `crop_geometry`, unless corners are whole pixels.
+
+    What is left of a difference to the published code with these corners: values are bytes, not floats; the
+    outermost half pixel of an enlarged crop blends with what lies outside of it.
+
+    Returns:
+        The frame, or the shrunk frame, and the geometry from that to the network's input.
+
+    Raises:
+        SourceError: The box is empty.
+    """
+    source_size = frame.shape[0], frame.shape[1]
+    if spec.corners is CropCorners.EXACT:
+        return frame, crop_geometry(spec, source_size, box)
+    centre, extent = (np.array(pair) for pair in _crop_extent(spec, box))
+    extent = 200 * (extent / 200)  # their unit of scale
+    first = 0
+    if spec.corners is CropCorners.WHOLE_PIXELS_FROM_ONE:
+        first, factor = 1, float(extent[1] / spec.size[0])
+        if factor >= 2:
+            source_size = max(1, int(source_size[0] / factor)), max(1, int(source_size[1] / factor))
+            frame = np.asarray(cv2.resize(frame, source_size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+            centre, extent = centre / factor, extent / factor
+    size = np.array(spec.size[::-1], np.float64)
+    # The published code's way to the corners, step by step: its rounding decides by whole pixels.
+    forward = np.eye(3)
+    forward[[0, 1], [0, 1]] = size / extent
+    forward[:2, 2] = size * (-centre / extent + 0.5)
+    back = np.linalg.inv(forward)
+    low, high = (np.trunc((back @ [*(corner - first), 1.0])[:2]) + first for corner in (np.zeros(2), size))
+    scale = size / np.maximum(high - low, 1.0)
+    (scale_x, scale_y), (offset_x, offset_y) = scale.tolist(), (-scale * low).tolist()
+    return frame, scaling(source_size, spec.size, (scale_x, scale_y), (offset_x, offset_y))
+
+
+def _crop_extent(spec: AffineCrop, box: Box) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Centre (x, y) and sides (width, height) of the crop around a box, in source pixels."""
     x1, y1, x2, y2 = box
     if not (math.isfinite(x1 + y1 + x2 + y2) and x2 > x1 and y2 > y1):
         raise SourceError(f"the box {box} to crop around is empty")
     height, width = spec.size
     crop_w = max(x2 - x1, (y2 - y1) * width / height) * spec.padding
-    crop_h = crop_w * height / width
-    scale_x, offset_x = _crop_axis((x1 + x2) / 2, crop_w, width, spec.pixel_rule)
-    scale_y, offset_y = _crop_axis((y1 + y2) / 2, crop_h, height, spec.pixel_rule)
-    return scaling(source_size, spec.size, (scale_x, scale_y), (offset_x, offset_y))
+    return ((x1 + x2) / 2, (y1 + y2) / 2), (crop_w, crop_w * height / width)
 
 
 def warp_into(spec: AffineCrop, frame: Frame, canvas: Frame, geometry: Geometry) -> None:
@@ -250,9 +293,9 @@ def _crop(spec: AffineCrop, frame: Frame, canvas: Frame, box: Box | None) -> Geo
             "this bundle looks at a crop around a box, and no box was given",
             hint="pass box=(x1, y1, x2, y2) in source pixels",
         )
-    geometry = crop_geometry(spec, (frame.shape[0], frame.shape[1]), box)
-    warp_into(spec, frame, canvas, geometry)
-    return geometry
+    read, sampling = crop_source(spec, frame, box)
+    warp_into(spec, read, canvas, sampling)
+    return crop_geometry(spec, (frame.shape[0], frame.shape[1]), box)
 
 
 def _crop_axis(centre: float, extent: float, target: int, rule: PixelRule) -> tuple[float, float]:

@@ -12,8 +12,8 @@ from edgewise.models.families.hourglass.config import TINY, princeton
 from edgewise.models.families.hourglass.network import Residual
 from edgewise.models.scenes.vocabulary import KEYPOINTS
 from edgewise.runtime.contract.manifest import ClassLabel, Provenance
-from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
-from edgewise.runtime.contract.preprocessing import AffineCrop
+from edgewise.runtime.contract.postprocessing import HeatmapDecoding, HeatmapKeypoints
+from edgewise.runtime.contract.preprocessing import AffineCrop, CropCorners
 from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.pixels.geometry import Geometry
 from edgewise.runtime.system.errors import ModelError
@@ -99,14 +99,26 @@ def test_deploying_drops_unused_projections_and_leaves_the_module_alone():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "vocabulary", "shape"),
+    ("name", "vocabulary", "shape", "corners", "decoding"),
     [
-        ("hourglass-8", MPII_PEOPLE, (1, 16, 64, 64)),
-        ("hourglass-2-princeton", MPII_PEOPLE, (1, 16, 64, 64)),
-        ("hourglass-tiny", PERSON, (1, 17, 32, 24)),
+        (
+            "hourglass-8",
+            MPII_PEOPLE,
+            (1, 16, 64, 64),
+            CropCorners.WHOLE_PIXELS_FROM_ONE,
+            HeatmapDecoding.QUARTER_PIXEL,
+        ),
+        (
+            "hourglass-2-princeton",
+            MPII_PEOPLE,
+            (1, 16, 64, 64),
+            CropCorners.WHOLE_PIXELS,
+            HeatmapDecoding.QUARTER_ALWAYS,
+        ),
+        ("hourglass-tiny", PERSON, (1, 17, 32, 24), CropCorners.EXACT, HeatmapDecoding.QUARTER_PIXEL),
     ],
 )
-def test_the_manifest_says_what_the_graph_gives(name, vocabulary, shape):
+def test_the_manifest_says_what_the_graph_gives(name, vocabulary, shape, corners, decoding):
     entry = registry.find(name)
     manifest = entry.manifest(vocabulary, PROVENANCE)
     graph = manifest.graphs["main"]
@@ -115,8 +127,8 @@ def test_the_manifest_says_what_the_graph_gives(name, vocabulary, shape):
     assert graph.probes == ()
     assert manifest.task is entry.task == "keypoints"
     assert manifest.keypoints == vocabulary.keypoints
-    assert manifest.preprocess == AffineCrop(size=entry.config.input_size)
-    assert manifest.postprocess == HeatmapKeypoints()
+    assert manifest.preprocess == AffineCrop(size=entry.config.input_size, corners=corners)
+    assert manifest.postprocess == HeatmapKeypoints(decoding=decoding)
     with torch.device("meta"):
         deployed = entry.deploy(entry.build().eval())
         frame = torch.zeros(graph.inputs[0].shape, dtype=torch.uint8)

@@ -6,7 +6,10 @@ with the frame's edge repeated.
 
 from __future__ import annotations
 
+import math
+
 import cv2
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +19,7 @@ from edgewise.runtime.contract.preprocessing import (
     AffineCrop,
     AsIs,
     ColourOrder,
+    CropCorners,
     Interpolation,
     Letterbox,
     PadSide,
@@ -23,7 +27,12 @@ from edgewise.runtime.contract.preprocessing import (
     ShortestEdge,
     Stretch,
 )
-from edgewise.runtime.frames.preprocessing import letterbox_size, preprocess, shortest_edge_size
+from edgewise.runtime.frames.preprocessing import (
+    crop_source,
+    letterbox_size,
+    preprocess,
+    shortest_edge_size,
+)
 from edgewise.runtime.system.errors import ManifestError, SourceError
 
 lengths = st.integers(1, 70)
@@ -139,6 +148,76 @@ def test_a_crop_samples_where_its_geometry_says(place, target, padding, rule):
         assert inside(corners, target, 1e-6).all()
         extents = (corners[1] - corners[0]) * padding / [target[1], target[0]]
         np.testing.assert_allclose(extents.max(), 1, atol=1e-6)
+
+
+def published_crop(frame: np.ndarray, centre: np.ndarray, scale: float, side: int, first: int) -> np.ndarray:
+    """As the facts have it: square corners cut off towards 0, zeros outside of the frame, a resize of floats.
+
+    `first` is what coordinates count from; from 1, a crop of twice `side` or more is cut from a shrunk frame.
+    """
+    frame = frame.astype(np.float32)
+    if first and scale * 200 / side >= 2:
+        factor = scale * 200 / side
+        height, width = (math.floor(length / factor) for length in frame.shape[:2])
+        frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+        centre, scale = centre / factor, scale / factor
+    unit = 200 * scale
+    forward = np.array(
+        [
+            [side / unit, 0, side * (-centre[0] / unit + 0.5)],
+            [0, side / unit, side * (-centre[1] / unit + 0.5)],
+            [0, 0, 1],
+        ]
+    )
+    back = np.linalg.inv(forward)
+    low, high = ((back @ [at - first, at - first, 1.0])[:2].astype(int) + first for at in (0, side))
+    cut = np.zeros((high[1] - low[1], high[0] - low[0], 3), np.float32)
+    for y in range(max(low[1], 0), min(high[1], len(frame))):
+        left, right = max(low[0], 0), min(high[0], frame.shape[1])
+        if left < right:
+            cut[y - low[1], left - low[0] : right - low[0]] = frame[y, left:right]
+    return cv2.resize(cut, (side, side), interpolation=cv2.INTER_LINEAR)
+
+
+@pytest.mark.parametrize("corners", [CropCorners.WHOLE_PIXELS, CropCorners.WHOLE_PIXELS_FROM_ONE])
+def test_crops_with_whole_corners_are_the_published_ones(corners):
+    side, first = 64, int(corners is CropCorners.WHOLE_PIXELS_FROM_ONE)
+    spec = AffineCrop(size=(side, side), padding=1.25, corners=corners)
+    y, x = np.mgrid[:180, :240]
+    waves = [128 + 120 * np.sin(x / 9 + y / 40), 128 + 120 * np.sin(y / 9), 128 + 120 * np.cos((x - y) / 20)]
+    frame = np.stack(waves, axis=2).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    moved = 0
+    for _ in range(40):
+        centre, extent = rng.uniform(20, [220, 160]), float(rng.uniform(30, 300))
+        half = extent / 1.25 / 2
+        box = (centre[0] - half, centre[1] - half, centre[0] + half, centre[1] + half)
+        tensor, geometry = preprocess(spec, frame, box=box)
+        wanted = published_crop(frame, centre, extent / 200, side, first)
+        # Bytes, at positions rounded to 1/32 pixel (at the frame's edge up to 4 of 248); no outer ring.
+        ring = 1 + math.ceil(side / extent / 2)
+        apart = np.abs(tensor[0].astype(float) - wanted)[ring:-ring, ring:-ring]
+        assert apart.mean() <= 0.5
+        assert apart.max() <= 5
+        exact, same_way = preprocess(msgspec.structs.replace(spec, corners=CropCorners.EXACT), frame, box=box)
+        np.testing.assert_array_equal(geometry.matrix, same_way.matrix)
+        moved += np.abs(exact[0].astype(float) - wanted)[ring:-ring, ring:-ring].mean() > 2
+    assert moved > 10, "the exact corners are not the published ones"
+
+
+def test_corners_are_cut_off_behind_the_float64_inverse():
+    """Exact arithmetic says (85, 30); the inverse says a hair less, and a whole pixel is gone."""
+    box = (85.0, 30.0, 305.0, 250.0)
+    for corners, wanted in (
+        (CropCorners.EXACT, [85, 30]),
+        (CropCorners.WHOLE_PIXELS, [84, 29]),
+        (CropCorners.WHOLE_PIXELS_FROM_ONE, [85, 30]),
+    ):
+        spec = AffineCrop(size=(256, 256), padding=1.0, corners=corners)
+        corner = crop_source(spec, noise((480, 640)), box)[1].to_source(np.zeros((1, 2)))[0]
+        np.testing.assert_allclose(corner, wanted, atol=1e-9)
+    tiny = AffineCrop(size=(256, 256), padding=1.0, corners=CropCorners.WHOLE_PIXELS)
+    assert preprocess(tiny, noise((20, 20)), box=(3.2, 3.2, 3.4, 3.4))[0].shape == (1, 256, 256, 3)
 
 
 def test_a_crop_around_the_whole_frame_is_a_stretch():

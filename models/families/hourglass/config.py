@@ -12,7 +12,7 @@ from edgewise.models.families.config import Config, Positive
 from edgewise.models.layers.image_input import ImageInput
 from edgewise.runtime.contract.parts import PositiveInt
 from edgewise.runtime.contract.postprocessing import HeatmapDecoding
-from edgewise.runtime.contract.preprocessing import ColourOrder
+from edgewise.runtime.contract.preprocessing import ColourOrder, CropCorners
 
 STRIDE = 4
 """Network pixels a heatmap cell, along either axis: a convolution of stride 2, then a pooling."""
@@ -71,6 +71,8 @@ class HourglassConfig(Config, frozen=True):
     """How points are read off the heatmaps."""
     padding: Annotated[float, Meta(ge=1.0)] = 1.25
     """The crop is the person's box enlarged by this."""
+    corners: CropCorners = CropCorners.EXACT
+    """Where the crop's corners lie."""
     targets: TargetConfig = TargetConfig()
     losses: LossConfig = LossConfig()
 
@@ -97,7 +99,7 @@ class HourglassConfig(Config, frozen=True):
 
 def published(stacks: int) -> HourglassConfig:
     """The form whose weights for MPII are published with 1, 2 and 8 stacks: mean colour, joint weights."""
-    return HourglassConfig(stacks=stacks, widens_early=True)
+    return HourglassConfig(stacks=stacks, widens_early=True, corners=CropCorners.WHOLE_PIXELS_FROM_ONE)
 
 
 def princeton(stacks: int) -> HourglassConfig:
@@ -106,6 +108,7 @@ def princeton(stacks: int) -> HourglassConfig:
         stacks=stacks,
         unused_projections=True,
         decoding=HeatmapDecoding.QUARTER_ALWAYS,
+        corners=CropCorners.WHOLE_PIXELS,
         mean=(0.0, 0.0, 0.0),
         targets=TargetConfig(radius=4),
         losses=LossConfig(weight=1.0, over_stacks=StackReduction.MEAN),

@@ -31,7 +31,7 @@ def loss(
 
 def preprocessing(config: HourglassConfig) -> AffineCrop:
     """A crop around the person's box, bilinear; black outside of the frame, before the mean is subtracted."""
-    return AffineCrop(size=config.input_size, padding=config.padding)
+    return AffineCrop(size=config.input_size, padding=config.padding, corners=config.corners)
 
 
 def manifest(name: str, config: HourglassConfig, vocabulary: Vocabulary, provenance: Provenance) -> Manifest:

@@ -22,15 +22,19 @@ Matrix = NDArray[np.float64]
 
 
 def vary_crop(
-    rng: np.random.Generator, frame: Image, spec: AffineCrop, geometry: Geometry, settings: Augmentation
+    rng: np.random.Generator,
+    source: tuple[Image, Geometry],
+    spec: AffineCrop,
+    geometry: Geometry,
+    settings: Augmentation,
 ) -> tuple[Image, Geometry, bool]:
     """One random variation of a crop.
 
     Args:
         rng: Decides the variation.
-        frame: uint8 [H, W, 3] BGR, the whole picture.
+        source: What the unvaried crop is read from, uint8 [H, W, 3] BGR, and where (`crop_source`).
         spec: The crop's size, interpolation and padding.
-        geometry: Where the unvaried crop lies.
+        geometry: Where the unvaried crop lies in the whole picture.
         settings: How strongly it is varied.
 
     Returns:
@@ -40,9 +44,10 @@ def vary_crop(
     mirrored = bool(rng.random() < settings.mirror)
     if mirrored:
         matrix = _joined(np.array([[-1.0, 0.0, spec.size[1]], [0.0, 1.0, 0.0]]), matrix)
-    varied = replace(geometry, matrix=_joined(matrix, geometry.matrix))
+    frame, sampling = source
+    varied, read = (replace(each, matrix=_joined(matrix, each.matrix)) for each in (geometry, sampling))
     crop = np.empty((*spec.size, 3), np.uint8)
-    warp_into(spec, frame, crop, varied)
+    warp_into(spec, frame, crop, read)
     return vary_colour(rng, crop, settings), varied, mirrored
 
 

@@ -42,7 +42,7 @@ from edgewise.runtime.contract.parts import Id
 from edgewise.runtime.contract.preprocessing import AffineCrop, Preprocess
 from edgewise.runtime.frames.coco import Flag
 from edgewise.runtime.frames.looks import FrameBoxes
-from edgewise.runtime.frames.preprocessing import crop_geometry
+from edgewise.runtime.frames.preprocessing import crop_geometry, crop_source
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.kinds.keypoints.sides import flip_pairs, without_partner, without_side
 from edgewise.runtime.system.errors import DatasetError
@@ -223,10 +223,12 @@ class CocoKeypoints(AnnotatedImages):
         index, person = self._samples[sample]
         frame = self.frame(index)
         x1, y1, x2, y2 = corners([person.bbox])[0].tolist()
-        geometry = crop_geometry(spec, (frame.shape[0], frame.shape[1]), (x1, y1, x2, y2))
+        box = x1, y1, x2, y2
+        geometry = crop_geometry(spec, (frame.shape[0], frame.shape[1]), box)
+        source = crop_source(spec, frame, box)
         if self._one_sided:
             augmentation = replace(augmentation, mirror=0.0)
-        crop, geometry, mirrored = vary_crop(rng, frame, spec, geometry, augmentation)
+        crop, geometry, mirrored = vary_crop(rng, source, spec, geometry, augmentation)
         points = person.points
         if mirrored:
             points = swapped(points, self.layout.flip_pairs)

@@ -15,7 +15,7 @@ Three rules place a point, all starting from the first maximum of its map:
 - DARK (Zhang et al., Distribution-Aware Coordinate Representation, 2020): the map is smoothed by a Gaussian,
   and one Newton step on its logarithm goes from the peak to the maximum of the fitted Gaussian.
 
-Where this leaves the published code on purpose (how crops differ stands in `frames/preprocessing.py`):
+Where this leaves the published code on purpose (crops: see `crop_source` in `frames/preprocessing.py`):
 
 - Points stay continuous. bearpaw's hourglass code and princeton's truncate the point to whole source pixels
   (bearpaw's counts them from 1); anibali's and the HRNet code do not.
