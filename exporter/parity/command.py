@@ -9,8 +9,9 @@ from edgewise.exporter.parity.figures import report_tables
 from edgewise.exporter.parity.html import render_html
 from edgewise.exporter.parity.report import ParityReport, encode_report
 from edgewise.exporter.parity.request import ParityRequest
-from edgewise.runtime.system.atomic import write_bytes, write_text
 from edgewise.runtime.system.errors import ParityError
+from edgewise.runtime.system.output_set import OutputSet
+from edgewise.runtime.system.ownership import listed_files
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,23 +23,28 @@ FAILURES_NAMED = 3
 def parity(request: ParityRequest, console: Console | None = None) -> ParityReport:
     """Compare a bundle's stages, print and write what was found.
 
-    Writes `parity.json` and `parity.html` into `request.report_folder`, each whole or not at all.
+    Writes `parity.json` and `parity.html` into `request.report_folder`, both or neither, in place of an
+    earlier report.
 
     Args:
         console: Where tables and progress go; standard output and error by default.
 
     Raises:
         ParityError: A budget is broken (the report is written by then), or nothing can be compared.
+        EdgewiseError: Files of these names are there that are no report of edgewise.
         BundleError, DatasetError, CheckpointError: What the request names cannot be read.
     """
     from rich.console import Console
 
     console = console or Console()
-    compared = _with_progress(request)
-    report = compared.report
     folder = request.report_folder
-    write_bytes(folder / JSON_NAME, encode_report(report))
-    write_text(folder / HTML_NAME, render_html(report, compared.overlays))
+    own = listed_files(folder) or ()
+    with OutputSet(folder, (JSON_NAME, HTML_NAME), replace=JSON_NAME in own, hint="choose another") as files:
+        compared = _with_progress(request)
+        report = compared.report
+        files.path(JSON_NAME).write_bytes(encode_report(report))
+        files.path(HTML_NAME).write_text(render_html(report, compared.overlays), encoding="utf-8")
+        files.publish()
     console.print(report_tables(report))
     console.print(f"report: {folder / HTML_NAME}", soft_wrap=True, highlight=False)
     if not report.passed:

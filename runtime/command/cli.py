@@ -6,6 +6,7 @@ Also how every edgewise command ends: `main_of` turns an EdgewiseError into one 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -158,12 +159,20 @@ def run(
             "announces; otherwise it is left out, counted and named.",
         ),
     ] = False,
+    segment: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="Publish a part of the results every 90s, 10min or 1h of the run, each in a folder of its "
+            "own (with --output); at the end alone if left out.",
+        ),
+    ] = "",
     force: Annotated[bool, typer.Option(help="Replace the results of an earlier run.")] = False,
 ) -> None:
     """Run a bundle on images, a video or a live stream.
 
-    Files appear when the run is complete. Interrupting a camera or stream completes the run; interrupting
-    anything else leaves valid files named `.partial`; an error leaves nothing.
+    Files appear when the run is complete, or in parts with --segment. Interrupting a camera or stream
+    completes the run; interrupting anything else leaves valid files named `.partial`, and an error nothing.
     """
     from edgewise.runtime.command.run import BoxRequest, RunRequest, run_source
     from edgewise.runtime.engines.options import engine_options
@@ -185,6 +194,7 @@ def run(
         overlay=overlay,
         coco=coco,
         limit=limit,
+        segment=_seconds(segment, output) if segment else None,
         force=force,
         reading=Reading(every, strict, every_frame, reconnect),
     )
@@ -304,6 +314,16 @@ def doctor() -> None:
             f"{', '.join(finding.subject for finding in missing)} cannot be used",
             hint="; ".join(finding.advice for finding in missing),
         )
+
+
+def _seconds(text: str, output: Path | None) -> float:
+    """`90s`, `10min` or `1h` as seconds."""
+    match = re.fullmatch(r"(\d*\.?\d+)(s|min|h)", text.replace(" ", ""))
+    if match is None or float(match[1]) == 0:
+        raise EdgewiseError(f"--segment {text} is no time", hint="write --segment 90s, 10min or 1h")
+    if output is None:
+        raise EdgewiseError("--segment divides what is written", hint="say where with --output FOLDER")
+    return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
 
 
 def settings_of(given: list[str] | None) -> dict[str, str]:

@@ -28,13 +28,13 @@ from edgewise.runtime.command.printing import (
     result_table,
     unsettled_note,
 )
+from edgewise.runtime.command.run_files import RunFiles
 from edgewise.runtime.command.sinks import (
     IMAGES,
     OVERLAY_FOLDER,
     OVERLAY_VIDEO,
     RESULTS,
     CocoResults,
-    OutputFolder,
     OverlayImages,
     OverlayVideo,
 )
@@ -49,6 +49,7 @@ from edgewise.runtime.results.kind import Sink
 from edgewise.runtime.results.result import Result, Scored, above, is_settled
 from edgewise.runtime.system.errors import SourceError
 from edgewise.runtime.system.interruption import deferred_interrupt
+from edgewise.runtime.system.output_set import OutputSet
 from edgewise.runtime.walk.box_sources import MOST_PEOPLE, BoxSource, CocoBoxes, DetectorBoxes, require_crops
 from edgewise.runtime.walk.session import Session
 
@@ -89,6 +90,7 @@ class RunRequest:
     overlay: bool
     coco: bool
     limit: int | None
+    segment: float | None
     force: bool
     reading: Reading
 
@@ -97,7 +99,7 @@ def run_source(request: RunRequest, console: Console) -> None:
     """Run a bundle on every frame of a source.
 
     Raises:
-        EdgewiseError: Something was not there, or broke; `OutputFolder` says what is left.
+        EdgewiseError: Something was not there, or broke; `RunFiles` says what is left.
         KeyboardInterrupt: After what was done until then has been published.
     """
     bundle = Bundle.open(request.bundle)
@@ -119,17 +121,22 @@ def run_source(request: RunRequest, console: Console) -> None:
         ) as session,
         _box_source(request, bundle.manifest, boxes_of_file) as boxes,
     ):
-        folder = (
-            OutputFolder(request.output, names, replace=request.force)
-            if request.output is not None and names
-            else None
-        )
-        try:
-            _run_frames(session, source, boxes, folder, names, request, console)
-        except BaseException:
-            if folder is not None:
-                folder.discard()
-            raise
+        if request.output is None or not names:
+            _run_frames(session, source, boxes, None, request, console)
+            return
+        shown = _shown_from(request, session.manifest)
+        with RunFiles(
+            request.output,
+            names,
+            replace=request.force,
+            segment=request.segment,
+            open_sinks=lambda files: _open_sinks(files, names, source, session.manifest, shown),
+        ) as files:
+            _run_frames(session, source, boxes, files, request, console)
+
+
+def _shown_from(request: RunRequest, manifest: Manifest) -> float:
+    return manifest.postprocess.shown_from if request.threshold is None else request.threshold
 
 
 def _looked_at(manifest: Manifest) -> ClassLabel:
@@ -184,7 +191,7 @@ def _output_names(source: Source, manifest: Manifest, *, overlay: bool, coco: bo
 
 
 def _open_sinks(
-    folder: OutputFolder, names: list[str], source: Source, manifest: Manifest, shown: float
+    folder: OutputSet, names: list[str], source: Source, manifest: Manifest, shown: float
 ) -> list[Sink]:
     sinks: list[Sink] = []
     if RESULTS in names:
@@ -203,16 +210,14 @@ def _run_frames(
     session: Session,
     source: Source,
     boxes: BoxSource | None,
-    folder: OutputFolder | None,
-    names: list[str],
+    files: RunFiles | None,
     request: RunRequest,
     console: Console,
 ) -> None:
     """Run the source to its end, or as far as it goes, and publish what came of it."""
     threshold, limit = request.threshold, request.limit
-    shown = session.manifest.postprocess.shown_from if threshold is None else threshold
+    shown = _shown_from(request, session.manifest)
     kind = kind_of(session.manifest)
-    sinks = _open_sinks(folder, names, source, session.manifest, shown) if folder is not None else []
     live = source.kind is SourceKind.LIVE
     counts: Counter[str] = Counter()
     done = unsettled = 0
@@ -227,9 +232,9 @@ def _run_frames(
             task = progress.add_task(session.manifest.name, total=count)
             for frame, result in stream:
                 kept = result if threshold is None else above(result, threshold)
-                with deferred_interrupt():
-                    for sink in sinks:
-                        sink.write(frame, kept)
+                if files is not None:
+                    with deferred_interrupt():
+                        files.write(frame, kept)
                 counts.update(kind.counts(result, shown))
                 last, done = result, done + 1
                 unsettled += not is_settled(result)
@@ -251,9 +256,7 @@ def _run_frames(
     interrupted = isinstance(stopped, KeyboardInterrupt)
     partial = stopped is not None and not (live and interrupted)
     with deferred_interrupt():
-        for sink in sinks:
-            sink.close()
-        published = folder.publish(partial=partial) if folder is not None else []
+        published = files.finish(partial=partial) if files is not None else []
     # Only now: a dead camera can hold its thread for longer than a service manager waits before it kills.
     source.close()
     stream.close()

@@ -1,7 +1,7 @@
 """Where results go: overlays as images or as a video, and COCO results.
 
-Everything of a run is written in a hidden folder inside the output folder and renamed at the end, so a file
-under its final name is complete. `OutputFolder` knows the three ways a run can end:
+Everything of a run is written in a hidden folder and renamed at the end, so a file under its final name is
+complete (`runtime/system/output_set.py`). A run can end in three ways:
 
 - complete: `results.json`, `images.json`, `overlay/` or `overlay.mp4`;
 - interrupted (Ctrl-C, or a live stream that broke off): the same files, valid as far as they go, named
@@ -11,11 +11,7 @@ under its final name is complete. `OutputFolder` knows the three ways a run can 
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from array import array
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +24,7 @@ from edgewise.runtime.command.mp4_times import set_times
 from edgewise.runtime.frames.reading import Losses
 from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.results.result import Result, is_settled
-from edgewise.runtime.system.errors import EdgewiseError, ResultError
+from edgewise.runtime.system.errors import ResultError
 
 RESULTS = "results.json"
 IMAGES = "images.json"
@@ -36,67 +32,6 @@ OVERLAY_FOLDER = "overlay"
 OVERLAY_SUFFIX = ".jpg"
 OVERLAY_VIDEO = "overlay.mp4"
 DEFAULT_FPS = 25.0
-
-
-class OutputFolder:
-    """The folder of a run's files, which appear together at the end.
-
-    Args:
-        folder: Made where it does not exist.
-        names: Final names of the files and folders that the run will write.
-        replace: Allow that some of them exist already.
-
-    Raises:
-        EdgewiseError: One of them exists and `replace` is not set, or the folder cannot be written.
-    """
-
-    def __init__(self, folder: Path, names: Sequence[str], *, replace: bool = False) -> None:
-        self.folder = folder
-        self._names = tuple(names)
-        present = [name for name in names if (folder / name).exists()]
-        if present and not replace:
-            raise EdgewiseError(
-                f"the output folder already holds {', '.join(present)}",
-                where=str(folder),
-                hint="choose another with --output, or pass --force",
-            )
-        self._made = not folder.exists()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._staging = Path(tempfile.mkdtemp(dir=folder, prefix=".edgewise-"))
-        except OSError as error:
-            raise EdgewiseError(
-                f"the output folder cannot be written: {error.strerror}",
-                where=str(folder),
-                hint="choose another with --output",
-            ) from None
-
-    def path(self, name: str) -> Path:
-        """Where a sink writes the file until it is published."""
-        if name not in self._names:
-            raise ValueError(f"{name!r} was not announced")
-        return self._staging / name
-
-    def publish(self, *, partial: bool = False) -> list[Path]:
-        """Flush what was written and give it its names; `partial` puts `.partial` before the suffix."""
-        published: list[Path] = []
-        for name in self._names:
-            written = self._staging / name
-            if written.exists():
-                final = self.folder / (_partial_name(name) if partial else name)
-                _flush(written)
-                if final.is_dir():
-                    shutil.rmtree(final)
-                os.replace(written, final)
-                published.append(final)
-        shutil.rmtree(self._staging)
-        return published
-
-    def discard(self) -> None:
-        """Remove everything that was written, and the folder where this run made it."""
-        shutil.rmtree(self._staging, ignore_errors=True)
-        if self._made and self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
 
 
 class CocoResults:
@@ -241,17 +176,3 @@ def _fitted(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
         image, inner, interpolation=cv2.INTER_AREA
     )
     return fitted
-
-
-def _partial_name(name: str) -> str:
-    path = Path(name)
-    return f"{path.stem}.partial{path.suffix}"
-
-
-def _flush(path: Path) -> None:
-    for file in (path, *path.rglob("*")) if path.is_dir() else (path,):
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -354,7 +354,7 @@ def test_the_command_prints_and_writes(broken: Path, request_for: Make, tmp_path
     assert "…" not in text
     assert "parity holds" in text
     assert "canonical ONNX" in text
-    assert sorted(path.name for path in output.iterdir()) == ["parity.html", "parity.json"]
+    assert sorted(path.name for path in output.iterdir()) == [".edgewise.json", "parity.html", "parity.json"]
     assert decode_report((output / "parity.json").read_bytes()).passed
 
 

@@ -19,6 +19,7 @@ import typer
 from edgewise.runtime.command import cli
 from edgewise.runtime.contract.manifest import Precision
 from edgewise.runtime.system.errors import SourceError
+from edgewise.runtime.system.ownership import MARKER
 
 from .conftest import bright_frame, detector
 
@@ -79,7 +80,7 @@ def test_run_on_a_folder_writes_overlays_and_results(
     out = tmp_path / "out"
     status, _, _ = edgewise("run", bundle_folder, pictures, "-o", out)
     assert status == 0
-    assert sorted(path.name for path in out.iterdir()) == ["images.json", "overlay", "results.json"]
+    assert sorted(os.listdir(out)) == [MARKER, "images.json", "overlay", "results.json"]
     assert sorted(path.name for path in (out / "overlay").iterdir()) == ["p0.jpg", "p1.jpg", "p2.jpg"]
     results = json.loads((out / "results.json").read_text())
     assert [(record["image_id"], record["category_id"]) for record in results] == [
@@ -105,7 +106,7 @@ def test_run_on_a_video_writes_a_video(edgewise: Verb, bundle_folder: Path, tmp_
     status, text, _ = edgewise("run", bundle_folder, clip, "-o", out, "--no-coco")
     assert status == 0
     assert "9 frames" in text
-    assert [path.name for path in out.iterdir()] == ["overlay.mp4"]
+    assert sorted(os.listdir(out)) == [MARKER, "overlay.mp4"]
     assert cv2.VideoCapture(str(out / "overlay.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 9
     status, text, _ = edgewise("run", bundle_folder, clip, "--limit", 4)
     assert "4 frames" in text
@@ -212,6 +213,8 @@ def test_earlier_results_are_kept_unless_forced(
         (("run", "{bundle}", "{bundle}/manifest.json"), "neither an image nor a video"),
         (("run", "{bundle}", "{bundle}/goldens/000.png", "--precision", "int8"), "no int8 model"),
         (("run", "{bundle}", "{bundle}/goldens/000.png", "--provider", "npu"), "no provider"),
+        (("run", "{bundle}", "{bundle}/goldens/000.png", "--segment", "10min"), "with --output"),
+        (("run", "{bundle}", "{bundle}/goldens/000.png", "--segment", "10"), "is no time"),
         (("selftest", "{bundle}", "--backend", "tensorrt"), "no fp32 model"),
         (("selftest", "{bundle}/models"), "no manifest.json"),
         (("inspect", "{bundle}/manifest.json"), "which is a folder"),
@@ -320,6 +323,31 @@ def test_defects_keep_their_traceback() -> None:
         cli.guard(lambda: 1 / 0)
 
 
+def test_a_long_run_is_published_in_parts(edgewise: Verb, bundle_folder: Path, tmp_path: Path) -> None:
+    clip, out = write_video(tmp_path / "clip.mp4", 5), tmp_path / "out"
+    # Less than any frame takes: each is a part.
+    arguments = ("run", bundle_folder, clip, "-o", out, "--segment", "0.0000001s")
+    assert edgewise(*arguments)[0] == 0
+    parts = [f"part-{number:06d}" for number in range(5)]
+    assert sorted(os.listdir(out)) == parts
+    for number, part in enumerate(parts):
+        (image,) = json.loads((out / part / "images.json").read_text())
+        assert image["id"] == number
+        assert len(json.loads((out / part / "results.json").read_text())) == 2
+        assert cv2.VideoCapture(str(out / part / "overlay.mp4")).read()[0]
+    # The next run goes on behind them; what a killed part left goes.
+    (out / ".part-000005.edgewise-dead" / "new").mkdir(parents=True)
+    assert edgewise(*arguments)[0] == 0
+    assert sorted(os.listdir(out)) == [f"part-{number:06d}" for number in range(10)]
+
+
+def test_a_short_run_is_one_part(edgewise: Verb, bundle_folder: Path, tmp_path: Path) -> None:
+    clip, out = write_video(tmp_path / "clip.mp4", 5), tmp_path / "out"
+    assert edgewise("run", bundle_folder, clip, "-o", out, "--segment", "1h")[0] == 0
+    assert os.listdir(out) == ["part-000000"]
+    assert len(json.loads((out / "part-000000" / "images.json").read_text())) == 5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_a_complete_partial_result(
@@ -335,7 +363,7 @@ def test_ctrl_c_leaves_a_complete_partial_result(
         text=True,
     )
     deadline = time.monotonic() + 30
-    while not any(path.stat().st_size for path in out.glob(".edgewise-*/images.json")):
+    while not any(path.stat().st_size for path in tmp_path.glob(".out.edgewise-*/new/images.json")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)
@@ -343,7 +371,13 @@ def test_ctrl_c_leaves_a_complete_partial_result(
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130, error
     assert "Traceback" not in error
-    assert sorted(os.listdir(out)) == ["images.partial.json", "overlay.partial.mp4", "results.partial.json"]
+    assert sorted(os.listdir(out)) == [
+        MARKER,
+        "images.partial.json",
+        "overlay.partial.mp4",
+        "results.partial.json",
+    ]
+    assert sorted(os.listdir(tmp_path)) == ["bundle", "clip.mp4", "out"]
     images = json.loads((out / "images.partial.json").read_text())
     results = json.loads((out / "results.partial.json").read_text())
     assert 0 < len(images) < 6000

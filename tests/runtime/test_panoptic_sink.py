@@ -8,11 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edgewise.runtime.command.sinks import OutputFolder
 from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
 from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.kinds.panoptic.result import Panoptic
 from edgewise.runtime.kinds.panoptic.sink import PANOPTIC, PANOPTIC_FOLDER, PanopticResults
+from edgewise.runtime.system.output_set import OutputSet
+from edgewise.runtime.system.ownership import MARKER
 
 SIZE = (48, 64)
 LABELS = (ClassLabel(id=5, name="cat"), ClassLabel(id=90, name="sky", kind=ClassKind.STUFF))
@@ -91,11 +92,11 @@ def test_names_are_kept_apart(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_leaves_a_valid_part(tmp_path: Path) -> None:
-    folder = OutputFolder(tmp_path / "out", [PANOPTIC, PANOPTIC_FOLDER])
+    folder = OutputSet(tmp_path / "out", [PANOPTIC, PANOPTIC_FOLDER])
     sink = PanopticResults(folder.path(PANOPTIC), folder.path(PANOPTIC_FOLDER), LABELS)
     sink.write(frame(0), result())
     sink.close()
     names = {path.name for path in folder.publish(partial=True)}
     assert names == {"panoptic.partial.json", "panoptic.partial"}
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {MARKER, *names}
     assert len(json.loads((tmp_path / "out" / "panoptic.partial.json").read_text())["annotations"]) == 1

@@ -25,6 +25,7 @@ from edgewise.runtime.contract.manifest import (
 )
 from edgewise.runtime.contract.postprocessing import PanopticSegments
 from edgewise.runtime.contract.preprocessing import Stretch
+from edgewise.runtime.system.ownership import MARKER
 
 from .conftest import _constant, _serialise, bright_frame, write_files
 from .pose_bundle import BOXES, PEOPLE, build_pose_bundle, person_frame
@@ -338,6 +339,7 @@ def test_run_writes_coco_panoptic(edgewise: Verb, panoptic_folder: Path, tmp_pat
     status, _, _ = edgewise("run", panoptic_folder, lamp(tmp_path), "-o", out)
     assert status == 0
     assert sorted(path.name for path in out.iterdir()) == [
+        MARKER,
         "images.json",
         "overlay",
         "panoptic",
@@ -355,7 +357,7 @@ def test_run_writes_coco_panoptic(edgewise: Verb, panoptic_folder: Path, tmp_pat
     records = json.loads((out / "results.json").read_text())
     assert [record["category_id"] for record in records] == [5, 30]
     assert edgewise("run", panoptic_folder, lamp(tmp_path), "-o", tmp_path / "no", "--no-coco")[0] == 0
-    assert [path.name for path in (tmp_path / "no").iterdir()] == ["overlay"]
+    assert sorted(path.name for path in (tmp_path / "no").iterdir()) == [MARKER, "overlay"]
 
 
 def test_frames_that_needed_more_suppression_rounds_are_counted_and_marked(

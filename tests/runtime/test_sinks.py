@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from edgewise.runtime.command.sinks import CocoResults, OutputFolder, OverlayImages, OverlayVideo
+from edgewise.runtime.command.sinks import CocoResults, OverlayImages, OverlayVideo
 from edgewise.runtime.contract.manifest import ClassLabel
 from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.pixels.masks import crop_dense
-from edgewise.runtime.system.errors import EdgewiseError, ResultError
+from edgewise.runtime.system.errors import ResultError
 
 SIZE = (48, 64)
 
@@ -153,66 +152,3 @@ def test_a_video_that_lost_its_end_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(ResultError, match="0 of 5 frames"):
         sink.close()
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*"))
-
-
-def write_all(folder: OutputFolder) -> None:
-    folder.path("results.json").write_text("[]")
-    folder.path("overlay").mkdir()
-    (folder.path("overlay") / "a.jpg").write_bytes(b"a")
-
-
-NAMES = ["results.json", "overlay"]
-
-
-def test_nothing_is_visible_before_it_is_published(tmp_path: Path) -> None:
-    folder = OutputFolder(tmp_path / "out", NAMES)
-    write_all(folder)
-    assert [name for name in os.listdir(tmp_path / "out") if not name.startswith(".")] == []
-    assert folder.publish() == [tmp_path / "out" / "results.json", tmp_path / "out" / "overlay"]
-    assert names(tmp_path / "out") == ["a.jpg", "overlay", "results.json"]
-
-
-def test_a_partial_run_says_so(tmp_path: Path) -> None:
-    folder = OutputFolder(tmp_path / "out", NAMES)
-    write_all(folder)
-    folder.publish(partial=True)
-    assert names(tmp_path / "out") == ["a.jpg", "overlay.partial", "results.partial.json"]
-
-
-def test_a_failed_run_leaves_nothing(tmp_path: Path) -> None:
-    folder = OutputFolder(tmp_path / "out", NAMES)
-    write_all(folder)
-    folder.discard()
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_failed_run_leaves_what_was_there(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("mine")
-    folder = OutputFolder(tmp_path / "out", NAMES)
-    write_all(folder)
-    folder.discard()
-    assert names(tmp_path / "out") == ["mine.txt"]
-
-
-def test_earlier_results_are_replaced_only_when_asked(tmp_path: Path) -> None:
-    (tmp_path / "overlay").mkdir(parents=True)
-    (tmp_path / "overlay" / "old.jpg").write_bytes(b"old")
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(EdgewiseError, match="already holds overlay"):
-        OutputFolder(tmp_path, NAMES)
-    assert names(tmp_path) == ["mine.txt", "old.jpg", "overlay"]
-    folder = OutputFolder(tmp_path, NAMES, replace=True)
-    write_all(folder)
-    folder.publish()
-    assert names(tmp_path) == ["a.jpg", "mine.txt", "overlay", "results.json"]
-
-
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(EdgewiseError, match="cannot be written"):
-        OutputFolder(tmp_path / "file", NAMES)
