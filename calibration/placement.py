@@ -19,6 +19,7 @@ an addition gets codes too, and all readers of a tensor with codes read the code
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 
@@ -135,9 +136,9 @@ def place(
     chosen = {name: op for name, op in candidates.items() if name not in reasons}
     if not chosen:
         raise CalibrationError(
-            "no node is left to quantise",
+            "no node is left to quantise: " + _why_none(reasons),
             where=index.model.graph.name,
-            hint="loosen the placement rules, or ask for FP16 instead of INT8",
+            hint="ask for FP16 instead of INT8",
         )
     edges = {Edge(op.activation, name, 0) for name, op in chosen.items()}
     edges |= _weightless_edges(index, {edge.tensor for edge in edges}, chosen)
@@ -154,6 +155,13 @@ def place(
             for name, reason in {**reasons, **sampling}.items()
         ),
     )
+
+
+def _why_none(reasons: Mapping[str, str]) -> str:
+    """The reasons by which every node with weights stays wider, each once, with how many it keeps."""
+    if not reasons:
+        return "no node has weights"
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(reasons.values()).most_common())
 
 
 def candidate_tensors(model: onnx.ModelProto) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Which nodes must stay wider so that INT8 meets its budget, and no more than those.
+"""Which nodes must stay wider so that a precision meets its budget, and no more than those.
 
 Nodes are ranked by what their own rounding does to their own results, which one pass measures. The search
 then keeps the first k of that ranking wider: k grows 1, 2, 4, ... until a real evaluation meets the budget,
@@ -19,7 +19,7 @@ from edgewise.calibration.sensitivity import Sensitivity
 from edgewise.runtime.system.errors import CalibrationError
 
 CodesT = TypeVar("CodesT")
-"""What `assemble` makes and `evaluate` measures: an INT8 graph, or one in several forms."""
+"""What `assemble` makes and `evaluate` measures: a graph in the precision, or one in several forms."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SearchResult(Generic[CodesT]):
     """What `search_precision` found.
 
     Attributes:
-        keep: Nodes to keep wider, each with its reason; empty where INT8 meets its budget as it is.
+        keep: Nodes to keep wider, each with its reason; empty where the budget is met as it is.
         codes: What `assemble` made of them.
         loss: What `evaluate` gave for it, at most the budget.
         trials: All evaluations, in order; no count twice.
@@ -53,6 +53,7 @@ def search_precision(
     evaluate: Callable[[CodesT], float],
     budget: float,
     *,
+    precision: str = "INT8",
     progress: Callable[[Trial], None] | None = None,
 ) -> SearchResult[CodesT]:
     """Find a small number of most sensitive nodes whose keeping meets a budget.
@@ -66,16 +67,17 @@ def search_precision(
 
     Args:
         rank: The nodes as `rank_by_error` orders them, the most sensitive first. Called at most once, and not
-            where INT8 meets the budget as it is.
+            where the budget is met as it is.
         assemble: Writes the codes with some nodes (name -> reason) left wider; it must be able to leave out
             all but one of the ranked nodes.
         evaluate: The loss against FP32 in any unit; lower is better, NaN misses. Codes in several forms have
             the loss of their worst form. The same codes must give the same loss.
         budget: The largest loss allowed.
+        precision: Its name, for reasons and errors.
         progress: Called after every evaluation.
 
     Raises:
-        CalibrationError: Every tried count misses the budget: INT8 is not for this model.
+        CalibrationError: Every tried count misses the budget: the precision is not for this model.
     """
     trials: list[Trial] = []
 
@@ -92,20 +94,21 @@ def search_precision(
         return met
     ranking = rank()
     for count in _counts(len(ranking) - 1):
-        met = attempt(reasons(ranking, count))
+        met = attempt(reasons(ranking, count, precision))
         if met is not None:
             break
     else:
         best = min(trial.loss for trial in trials)
         raise CalibrationError(
-            f"INT8 misses its budget of {budget:.6g} even with {max(trial.kept for trial in trials)} of "
-            f"{len(ranking)} nodes kept wider; the least loss was {best:.6g}",
-            hint="calibrate on more or other images, use FP16, or state another budget",
+            f"{precision} misses its budget of {budget:.6g} even with "
+            f"{max(trial.kept for trial in trials)} of {len(ranking)} nodes kept wider; "
+            f"the least loss was {best:.6g}",
+            hint="calibrate on more or other images, use a wider precision, or allow more by --budget",
         )
     missed = max(trial.kept for trial in trials if trial.kept < len(met.keep))
     while len(met.keep) - missed > 1:
         middle = (missed + len(met.keep)) // 2
-        fewer = attempt(reasons(ranking, middle))
+        fewer = attempt(reasons(ranking, middle, precision))
         if fewer is not None:
             met = fewer
         else:
@@ -122,10 +125,10 @@ def _counts(most: int) -> Iterator[int]:
     yield from (low + (high - low) // 2 for low, high in reversed([*pairwise(doubled)]) if high - low > 1)
 
 
-def reasons(ranking: Sequence[Sensitivity], count: int) -> dict[str, str]:
+def reasons(ranking: Sequence[Sensitivity], count: int, precision: str = "INT8") -> dict[str, str]:
     """Why each of the first `count` nodes of a ranking stays wider."""
     return {
-        found.node: f"INT8 misses its budget without it: number {number} of {len(ranking)} by the rounding "
-        f"error of its result, {found.decibels:.1f} dB"
+        found.node: f"{precision} misses its budget without it: number {number} of {len(ranking)} by the "
+        f"rounding error of its result, {found.decibels:.1f} dB"
         for number, found in enumerate(ranking[:count], start=1)
     }

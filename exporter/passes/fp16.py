@@ -116,6 +116,7 @@ def choose_fp16(
     *,
     probes: Collection[str] = (),
     only: Collection[str] | None = None,
+    keep: Mapping[str, str] | None = None,
     limits: Fp16Limits | None = None,
 ) -> Fp16Choice:
     """Choose the float16 islands of a float32 model.
@@ -125,8 +126,10 @@ def choose_fp16(
         ranges: Calibrated ranges; every output of a weighted operator must be among them.
         probes: Tensors that stay float32 for their readers outside of islands.
         only: Consider these weighted nodes only (the kept nodes of an INT8 graph).
+        keep: Weighted nodes that stay float32 whatever their numbers say, each with its reason.
         limits: Numeric limits; None takes the defaults.
     """
+    keep = keep or {}
     limits = limits or Fp16Limits()
     values, known = constants(model), shapes(model)
     kept: list[KeptNode] = []
@@ -134,7 +137,7 @@ def choose_fp16(
     for node in model.graph.node:
         if not _is_weighted(node, values) or (only is not None and node.name not in only):
             continue
-        reason = _reason_to_stay(node, values, ranges, limits)
+        reason = keep.get(node.name) or _reason_to_stay(node, values, ranges, limits)
         if multiplies_one_row(node, known.get(node.output[0])):
             reason = reason or "multiplies a single row: compilers fold it into the float32 kernels around it"
         if reason is None:

@@ -1,14 +1,15 @@
 """From FP32 graphs and images to their FP16 and INT8 files: calibration, islands, codes, precision search.
 
 One calibration table a graph serves both: FP16 islands are chosen by its ranges, and INT8 codes have its
-scales. INT8 graphs are judged on images that were not calibrated on; where one misses its budget, the most
-sensitive nodes stay wider, as few as it takes, and the manifest names them. Of several graphs each is
-judged with the others in FP32, and then all together.
+scales. Graphs are judged on images that were not calibrated on; where one misses its budget, the most
+sensitive nodes stay wider, as few as it takes, and the manifest names them. Of several graphs each is judged
+with the others in FP32, and then all together. A precision that cannot keep its budget is not made, and takes
+nothing with it: provenance says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -55,7 +56,7 @@ from edgewise.runtime.contract.manifest import (
 )
 from edgewise.runtime.frames.images import decode_image
 from edgewise.runtime.frames.sources import Frame
-from edgewise.runtime.system.errors import CalibrationError
+from edgewise.runtime.system.errors import CalibrationError, EdgewiseError, ExportError, ResultError
 from edgewise.runtime.system.publishing import writing
 from edgewise.runtime.walk.walk import Preparation, Prepared, Walk
 
@@ -67,6 +68,9 @@ RANKING_SAMPLES = 4
 COMPARED_SAMPLES = 2
 """Inputs of a graph on which its passes' numbers are compared."""
 
+NOT_MADE = "not made: "
+"""How the provenance step of a precision begins that missed its budget."""
+
 _STEPS = ("calibrate", "fp16", "int8")
 """The provenance steps that a new calibration replaces."""
 
@@ -77,10 +81,14 @@ def _silent(message: str) -> None:
 
 @dataclass(frozen=True)
 class Quantised:
-    """What calibration adds to a bundle: the new manifest and the files that it points to."""
+    """What calibration adds to a bundle: the new manifest and the files that it points to.
+
+    `missed` says why a precision that was asked for is not among them.
+    """
 
     manifest: Manifest
     files: Mapping[str, bytes]
+    missed: Mapping[Precision, EdgewiseError]
 
 
 def calibrate_bundle(
@@ -89,8 +97,8 @@ def calibrate_bundle(
     """Add FP16 and INT8 files to a bundle, or exchange those it has; a kill leaves the old bundle valid.
 
     Raises:
-        CalibrationError: The images are refused, or INT8 misses its budget even with every allowed node
-            wider.
+        CalibrationError: The images are refused, nothing that was asked for keeps its budget, or the bundle
+            would lose a precision that it holds.
         BundleError: A file of the bundle is missing or changed.
         EdgewiseError: Somebody else writes the bundle.
     """
@@ -130,6 +138,10 @@ def _calibrate(bundle: Bundle, request: CalibrationRequest, progress: Callable[[
         for name, graph in manifest.graphs.items()
     }
     quantised = quantise(fp32, manifest, request, images, prepared, targets, progress)
+    held = {file.precision for graph in manifest.graphs.values() for file in graph.files}
+    for precision, error in quantised.missed.items():
+        if precision in held or len(quantised.missed) == len(request.precisions):
+            raise error
     names = {path: place(bundle, path, data) for path, data in quantised.files.items()}
     files = {names[path]: data for path, data in quantised.files.items()}
     progress("writing the bundle")
@@ -157,8 +169,7 @@ def quantise(
         targets: For which targets to lower.
 
     Raises:
-        CalibrationError: The images are refused, or a budget is missed.
-        ExportError: A pass breaks a condition or the numbers, or a target refuses a node.
+        CalibrationError: The images are refused, or an activation is NaN.
     """
     held_out = clips_of(manifest, pictures_of(images.held_out))
     clips = [PreparedClip(_prepare(manifest, clip)) for clip in held_out]
@@ -167,6 +178,7 @@ def quantise(
     agreement = Agreement(manifest, fp32, clips, images.task)
     tables: dict[str, CalibrationTable] = {}
     typed: dict[str, list[TypedGraph]] = {}
+    missed: dict[Precision, EdgewiseError] = {}
     for name in manifest.schedule.graphs:
         bench = Workbench(manifest, name, fp32[name], targets, compared[name], agreement, progress)
         of_graph = f" for graph {name}" if len(manifest.graphs) > 1 else ""
@@ -175,15 +187,29 @@ def quantise(
         tables[name] = calibrate(
             fp32[name], images.calibration, manifest.preprocess, method=request.method, feeds=feeds
         )
-        ranked_on = islice(_feeds(images.calibration, manifest, fp32, name), RANKING_SAMPLES)
         typed[name] = []
-        if Precision.FP16 in request.precisions:
-            typed[name].append(make_fp16(bench, tables[name]))
-        if Precision.INT8 in request.precisions:
-            typed[name].append(make_int8(bench, tables[name], ranked_on))
+        for precision, make in ((Precision.FP16, make_fp16), (Precision.INT8, make_int8)):
+            if precision not in request.precisions or precision in missed:
+                continue
+            ranked_on = islice(_feeds(images.calibration, manifest, fp32, name), RANKING_SAMPLES)
+            try:
+                typed[name].append(make(bench, tables[name], ranked_on))
+            except (CalibrationError, ExportError, ResultError) as error:
+                missed[precision] = error
+                progress(f"{precision.value} is not made: {error.what}")
+    typed = _without(typed, missed)
     if len(typed) > 1:
-        _require_together(agreement, typed, targets)
-    return _compose(manifest, tables, typed)
+        missed |= _miss_together(agreement, typed, targets)
+    return _compose(manifest, tables, _without(typed, missed), missed)
+
+
+def _without(
+    typed: Mapping[str, Sequence[TypedGraph]], missed: Collection[Precision]
+) -> dict[str, list[TypedGraph]]:
+    """What is left where a precision that one graph misses is made for none."""
+    return {
+        name: [each for each in every if each.record.precision not in missed] for name, every in typed.items()
+    }
 
 
 def _prepare(manifest: Manifest, clip: Clip) -> list[Prepared]:
@@ -225,13 +251,14 @@ def _feeds(images: CalibrationSet, manifest: Manifest, fp32: Models, name: str) 
             yield sample.name, inputs
 
 
-def _require_together(
+def _miss_together(
     agreement: Agreement, typed: Mapping[str, Sequence[TypedGraph]], targets: tuple[Target, ...]
-) -> None:
-    """Graphs that keep their budgets one by one must keep them together.
+) -> dict[Precision, EdgewiseError]:
+    """Why graphs that keep their budgets one by one do not keep them together, by precision.
 
     Files that several targets share are judged once.
     """
+    missed: dict[Precision, EdgewiseError] = {}
     for precision in dict.fromkeys(each.record.precision for every in typed.values() for each in every):
         judged: set[tuple[bytes, ...]] = set()
         for target in targets:
@@ -242,15 +269,22 @@ def _require_together(
                 if each.record.precision is precision
             }
             files = tuple(model.SerializeToString(deterministic=True) for model in models.values())
-            if files not in judged:
+            if files in judged:
+                continue
+            judged.add(files)
+            try:
                 require_budget(agreement, models, precision)
-                judged.add(files)
+            except (CalibrationError, ResultError) as error:
+                missed[precision] = error
+                break
+    return missed
 
 
 def _compose(
     manifest: Manifest,
     tables: Mapping[str, CalibrationTable],
     typed: Mapping[str, Sequence[TypedGraph]],
+    missed: Mapping[Precision, EdgewiseError],
 ) -> Quantised:
     files: dict[str, bytes] = {}
     graphs: dict[str, Graph] = {}
@@ -277,6 +311,10 @@ def _compose(
             )
         )
         steps += [step for each in typed[name] for step in each.steps]
+    steps += [
+        ProvenanceStep(step=precision.value, tool="edgewise", detail=f"{NOT_MADE}{_in_one_line(error)}")
+        for precision, error in missed.items()
+    ]
     any_table = next(iter(tables.values()))
     return Quantised(
         msgspec.structs.replace(
@@ -297,7 +335,12 @@ def _compose(
             ),
         ),
         files,
+        missed,
     )
+
+
+def _in_one_line(error: EdgewiseError) -> str:
+    return f"{error.what} ({error.where})" if error.where else error.what
 
 
 def _prefix(graph: str) -> str:

@@ -18,13 +18,20 @@ from edgewise.calibration.collect import Feeds
 from edgewise.calibration.lower_u8 import lower_u8
 from edgewise.calibration.placement import place
 from edgewise.calibration.qdq import quantise_s8
-from edgewise.calibration.search import search_precision
-from edgewise.calibration.sensitivity import Sensitivity, rank_by_error
+from edgewise.calibration.search import Trial, search_precision
+from edgewise.calibration.sensitivity import Sensitivity, rank_by_error, rank_by_half
 from edgewise.calibration.table import CalibrationTable
 from edgewise.exporter.from_torch.onnx_export import comparable_names
 from edgewise.exporter.graph.numerics import Tensors, roles_in
-from edgewise.exporter.graph.passes import PassRunner
-from edgewise.exporter.passes.fp16 import Fp16Choice, Ranges, choose_fp16, fp16_pass, narrow_nodes
+from edgewise.exporter.graph.passes import PassResult, PassRunner
+from edgewise.exporter.passes.fp16 import (
+    WEIGHTED,
+    Fp16Choice,
+    Ranges,
+    choose_fp16,
+    fp16_pass,
+    narrow_nodes,
+)
 from edgewise.exporter.precision.agreement import Agreement, Models
 from edgewise.exporter.targets.lowering import lower_for
 from edgewise.runtime.contract.manifest import (
@@ -89,6 +96,12 @@ class Workbench:
         """The provenance's words for a verdict."""
         return f"uses {used:.2f} of its budget on {self.agreement.subject(precision)}"
 
+    def trial(self, precision: Precision) -> Callable[[Trial], None]:
+        """Says how far a trial of the precision search got."""
+        return lambda trial: self.progress(
+            f"{precision.value} with {trial.kept} more nodes kept wider uses {trial.loss:.2f} of its budget"
+        )
+
     @property
     def probes(self) -> list[str]:
         return [spec.name for spec in self.graph.probes]
@@ -97,23 +110,59 @@ class Workbench:
 # ---------------------------------------------------------------- FP16
 
 
-def make_fp16(bench: Workbench, table: CalibrationTable) -> TypedGraph:
-    """The float16 islands that the table's ranges allow, held to the FP16 budget."""
+@dataclass(frozen=True, eq=False)
+class Islands:
+    """A choice of float16 islands, and the graph typed so."""
+
+    choice: Fp16Choice
+    result: PassResult
+
+
+def make_fp16(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> TypedGraph:
+    """The float16 islands that the table's ranges and the FP16 budget allow; a precision search as for INT8
+    says which weighted nodes stay float32.
+
+    Args:
+        feeds: A few calibration samples, by which nodes are ranked where the budget is missed.
+
+    Raises:
+        CalibrationError: The search finds no number of kept nodes that brings the graph into the budget.
+    """
     bench.progress("typing float16 islands")
-    choice = choose_fp16(bench.fp32, _ranges(table), probes=bench.probes)
-    tolerance = bench.manifest.budget(Precision.FP16).tensor_relative_error
-    result = bench.runner().run(fp16_pass(choice, tolerance=tolerance), bench.fp32)
-    used = require_budget(bench.agreement, {bench.name: result.model}, Precision.FP16)
+
+    def assemble(keep: Mapping[str, str]) -> Islands:
+        choice = choose_fp16(bench.fp32, _ranges(table), probes=bench.probes, keep=keep)
+        # The budget judges the numbers, on more images than a pass is compared on.
+        return Islands(choice, bench.runner().run(fp16_pass(choice, tolerance=inf), bench.fp32))
+
+    def rank() -> Sequence[Sensitivity]:
+        bench.progress("searching the nodes that must stay wider than float16")
+        narrow = assemble({}).choice.narrow
+        nodes = [
+            node.name for node in bench.fp32.graph.node if node.name in narrow and node.op_type in WEIGHTED
+        ]
+        return rank_by_half(bench.fp32, nodes, feeds)
+
+    found = search_precision(
+        rank,
+        assemble,
+        lambda islands: bench.agreement.budget_used({bench.name: islands.result.model}, Precision.FP16),
+        1.0,
+        precision="FP16",
+        progress=bench.trial(Precision.FP16),
+    )
+    islands = found.codes
+    step, model = islands.result.step, islands.result.model
     record = PrecisionRecord(
         precision=Precision.FP16,
         asked="float16 in nodes with weights and between them; float32 decoding, inputs and outputs",
-        kept=choice.kept,
+        kept=islands.choice.kept,
     )
-    lowered = bench.lowered(lambda target: result.model)
-    step = msgspec.structs.replace(
-        result.step, detail=f"{result.step.detail}; {bench.judged(used, Precision.FP16)}"
+    searched = f", {len(found.keep)} of them by the precision search" if found.keep else ""
+    detail = f"{step.detail}{searched}; {bench.judged(found.loss, Precision.FP16)}"
+    return TypedGraph(
+        bench.lowered(lambda target: model), record, (msgspec.structs.replace(step, detail=detail),)
     )
-    return TypedGraph(lowered, record, (step,))
 
 
 def _ranges(table: CalibrationTable) -> Ranges:
@@ -136,7 +185,7 @@ def require_budget(agreement: Agreement, models: Models, precision: Precision) -
         raise CalibrationError(
             f"{precision.value} misses its budget: {worst.figure} is {value}, the limit is {worst.limit:.4g}",
             where=f"{worst.subject}, {worst.sample}",
-            hint="state another budget in the manifest, or calibrate on images like those in use",
+            hint="calibrate on images like those in use, or allow more by --budget",
         )
     return worst.share_of_limit
 
@@ -189,9 +238,7 @@ def make_int8(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> TypedG
             for form in codes.forms(bench.targets)
         ),
         1.0,
-        progress=lambda trial: bench.progress(
-            f"int8 with {trial.kept} more nodes kept wider uses {trial.loss:.2f} of its budget"
-        ),
+        progress=bench.trial(Precision.INT8),
     )
     record = PrecisionRecord(
         precision=Precision.INT8,

@@ -17,6 +17,7 @@ from torch import nn
 from edgewise.calibration.table import decode_table
 from edgewise.exporter.bundle.budgets import FP16, FP32, INT8
 from edgewise.exporter.bundle.goldens import drawn_frame
+from edgewise.exporter.bundle.writer import update_bundle
 from edgewise.exporter.graph.numerics import run_graph
 from edgewise.exporter.graph.passes import expose
 from edgewise.exporter.precision import quantise
@@ -183,12 +184,18 @@ def test_a_failed_calibration_leaves_the_old_bundle(
 
 
 def with_int8_budget(bundle: Bundle, **limits: float) -> Bundle:
+    return with_budget(bundle, Precision.INT8, **limits)
+
+
+def with_budget(bundle: Bundle, precision: Precision, **limits: float) -> Bundle:
+    bundle = Bundle.open(bundle.path)
+
     def tightened(budget: Budget) -> Budget:
-        changes = limits if budget.precision is Precision.INT8 else {}
+        changes = limits if budget.precision is precision else {}
         return msgspec.structs.replace(budget, **changes)
 
     budgets = tuple(tightened(budget) for budget in bundle.manifest.budgets)
-    return Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, budgets=budgets), bundle._entries)
+    return update_bundle(bundle, msgspec.structs.replace(bundle.manifest, budgets=budgets), {})
 
 
 LOOSE = {"matched_fraction": 0.0, "similarity": 0.0, "score_difference": 1.0, "tensor_cosine": 0.0}
@@ -246,10 +253,60 @@ def test_an_impossible_budget_is_an_error_and_changes_nothing(copied: Bundle, pi
     Bundle.open(copied.path).verify()
 
 
-def test_a_module_without_anything_to_quantise_says_so(spots_bundle: Bundle, pictures: Path) -> None:
-    with pytest.raises(CalibrationError, match="no node is left to quantise") as caught:
-        calibrate_bundle(spots_bundle, CalibrationRequest(images=pictures, count=4))
+def test_a_module_without_anything_to_quantise_gets_what_it_can(
+    spots_bundle: Bundle, pictures: Path, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(Path(shutil.copytree(spots_bundle.path, tmp_path / "copy.bundle")))
+    asked = CalibrationRequest(images=pictures, count=4, precisions=(Precision.INT8,))
+    with pytest.raises(CalibrationError, match="1 reads the image") as caught:
+        calibrate_bundle(bundle, asked)
     assert "FP16" in caught.value.hint
+    done = calibrate_bundle(bundle, CalibrationRequest(images=pictures, count=4))
+    assert [record.precision for record in done.manifest.precisions] == [Precision.FP32, Precision.FP16]
+    assert {file.precision for file in done.graph("main").files} == {Precision.FP32, Precision.FP16}
+    assert done.manifest.provenance.steps[-1].detail.startswith("not made: no node is left to quantise")
+    done.verify()
+    assert selftest(done, Target.ONNXRUNTIME, Precision.FP16).passed
+
+
+@pytest.mark.slow
+def test_a_missed_budget_loses_neither_fp32_nor_what_the_bundle_holds(
+    spots: ModuleType, pictures: Path, tmp_path: Path
+) -> None:
+    impossible = msgspec.structs.replace(FP16, tensor_relative_error=1e-9)
+    request = CalibrationRequest(images=pictures, count=4, precisions=(Precision.FP16,))
+    options = ExportOptions(
+        calibration=request, budgets=(FP32, impossible, INT8), targets=(Target.ONNXRUNTIME,)
+    )
+    bundle = export_bundle({"main": deeper(spots)}, spots.draft_manifest(), tmp_path / "b", options)
+    assert {file.precision for file in bundle.graph("main").files} == {Precision.FP32}
+    step = bundle.manifest.provenance.steps[-1]
+    assert (step.step, step.detail.startswith("not made: FP16 misses its budget")) == ("fp16", True)
+    assert selftest(bundle, Target.ONNXRUNTIME).passed
+    before = (bundle.path / "manifest.json").read_bytes()
+    with pytest.raises(CalibrationError, match="FP16 misses its budget"):
+        calibrate_bundle(bundle, request)
+    assert (bundle.path / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_fp16_is_searched_as_int8_is(copied: Bundle, pictures: Path) -> None:
+    """A limit between what all islands use and what fewer of them use."""
+    said: list[str] = []
+    request = CalibrationRequest(images=pictures, count=8, precisions=(Precision.FP16,))
+    tight = with_budget(copied, Precision.FP16, tensor_relative_error=1e-7, **LOOSE)
+    with pytest.raises(CalibrationError, match="FP16 misses"):
+        calibrate_bundle(tight, request, progress=said.append)
+    found = [re.search(r"with (\d+) more .* uses ([0-9.]+) of", line) for line in said]
+    losses = {int(each[1]): float(each[2]) for each in found if each}
+    limit = 1e-7 * (losses[0] + min(losses.values())) / 2
+    reachable = with_budget(copied, Precision.FP16, tensor_relative_error=limit, **LOOSE)
+    again = calibrate_bundle(reachable, request)
+    (record,) = (each for each in again.manifest.precisions if each.precision is Precision.FP16)
+    searched = [node for node in record.kept if "FP16 misses its budget without it" in node.reason]
+    assert 0 < len(searched) < 5
+    typed = model_of(again, Target.TENSORRT, Precision.FP16)
+    assert TensorProto.FLOAT16 in {tensor.data_type for tensor in typed.graph.initializer}
 
 
 # ---------------------------------------------------------------- images
