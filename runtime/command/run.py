@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +116,7 @@ def run_source(request: RunRequest, console: Console) -> None:
         )
     names = _output_names(source, bundle.manifest, overlay=request.overlay, coco=request.coco)
     with (
+        closing(source),
         Session.open(
             bundle, backend=request.engine, precision=request.precision, settings=request.settings
         ) as session,

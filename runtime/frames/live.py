@@ -74,7 +74,9 @@ class LiveStream:
         return self._newest_shots()
 
     def close(self) -> None:
-        """End the iteration, also one that waits in another thread."""
+        """End the iteration, also one that waits in another thread. What is closed stays so."""
+        if self._closed.is_set():
+            return
         self._closed.set()
         self._newest.end()
         if self._reader is not None:

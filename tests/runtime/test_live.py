@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -110,6 +111,14 @@ def test_the_end_of_a_stream_is_an_end(edgewise: Verb, bundle_folder: Path, tmp_
     assert len(ids) + (int(dropped[1]) if dropped else 0) == 60
     assert ids == sorted(set(ids))
     assert ids[-1] == 59
+
+
+def test_a_run_that_cannot_begin_lets_go_of_its_stream(edgewise: Verb, bundle_folder: Path) -> None:
+    with camera([3]) as address:
+        status, _, error = edgewise("run", bundle_folder, address, "--precision", "int8")
+    assert status == 1
+    assert "no int8 model" in only_panel(error)
+    assert "edgewise-live" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_the_overlay_keeps_the_time_of_a_stream(edgewise: Verb, bundle_folder: Path, tmp_path: Path) -> None:
