@@ -69,6 +69,8 @@ class ObjectAnnotation(Protocol):
     def category_id(self) -> int: ...
     @property
     def bbox(self) -> Box: ...
+    @property
+    def area(self) -> float | None: ...
 
 
 def read_file(json: Path, form: type[File], kind: str, hint: str) -> File:
@@ -143,7 +145,7 @@ def classes_of(categories: Sequence[CocoCategory], used: Container[int]) -> list
 def object_faults(
     annotations: Sequence[ObjectAnnotation], images: Container[int], categories: Container[int]
 ) -> Iterator[str]:
-    """What is wrong with annotations of objects, whatever else they hold: ids and boxes."""
+    """What is wrong with annotations of objects, whatever else they hold: ids, boxes and areas."""
     for number in doubled(one.id for one in annotations):
         yield f"annotation {number} is there more than once"
     for one in annotations:
@@ -153,6 +155,8 @@ def object_faults(
             yield f"annotation {one.id} names category {one.category_id}, which the file does not list"
         elif not all(abs(side) <= FARTHEST for side in one.bbox) or min(one.bbox[2:]) < 0:
             yield f"annotation {one.id} has the impossible box {list(one.bbox)}"
+        elif one.area is not None and not 0 <= one.area <= FARTHEST**2:
+            yield f"annotation {one.id} has the impossible area {one.area}"
 
 
 def segmentation_faults(

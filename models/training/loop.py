@@ -36,6 +36,7 @@ from edgewise.runtime.contract.preprocessing import (
     ShortestEdge,
 )
 from edgewise.runtime.system.atomic import sha256_of, staged_file
+from edgewise.runtime.system.documents import parse_json
 from edgewise.runtime.system.errors import CheckpointError, DatasetError, ModelError
 from edgewise.runtime.system.ownership import refuse_existing_file
 from edgewise.runtime.system.publishing import writing
@@ -211,19 +212,26 @@ def _save_state(path: Path, learner: Learner, history: History, identity: str) -
 def _load_state(path: Path, learner: Learner, identity: str) -> History:
     hint = "it was the state of an interrupted run: pass --restart to begin again"
     state = read_pickle(path, hint)
+    refusal = CheckpointError("not the state of a training", where=str(path), hint=hint)
     if not isinstance(state, dict) or not isinstance(kept := state.get("identity"), str):
-        raise CheckpointError("not the state of a training", where=str(path), hint=hint)
+        raise refusal
     if kept != identity:
-        changed = [key for key, value in json.loads(identity).items() if json.loads(kept).get(key) != value]
+        plan = parse_json(kept, lambda _: refusal)
+        if not isinstance(plan, dict):
+            raise refusal
+        changed = [key for key, value in json.loads(identity).items() if plan.get(key) != value]
         raise ModelError(
             f"an interrupted run with other settings lies there (different: {', '.join(changed)})",
             where=str(path),
             hint="repeat its command to go on, pass --restart to begin again, or choose another --out",
         )
     try:
+        kept_so_far = msgspec.convert(state["history"], History)
         learner.load(state)
-        return state["history"]
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
+        if not isinstance(learner.step, int) or learner.step < 0:
+            raise ValueError(learner.step)
+        return kept_so_far
+    except Exception:  # torch loads a state piece by piece, and no list says how a broken piece ends
         raise CheckpointError(
             "a part of the state is missing or broken", where=str(path), hint=hint
         ) from None

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from edgewise.runtime.contract.parts import Id
 from edgewise.runtime.system.documents import Refuse, decode_json
 
 Form = TypeVar("Form")
 Same = TypeVar("Same", bound=Hashable)
-Flag = int | bool
+Flag = Annotated[int, Meta(ge=0, le=1)] | bool
 
 
 class ImageEntry(msgspec.Struct, frozen=True):

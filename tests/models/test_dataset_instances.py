@@ -185,11 +185,12 @@ def test_every_broken_annotation_is_named_on_opening(tmp_path: Path) -> None:
         {"id": 3},
         {"segmentation": {"size": [12, 16], "counts": [1 << 62, 1 << 62, 1 << 62, (1 << 62) + 192]}},
         {"bbox": [0, 0, 1e300, 1]},
+        {"area": -1},
     )
     with pytest.raises(DatasetError) as caught:
         CocoInstances.open(_write(tmp_path, content))
     named = {int(word) for word in re.findall(r"annotation (\d+)", caught.value.what)}
-    assert named == {2, 3, 4, 5, 6, 7, 8, 10, 11}
+    assert named == {2, 3, 4, 5, 6, 7, 8, 10, 11, 12}
 
 
 def test_many_faults_are_counted(tmp_path: Path) -> None:

@@ -215,6 +215,27 @@ def test_a_broken_file_is_one_clear_error(tmp_path: Path, content: Any, words: s
     assert caught.value.hint
 
 
+def test_people_as_converters_write_them(tmp_path: Path) -> None:
+    content = _minimal()
+    content["categories"].insert(0, {"id": 0, "name": "project", "supercategory": "none"})
+    content["categories"][1]["supercategory"] = "project"
+    content["annotations"][0] |= {"id": 0, "iscrowd": False, "category_id": 3.0}
+    content["annotations"][0].pop("area")
+    dataset = CocoKeypoints.open(_write(tmp_path, content))
+    assert [label.name for label in dataset.vocabulary.classes] == ["robot"]
+    assert [one.extent for one in dataset.people(0)] == [50 * 70]
+
+
+def test_every_broken_person_is_named_on_opening(tmp_path: Path) -> None:
+    content = _minimal()
+    person = content["annotations"][0]
+    broken = ({"keypoints": [1, 2, 2]}, {"bbox": [1, 2, -3, 4]}, {"id": 1}, {"keypoints": [1e300, 2, 2] * 3})
+    content["annotations"] += [{**person, "id": 2 + index, **each} for index, each in enumerate(broken)]
+    with pytest.raises(DatasetError) as caught:
+        CocoKeypoints.open(_write(tmp_path, content))
+    assert all(f"annotation {number} " in caught.value.what for number in (1, 2, 3, 5))
+
+
 def test_a_model_of_whole_frames_cannot_be_trained_on_people(tmp_path: Path) -> None:
     dataset = CocoKeypoints.open(_write(tmp_path, _minimal()))
     with pytest.raises(DatasetError, match="look at crops"):

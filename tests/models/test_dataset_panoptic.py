@@ -122,6 +122,26 @@ def test_a_broken_file_is_one_clear_error(tmp_path: Path, content: Any, words: s
     assert caught.value.hint
 
 
+def test_segments_as_converters_write_them(tmp_path: Path) -> None:
+    content = _minimal()
+    content["categories"].insert(0, {"id": 0, "name": "all", "supercategory": "none", "isthing": True})
+    for category in content["categories"][1:]:
+        category |= {"isthing": bool(category["isthing"]), "supercategory": "all"}
+    for segment in content["annotations"][0]["segments_info"]:
+        segment |= {"iscrowd": bool(segment["iscrowd"]), "id": float(segment["id"])}
+    dataset = CocoPanoptic.open(_write(tmp_path, content))
+    assert [label.name for label in dataset.vocabulary.classes] == ["dog", "cat", "sky"]
+    assert dataset.truth(0).names == ("cat", "sky")
+
+
+@pytest.mark.parametrize("name", ["images", "categories"])
+def test_two_of_one_id_are_refused(tmp_path: Path, name: str) -> None:
+    content = _minimal()
+    content[name].append(content[name][0])
+    with pytest.raises(DatasetError, match=f"several {name} have the same id"):
+        CocoPanoptic.open(_write(tmp_path, content))
+
+
 def test_missing_pictures_of_either_kind_are_named(tmp_path: Path) -> None:
     path = _write(tmp_path, _minimal())
     (tmp_path / "panoptic" / "a.png").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,24 @@ Outputs = dict[str, np.ndarray[Any, Any]]
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("tasks") / "scenes", 10, 8, 192)
+
+
+@pytest.mark.parametrize("task", ["instances", "keypoints"])
+def test_the_truth_scores_one_however_annotations_are_numbered(
+    scenes: Path, tmp_path: Path, task: str
+) -> None:
+    content = json.loads((scenes / f"{task}.json").read_text())
+    for number, annotation in enumerate(content["annotations"]):
+        annotation["id"] = number
+        annotation.pop("area")
+    (tmp_path / "from_zero.json").write_text(json.dumps(content))
+    row = task_of(task)
+    dataset = row.dataset.open(tmp_path / "from_zero.json", scenes / "images")
+    measuring = row.metric.begin(dataset)
+    for index in range(len(dataset)):
+        measuring.add(index, dataset.truth(index))
+    measured = measuring.value()
+    assert measured.parts.get("OKS AP", measured.value) > 0.9999
 
 
 def _manifest(name: str, vocabulary: Vocabulary) -> Manifest:

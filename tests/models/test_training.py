@@ -235,7 +235,13 @@ def test_the_state_of_another_run_is_refused(scenes: Path, tmp_path: Path) -> No
     train(request)
     with pytest.raises(EdgewiseError, match="exists already"):
         train(request)
-    for broken in (b"half a state", {"identity": 3}, [torch.ones(1)]):
+    for broken in (
+        b"half a state",
+        {"identity": 3},
+        {"identity": "[" * 5000},
+        {"identity": "[]"},
+        [torch.ones(1)],
+    ):
         if isinstance(broken, bytes):
             (tmp_path / "m.state").write_bytes(broken)
         else:

@@ -5,7 +5,6 @@ COCO counts keypoints in whole pixels; here they are continuous, at the centre o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -273,7 +272,7 @@ def _layout(category: CocoCategory, json: Path) -> KeypointLayout:
 
 
 def _point_faults(people: list[CocoPerson], count: int) -> Iterator[str]:
-    """What is wrong with the keypoints and areas of people."""
+    """What is wrong with the keypoints of people."""
     for one in people:
         if len(one.keypoints) != 3 * count:
             yield f"annotation {one.id} has {len(one.keypoints)} numbers for {count} keypoints"
@@ -281,5 +280,3 @@ def _point_faults(people: list[CocoPerson], count: int) -> Iterator[str]:
             yield f"annotation {one.id} has a keypoint that is not in or near any image"
         elif not set(one.keypoints[2::3]) <= {0, 1, 2}:
             yield f"annotation {one.id} has a visibility other than 0, 1 and 2"
-        elif not (math.isfinite(one.extent) and one.extent >= 0):
-            yield f"annotation {one.id} has the impossible area {one.area}"
