@@ -21,7 +21,7 @@ from edgewise.runtime.compare.matching import MatchTally, margin_of, match
 from edgewise.runtime.contract.manifest import Budget, Graph, Manifest, Precision
 from edgewise.runtime.decoding.decode import decode_result
 from edgewise.runtime.decoding.kinds import kind_of
-from edgewise.runtime.results.result import Result
+from edgewise.runtime.results.result import Result, is_settled
 from edgewise.runtime.system.errors import ResultError
 from edgewise.runtime.walk.extremes import extreme_checks
 from edgewise.runtime.walk.walk import Prepared, Walk
@@ -86,6 +86,11 @@ class Agreement:
         walk = self._walk(fp32)
         self._reference = [[self._run(walk, frame) for frame in _fresh(walk, clip)] for clip in clips]
         self._metric = task.measure(walk) if task is not None else 0.0
+
+    @property
+    def unsettled(self) -> int:
+        """On how many frames the reference's suppression ran out of rounds."""
+        return sum(not is_settled(frame.result) for frames in self._reference for frame in frames)
 
     def checks(self, models: Models, precision: Precision) -> list[Check]:
         """Every figure beside its limit in the budget of a precision, and that extreme frames give results.

@@ -176,6 +176,8 @@ def quantise(
     compared = _inputs(manifest, fp32, clips)
     clips += [PreparedClip(frames, Role.GOLDEN) for frames in goldens]
     agreement = Agreement(manifest, fp32, clips, images.task)
+    if agreement.unsettled:
+        progress(f"{agreement.unsettled} images to judge on need more suppression rounds than the graph has")
     tables: dict[str, CalibrationTable] = {}
     typed: dict[str, list[TypedGraph]] = {}
     missed: dict[Precision, EdgewiseError] = {}

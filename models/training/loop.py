@@ -223,7 +223,7 @@ def _load_state(path: Path, learner: Learner, identity: str) -> History:
         raise ModelError(
             f"an interrupted run with other settings lies there (different: {', '.join(changed)})",
             where=str(path),
-            hint="repeat its command to go on, pass --restart to begin again, or choose another --out",
+            hint="repeat its command to go on, pass --restart to begin again, or choose another --output",
         )
     try:
         kept_so_far = msgspec.convert(state["history"], History)

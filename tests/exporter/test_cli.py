@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -180,6 +183,26 @@ def test_export_then_selftest(seeded_tiny: Path, tmp_path: Path) -> None:
     assert "tensorrt" not in said
     edgewise("selftest", folder)
     edgewise("inspect", folder)
+
+
+OF_OTHER_TOOLS = {"--upgrade", "--system-site-packages"}
+
+
+def test_every_option_that_a_hint_names_exists() -> None:
+    group: Any = typer.main.get_command(app)
+    options = [option for verb in group.commands.values() for option in verb.params]
+    known = {text for option in options for text in (*option.opts, *option.secondary_opts)}
+    house = Path(models.__file__).parent.parent
+    named = {
+        option
+        for room in ("runtime", "calibration", "models", "exporter")
+        for file in (house / room).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value
+        for option in re.findall(r"(?:^|[\s`]|(?<!var)\()(--[a-z][a-z-]*)", node.value)
+    }
+    assert len(named) > 20
+    assert named <= known | OF_OTHER_TOOLS
 
 
 def test_models_lists_what_set_takes_and_set_takes_it(seeded_tiny: Path, tmp_path: Path) -> None:
