@@ -193,10 +193,9 @@ def build(
                 )
                 record = build_engine(opened, target, precision, options)
                 opened = with_realised(opened, record, step)
-            layers = ", ".join(f"{number} {kind}" for kind, number in record.realised.layers.items())
             _say(
                 f"{name}, {record.realised.tool} for {record.realised.device}: "
-                f"{record.size / 1e6:.1f} MB, layers: {layers}"
+                f"{record.size / 1e6:.1f} MB, {record.realised.counts()}"
             )
 
 

@@ -135,9 +135,9 @@ def summary(made: Demo) -> Group:
         table.add_row("results", str(model.results))
         table.add_row("parity report", str(model.report_page))
         for record in model.engines:
-            layers = ", ".join(f"{number} {kind}" for kind, number in record.realised.layers.items())
             table.add_row(
-                f"engine {record.key.precision.value}", f"{record.size / 1e6:.1f} MB, layers: {layers}"
+                f"engine {record.key.precision.value}",
+                f"{record.size / 1e6:.1f} MB, {record.realised.counts()}",
             )
     bundles = {model.bundle.manifest.name: model.bundle.path for model in made.models}
     first = next(iter(bundles.values()))

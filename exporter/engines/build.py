@@ -23,7 +23,7 @@ import msgspec
 from edgewise.exporter.engines.check import check_realised
 from edgewise.exporter.engines.compile import CompileJob, compile_graph
 from edgewise.exporter.engines.pins import Pins, pins_from_types, read_model
-from edgewise.exporter.engines.realised import count_types
+from edgewise.exporter.engines.realised import count_nodes, count_types
 from edgewise.exporter.engines.recipe import TensorRTFeatures, choose_recipe
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import KeptNode, Precision, RealisedPrecision, Target
@@ -116,6 +116,7 @@ def build_engine(
             tool=f"{target.value} {trt.__version__}",
             device=str(plan.device),
             layers=count_types(compiled.layers),
+            weighted=count_nodes((node.name for node in compiled.weighted), compiled.layers),
             graph=options.graph,
         ),
         build_seconds=round(compiled.seconds, 3),

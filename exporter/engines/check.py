@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgewise.exporter.engines.realised import WIDTH, EngineLayer, node_type
+from edgewise.exporter.engines.realised import UNKNOWN, WIDTH, EngineLayer, node_type
 from edgewise.exporter.engines.weighted import WeightedNode
 from edgewise.runtime.contract.manifest import KeptNode, Precision
 from edgewise.runtime.system.errors import BuildError
@@ -23,7 +23,8 @@ def check_realised(
     """Hold an engine to its precision.
 
     Every weighted node computes in exactly the precision asked for; a kept one in that of its manifest entry
-    or a wider type. For INT8 every other weighted node must be quantised in the graph.
+    or a wider type. For INT8 every other weighted node must be quantised in the graph. A node whose type the
+    layer list does not tell passes: its graph or its pin states it, and the record counts it apart.
 
     Args:
         where: The model file, for the error.
@@ -43,6 +44,8 @@ def check_realised(
         got = node_type(node.name, layers)
         if got is None:
             problems.append(f"{node.name} is in no layer of the engine")
+        elif got == UNKNOWN:
+            continue
         elif node.name in kept_at:
             if WIDTH.get(got, -1) < WIDTH[kept_at[node.name].value]:
                 problems.append(f"{node.name} was kept in {kept_at[node.name].value} and computes in {got}")

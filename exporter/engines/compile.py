@@ -101,7 +101,8 @@ def compile_graph(trt: Any, job: CompileJob) -> Compiled:
             where=job.where,
             hint="the message names the layer; `docs/engines.md` lists what each TensorRT builds",
         )
-    _save_timings(config, job)
+    if job.timing_cache is not None:
+        save_timings(config, job.timing_cache)
     plan = bytes(memory)
     return Compiled(plan, weighted, _read_layers(trt, logger, log, plan, job), seconds)
 
@@ -189,11 +190,11 @@ def _configure(trt: Any, builder: Any, network: Any, config: Any, job: CompileJo
         config.add_optimization_profile(profile)
         keep_alive.append(profile)
     if job.timing_cache is not None:
-        keep_alive.append(_attach_timings(config, job.timing_cache))
+        keep_alive.append(attach_timings(config, job.timing_cache))
     return keep_alive
 
 
-def _attach_timings(config: Any, path: Path) -> Any:
+def attach_timings(config: Any, path: Path) -> Any:
     """Let the builder begin with the timings of earlier builds; what it does not take is begun anew."""
     known = path.read_bytes() if path.exists() else b""
     for data in dict.fromkeys((known, b"")):
@@ -218,10 +219,11 @@ def _set_targets(trt: Any, config: Any, names: Sequence[str]) -> None:
         config.set_compute_capability(capability, index)
 
 
-def _save_timings(config: Any, job: CompileJob) -> None:
-    cache = config.get_timing_cache() if job.timing_cache is not None else None
-    if job.timing_cache is not None and cache is not None:
-        write_bytes(job.timing_cache, bytes(cache.serialize()))
+def save_timings(config: Any, path: Path) -> None:
+    """Keep the timings for the next build, where TensorRT hands them out."""
+    cache = config.get_timing_cache()
+    if cache is not None:
+        write_bytes(path, bytes(cache.serialize()))
 
 
 def _read_layers(

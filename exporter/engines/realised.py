@@ -2,7 +2,8 @@
 
 Two sources say the same: the engine inspector (JSON, needs a GPU) and the `Layers:` message that TensorRT-RTX
 logs at VERBOSE while it builds without one. Both name for every engine layer the ONNX nodes in it and the
-types of its tensors.
+types of its tensors. With free dimensions, and for blocks that Myelin compiles, TensorRT 8.x says no types of
+tensors; then the type of the weights and the name of the kernel tell what is multiplied.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ WIDTH = {"fp32": 4, "bf16": 3, "fp16": 2, "fp8": 1, "int8": 0}
 """Types that carry values, by width; `integer` stands for layers that only move indices."""
 
 INTEGER = "integer"
+UNKNOWN = "unknown"
+"""What nothing in the layer list tells."""
+
+NODE_TYPES = (*WIDTH, INTEGER, UNKNOWN)
 
 _TYPES = {
     "float": "fp32",
@@ -41,6 +46,8 @@ _POINTWISE = ("kgen", "reformat", "pointwise", "pointwisev2", "scale", "noop", "
 """Layers around a weighted one: padding, bias, rescaling."""
 
 _SYNCHRONISATION = ("signal", "wait")
+_BLOCKS = ("myelin",)
+"""Layers of TensorRT 8.x that hold many operators and list the tensors at their rim."""
 
 _ORIGIN = "[ONNX Layer: "
 
@@ -55,6 +62,7 @@ class EngineLayer:
         metadata: `[ONNX Layer: <node>]` for every ONNX node that went into it.
         inputs, outputs: Types of its tensors, `fp32`, `fp16`, `int8`, ..., or `integer`.
         weights: Type of its weights; None where it has none.
+        tactic: Name of its kernel; empty where none is listed.
     """
 
     name: str
@@ -63,6 +71,7 @@ class EngineLayer:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     weights: str | None = None
+    tactic: str = ""
 
     def holds(self, node: str) -> bool:
         """Whether an ONNX node went into it; layers without metadata are named `node + node`."""
@@ -83,8 +92,36 @@ class EngineLayer:
 
     @property
     def multiplies_in(self) -> str:
-        """The type of its factors: the wider of its first input and its weights, where they are listed."""
-        return widest((*self.inputs[:1], *(() if self.weights is None else (self.weights,))))
+        """The type of its factors: the wider of its first input and its weights, where the list knows both.
+
+        The tensors of a block of Myelin are those at its rim, so they tell nothing of a product inside.
+        """
+        first = self.inputs[0] if self.inputs and self.kind not in _BLOCKS else UNKNOWN
+        factors = (first, *(() if self.weights is None else (self.weights,)))
+        if UNKNOWN not in factors:
+            return widest(factors)
+        return kernel_type(self.tactic) or self.weights or UNKNOWN
+
+
+_KERNELS = (
+    (re.compile(r"_(?:i8|f16|bf16|f32){2}_(i8|tf32|f16|bf16|f32)(?:i32|f16|bf16|f32)_"), None),
+    (re.compile(r"tf32"), "fp32"),
+    (re.compile(r"icudnn|imma|i8816|i16832|int8x4"), "int8"),
+    (re.compile(r"[hs]16816|[hs]1688|[hs]884|hmma|hgemm|hcudnn"), "fp16"),
+    (re.compile(r"scudnn|sgemm|ffma"), "fp32"),
+)
+"""How NVIDIA's kernels are called; the first group, where there is one, is the type of the factors."""
+
+_FACTORS = {"i8": "int8", "f16": "fp16", "bf16": "bf16", "tf32": "fp32", "f32": "fp32"}
+
+
+def kernel_type(tactic: str) -> str | None:
+    """The type of a kernel's factors by its name: `..._i8f16_i8i32_f32_...`, `ampere_h16816cudnn_...`."""
+    for pattern, told in _KERNELS:
+        match = pattern.search(tactic)
+        if match is not None:
+            return told or _FACTORS[match[1]]
+    return None
 
 
 def widest(types: Iterable[str]) -> str:
@@ -98,12 +135,19 @@ def count_types(layers: Sequence[EngineLayer]) -> dict[str, int]:
     return {name: counts[name] for name in (*WIDTH, INTEGER) if counts[name]}
 
 
+def count_nodes(nodes: Iterable[str], layers: Sequence[EngineLayer]) -> dict[str, int]:
+    """Number of nodes by the type that they are computed in, widest first."""
+    counts = Counter(node_type(node, layers) or UNKNOWN for node in nodes)
+    return {name: counts[name] for name in NODE_TYPES if counts[name]}
+
+
 def node_type(node: str, layers: Sequence[EngineLayer]) -> str | None:
     """The type in which an ONNX node is computed; None where no layer names it."""
     named = [layer for layer in layers if layer.holds(node)]
     heavy = [layer for layer in named if layer.kind not in _POINTWISE]
     if heavy:
-        return widest(layer.multiplies_in for layer in heavy)
+        types = [layer.multiplies_in for layer in heavy]
+        return UNKNOWN if UNKNOWN in types else widest(types)
     return widest(layer.computes_in for layer in named) if named else None
 
 
@@ -174,6 +218,7 @@ def layers_from_inspector(text: str) -> tuple[EngineLayer, ...]:
                 inputs=tuple(_inspector_type(tensor) for tensor in entry.get("Inputs", ())),
                 outputs=tuple(_inspector_type(tensor) for tensor in entry.get("Outputs", ())),
                 weights=_inspector_weights(entry),
+                tactic=str(entry.get("TacticName", "")),
             )
         )
     return tuple(layers)
@@ -183,7 +228,10 @@ def _inspector_type(tensor: dict[str, Any]) -> str:
     """From `Datatype: Half`, or `Format/Datatype: Channel major FP16 format where channel % 8 == 0`."""
     if "Datatype" in tensor:
         return _type(tensor["Datatype"])
-    words = re.findall(r"[a-z]+\d*", str(tensor.get("Format/Datatype", "")).lower())
+    said = str(tensor.get("Format/Datatype", "")).lower()
+    if said.startswith("n/a"):  # "N/A due to dynamic shapes"
+        return UNKNOWN
+    words = re.findall(r"[a-z]+\d*", said)
     for word in words:
         if word in _TYPES:
             return _TYPES[word]
@@ -191,7 +239,7 @@ def _inspector_type(tensor: dict[str, Any]) -> str:
 
 
 def _inspector_weights(entry: dict[str, Any]) -> str | None:
-    weights = entry.get("Weights")
+    weights = entry.get("Weights", entry.get("ConvWeights"))
     if isinstance(weights, dict) and weights.get("Count", 1):
         return _type(weights["Type"])
     constants = entry.get("Constants")

@@ -132,11 +132,7 @@ def _precisions(manifest: Manifest) -> Table:
     table = _table("precision", "asked", "nodes kept wider", "realised")
     for record in manifest.precisions:
         kept = Counter(node.precision.value for node in record.kept)
-        realised = [
-            f"{one.target.value} on {one.device}: "
-            + ", ".join(f"{count} {width}" for width, count in sorted(one.layers.items()))
-            for one in record.realised
-        ]
+        realised = [f"{one.target.value} on {one.device}: {one.counts()}" for one in record.realised]
         _row(
             table,
             f"{record.precision.value}: {record.asked}",

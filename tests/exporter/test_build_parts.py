@@ -14,10 +14,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgewise.exporter.engines.check import check_realised
+from edgewise.exporter.engines.compile import attach_timings, save_timings
 from edgewise.exporter.engines.pins import apply_pins, pins_from_types
 from edgewise.exporter.engines.realised import (
     EngineLayer,
+    count_nodes,
     count_types,
+    kernel_type,
     layers_from_inspector,
     layers_from_log,
     node_type,
@@ -156,6 +159,64 @@ def test_inspector_of_new_and_old_tensorrt() -> None:
         assert found.holds("relu1")
         assert not found.holds("conv")
         assert not found.holds("conv11")
+
+
+INSPECTED_FREE = {
+    **INSPECTED_86,
+    "Inputs": [{"Name": "x", "Format/Datatype": "N/A due to dynamic shapes"}],
+    "Outputs": [{"Name": "y", "Format/Datatype": "N/A due to dynamic shapes"}],
+    "TacticName": "sm80_xmma_fprop_implicit_gemm_interleaved_i8f16_i8i32_f32_nchw_vect_c_32kcrs_nchw",
+    "Weights": {"Type": "Int8", "Count": 1152},
+}
+"""TensorRT 8.x with a free batch."""
+
+INSPECTED_MYELIN = {
+    "Name": "{ForeignNode[conv1...relu1]}",
+    "LayerType": "Myelin",
+    "Inputs": [{"Name": "x", "Format/Datatype": "Row major linear FP32"}],
+    "Outputs": [{"Name": "y", "Format/Datatype": "Row major linear FP32"}],
+    "TacticName": "",
+    "Metadata": "[ONNX Layer: conv1]\u001e[ONNX Layer: relu1]",
+}
+"""A block of TensorRT 8.x: only the tensors at its rim are listed."""
+
+
+def test_kernel_and_weights_tell_the_type_where_no_tensor_does() -> None:
+    free, block = layers_from_inspector(json.dumps({"Layers": [INSPECTED_FREE, INSPECTED_MYELIN]}))
+    assert (free.inputs, node_type("conv1", [free])) == (("unknown",), "int8")
+    assert node_type("conv1", [dataclasses.replace(free, tactic="a new one")]) == "int8"
+    assert node_type("conv1", [dataclasses.replace(free, tactic="a new one", weights=None)]) == "unknown"
+    assert node_type("conv1", [block]) == "unknown"
+    check_realised(Precision.INT8, [WeightedNode("conv1", True)], [], [block], where="m")
+    half = dataclasses.replace(free, tactic="ampere_h16816cudnn_128x64_ldg8_relu_exp_large_nhwc_tn_v1")
+    with pytest.raises(BuildError, match="conv1 computes in fp16"):
+        check_realised(Precision.INT8, [WeightedNode("conv1", True)], [], [half], where="m")
+
+
+@pytest.mark.parametrize(
+    ("tactic", "told"),
+    [
+        ("sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_nchw_vect_c_32kcrs", "int8"),
+        ("sm80_xmma_fprop_implicit_gemm_interleaved_i8f32_i8i32_f32_nchw_vect_c_32kcrs", "int8"),
+        ("ampere_fp32_icudnn_int8x4_128x64_relu_medium_nn_v1", "int8"),
+        ("sm80_xmma_fprop_implicit_gemm_indexed_f16f16_f16f16_f16_nhwckrsc_nhwc_tilesize64", "fp16"),
+        ("ampere_h1688cudnn_128x128_ldg8_relu_exp_interior_nhwc_tn_v1", "fp16"),
+        ("trt_turing_cutlass_image_network_first_layer_hmma_fprop_f16f16f32_nhwc", "fp16"),
+        ("sm80_xmma_fprop_implicit_gemm_f32f32_tf32f32_f32_nhwckrsc_nhwc_tilesize128", "fp32"),
+        ("ampere_scudnn_winograd_128x128_ldg1_ldg4_relu_tile148t_nt_v1", "fp32"),
+        ("__myl_bb0_5_ConAddRelu", None),
+        ("", None),
+    ],
+)
+def test_kernels_tell_the_type_of_their_factors(tactic: str, told: str | None) -> None:
+    """Names as NVIDIA's published engine dumps have them."""
+    assert kernel_type(tactic) == told
+
+
+def test_nodes_with_weights_are_counted_apart_from_what_lies_around_them() -> None:
+    layers = [layer("a", "int8"), layer("b", "int8"), layer("c", "fp16"), layer("rescale", "fp32", "kgen")]
+    assert count_nodes(["a", "b", "c", "gone"], layers) == {"fp16": 1, "int8": 2, "unknown": 1}
+    assert count_types(layers) == {"fp32": 1, "fp16": 1, "int8": 2}
 
 
 def test_node_is_found_behind_any_suffix_of_the_metadata() -> None:
@@ -437,3 +498,46 @@ def test_layers_without_an_origin_follow_a_float32_neighbour() -> None:
     ]
     found = pinned(layers, {"conv": "HALF", "decode": "FLOAT"})
     assert [precision for precision, _ in found] == ["HALF", None, None, *["FLOAT"] * 4]
+
+
+# ---------------------------------------------------------------- timings
+
+
+class PretendedConfig:
+    """`IBuilderConfig` that takes only timings of its own device, as TensorRT does."""
+
+    def __init__(self, own: bytes) -> None:
+        self.own, self.taken = own, None
+
+    def create_timing_cache(self, data: bytes) -> Any:
+        return (
+            None if data == b"broken" else SimpleNamespace(data=data, serialize=lambda: data + b" and more")
+        )
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        fits = cache.data in (b"", self.own)
+        self.taken = cache if fits else self.taken
+        return fits
+
+    def get_timing_cache(self) -> Any:
+        return self.taken
+
+
+@pytest.mark.parametrize(
+    ("stored", "taken"), [(b"own", b"own"), (b"of another power mode", b""), (b"broken", b""), (None, b"")]
+)
+def test_timings_of_another_device_are_begun_anew(tmp_path: Path, stored: bytes | None, taken: bytes) -> None:
+    path, config = tmp_path / "timings" / "a.cache", PretendedConfig(b"own")
+    if stored is not None:
+        path.parent.mkdir()
+        path.write_bytes(stored)
+    assert attach_timings(config, path) is config.taken
+    assert config.taken.data == taken
+    save_timings(config, path)
+    assert path.read_bytes() == taken + b" and more"
+
+
+def test_timings_that_tensorrt_does_not_hand_out_are_not_written(tmp_path: Path) -> None:
+    save_timings(PretendedConfig(b"own"), tmp_path / "a.cache")
+    assert not list(tmp_path.iterdir())
