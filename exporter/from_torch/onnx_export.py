@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgewise.exporter.from_torch.failure import untranslatable
 from edgewise.exporter.from_torch.native_operators import translations
 from edgewise.exporter.graph.numerics import (
     Roles,
@@ -157,23 +158,10 @@ def _trace(module: nn.Module, graph: Graph, sample: Tensors, names: list[str]) -
                 optimize=True,
                 custom_translation_table=translations(),
             )
-    except Exception as error:  # torch raises many types here; the innermost one says which construct
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise ExportError(
-            "torch.onnx cannot export the module",
-            where=first_line(cause),
-            hint="write the construct with fixed shapes and standard operators (see docs/export.md)",
-        ) from error
+    except Exception as error:  # torch raises many types here
+        raise untranslatable(error) from error
     assert program is not None
     return program.model_proto
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a library's message that says something; the error's type where none does."""
-    lines = (line.strip() for line in str(error).splitlines())
-    return next(filter(None, lines), type(error).__name__)
 
 
 @contextlib.contextmanager

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from edgewise.exporter.from_torch.failure import first_line
 from edgewise.exporter.from_torch.onnx_export import (
     check_model,
     comparable_names,
-    first_line,
     strip_private_text,
 )
 from edgewise.exporter.graph.conditions import uint8_is_cast_first

@@ -58,7 +58,15 @@ MOVERS = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "
 BETWEEN = ("Add", "Sub", "Mul", "MaxPool", "AveragePool", "Resize", "Sigmoid", "Tanh", "HardSwish", "Pad")
 """Float16 only between two weighted operators: a score's Sigmoid at the end would lose resolution near 1."""
 
-_FLOAT_INPUTS = {"Resize": (0,), "Reshape": (0,), "Squeeze": (0,), "Unsqueeze": (0,), "Pad": (0, 2)}
+CHOOSERS = ("Split", "Slice", "Gather", "Expand", "Tile", "DepthToSpace", "SpaceToDepth")
+"""Move values too, but cut a head into its parts: behind the last weighted operator they belong to the
+decoding, so that one Cast stands before them and not one behind each part."""
+
+_FLOAT_INPUTS = {
+    **dict.fromkeys(("Resize", "Reshape", "Squeeze", "Unsqueeze"), (0,)),
+    **dict.fromkeys(("Split", "Slice", "Gather", "Expand", "Tile"), (0,)),
+    "Pad": (0, 2),
+}
 """Inputs that carry values; all inputs where an operator is not listed."""
 
 
@@ -249,13 +257,13 @@ def _grow(
     outside = {
         node.name
         for node in nodes
-        if node.op_type in (*EPILOGUES, *BETWEEN, *MOVERS)
+        if node.op_type in (*EPILOGUES, *BETWEEN, *CHOOSERS, *MOVERS)
         and (not _within(node, ranges, limits) or _lost_constant(node, values, limits) is not None)
     }
     while True:
         island = set(weighted)
         for node in nodes:
-            joins = node.op_type in (*EPILOGUES, *BETWEEN) or (
+            joins = node.op_type in (*EPILOGUES, *BETWEEN, *CHOOSERS) or (
                 node.op_type in MOVERS and not any(name in probes for name in node.input)
             )
             if not joins or node.name in outside:
@@ -267,7 +275,7 @@ def _grow(
         loose = {
             node.name
             for node in nodes
-            if node.name in island and node.op_type in BETWEEN and node.name not in between
+            if node.name in island and node.op_type in (*BETWEEN, *CHOOSERS) and node.name not in between
         }
         if not loose:
             return island
@@ -292,8 +300,8 @@ def _leads_to(
 
 
 def _within(node: onnx.NodeProto, ranges: Ranges, limits: Fp16Limits) -> bool:
-    bounds = ranges.get(node.output[0])
-    return bounds is None or max(abs(bound) for bound in bounds) <= limits.largest_activation
+    bounds = [bound for name in node.output for bound in ranges.get(name, ())]
+    return max(map(abs, bounds), default=0.0) <= limits.largest_activation
 
 
 def _activations(node: onnx.NodeProto, values: Mapping[str, np.ndarray]) -> list[str]:

@@ -168,6 +168,47 @@ def test_only_the_named_nodes() -> None:
     assert casts(half) == ["r1_fp16/Cast", "c2/Cast"]
 
 
+def split_block() -> onnx.ModelProto:
+    """As YOLOv8 has them: conv -> SiLU -> split -> conv of one half -> concat -> slice -> conv -> split."""
+    tensors = {
+        "w1": weight(8, 3, 1),
+        "w2": weight(4, 4),
+        "w3": weight(6, 10, 1),
+        "halves": np.array([4, 4], np.int64),
+        "heads": np.array([2, 4], np.int64),
+        **{name: np.array([value], np.int64) for name, value in (("from", 0), ("to", 10), ("axis", 1))},
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c1"], name="first"),
+        helper.make_node("Sigmoid", ["c1"], ["gate"], name="gate"),
+        helper.make_node("Mul", ["c1", "gate"], ["silu"], name="silu"),
+        helper.make_node("Split", ["silu", "halves"], ["left", "right"], name="split", axis=1),
+        helper.make_node("Conv", ["right", "w2"], ["c2"], name="second", pads=[1, 1, 1, 1]),
+        helper.make_node("Concat", ["left", "right", "c2"], ["joined"], name="join", axis=1),
+        helper.make_node("Slice", ["joined", "from", "to", "axis"], ["most"], name="slice"),
+        helper.make_node("Conv", ["most", "w3"], ["c3"], name="third"),
+        helper.make_node("Split", ["c3", "heads"], ["boxes", "logits"], name="heads", axis=1),
+        helper.make_node("Sigmoid", ["logits"], ["y"], name="scores"),
+    ]
+    return float_graph(nodes, tensors, X.shape, (1, 4, 16, 16), opset=17)
+
+
+def test_splits_and_slices_lie_inside_an_island_and_not_behind_it() -> None:
+    model = split_block()
+    choice = choose_fp16(model, ranges_of(model, SAMPLES))
+    assert choice.narrow == {"first", "gate", "silu", "split", "second", "join", "slice", "third"}
+    half = PassRunner(SAMPLES, ["y"]).run(fp16_pass(choice, tolerance=5e-3), model).model
+    assert casts(half) == ["x_fp16/Cast", "c3/Cast"]
+    types = element_types(half)
+    assert {types[name] for name in ("left", "right", "joined", "most")} == {TensorProto.FLOAT16}
+
+
+def test_a_part_that_reaches_too_far_keeps_its_split_wide() -> None:
+    model = split_block()
+    ranges = {**ranges_of(model, SAMPLES), "right": (-600.0, 1.0)}
+    assert "split" not in choose_fp16(model, ranges).narrow
+
+
 TINY, HUGE = np.float32(1e-12), np.float32(1e6)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgewise.exporter.from_torch.failure import untranslatable
 from edgewise.exporter.from_torch.onnx_export import (
     export_onnx,
     refuse_broken_weights,
@@ -221,8 +222,37 @@ def test_data_dependent_control_flow_is_one_error() -> None:
             values = image.float().permute(0, 3, 1, 2)
             return (values if values.sum().item() > 5.0 else -values,)
 
-    with pytest.raises(ExportError, match=r"torch\.onnx cannot export"):
+    with pytest.raises(ExportError, match=r"torch\.onnx cannot export") as caught:
         export_onnx(Branching(), PLAIN, [SAMPLE])
+    assert len(caught.value.what) < 400
+    file, _, source = caught.value.where.partition(":")
+    assert file == __file__
+    assert source.endswith(": return (values if values.sum().item() > 5.0 else -values,)")
+
+
+@pytest.mark.slow
+def test_an_operator_without_a_form_names_its_line() -> None:
+    class Spectral(nn.Module):
+        def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+            values = image.float().permute(0, 3, 1, 2)
+            return (torch.special.bessel_j0(values),)
+
+    with pytest.raises(ExportError, match=r"bessel_j0") as caught:
+        export_onnx(Spectral(), PLAIN, [SAMPLE])
+    assert len(caught.value.what) < 400
+    assert caught.value.where.endswith(": return (torch.special.bessel_j0(values),)")
+
+
+def test_a_tool_that_cannot_be_imported_is_not_the_construct() -> None:
+    try:
+        from onnx import no_such_name  # type: ignore[attr-defined]  # noqa: F401
+    except ImportError as error:
+        error.__traceback__ = None  # a tool's own file, not this one
+        failure = RuntimeError("export failed")
+        failure.__cause__ = error
+    found = untranslatable(failure)
+    assert found.what.startswith("a tool of the export cannot be imported: cannot import name")
+    assert (found.where, "versions" in found.hint) == ("onnx", True)
 
 
 @pytest.mark.slow
