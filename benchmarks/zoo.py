@@ -62,6 +62,7 @@ from edgewise.runtime.contract.manifest import (
 from edgewise.runtime.decoding.decode import looks_of
 from edgewise.runtime.frames.images import decode_image
 from edgewise.runtime.system.atomic import sha256_of, write_text
+from edgewise.runtime.system.publishing import writing
 
 ROOT = Path(__file__).parents[1]
 ROWS, PAGE = ROOT / "docs" / "zoo.json", ROOT / "docs" / "zoo.md"
@@ -403,8 +404,8 @@ def main(
     """Rows of docs/zoo.json, and the table of docs/zoo.md."""
     console = Console()
     names = [registry.find(name).name for name in model] if model else list(registry.names())
-    rows = read_rows()
-    with Status("", console=console) as status:
+    with writing(ROWS), Status("", console=console) as status:
+        rows = read_rows()
         for number, name in enumerate(names, start=1):
             heading = f"{number} of {len(names)}, {name}"
             row = prove_apart(name, lambda text, heading=heading: status.update(f"{heading}: {text}"))

@@ -101,7 +101,7 @@ def train(request: TrainingRequest) -> Path:
         CheckpointError: No tensor of `initial` fits the model, or it is not a checkpoint.
         EdgewiseError: `out` or a file beside it exists and `restart` is not set, or somebody else writes it.
     """
-    with writing(request.out):
+    with writing(request.out), writing(_beside(request.out, ".state")):
         return _train(request)
 
 

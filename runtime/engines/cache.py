@@ -28,6 +28,7 @@ from edgewise.runtime.contract.parts import Part, PositiveInt, Sha256
 from edgewise.runtime.system.atomic import write_bytes
 from edgewise.runtime.system.documents import decode_json
 from edgewise.runtime.system.errors import BackendError
+from edgewise.runtime.system.publishing import writing
 
 RECORD_FORMAT = 1
 
@@ -114,17 +115,17 @@ class EngineCache:
         if hashlib.sha256(engine).hexdigest() != record.sha256 or len(engine) != record.size:
             raise BackendError("the record does not describe this engine", where=record.bundle)
         self.check_writable()
-        try:
-            if not self.folder.exists():
-                self.folder.mkdir(parents=True, mode=0o700)
-            older = self.lookup(record.key)
-            write_bytes(self.engine_path(record), engine)
-            path = self.record_path(record.key)
-            write_bytes(path, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-        except OSError as error:
-            raise _unwritable(self.folder, error.strerror or str(error)) from None
-        if older is not None and all(older.sha256 != other.sha256 for other in self.records()):
-            self.engine_path(older).unlink(missing_ok=True)
+        with writing(self.folder, waiting=lambda holder: None):
+            try:
+                self.folder.mkdir(mode=0o700, exist_ok=True)
+                older = self.lookup(record.key)
+                write_bytes(self.engine_path(record), engine)
+                path = self.record_path(record.key)
+                write_bytes(path, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+            except OSError as error:
+                raise _unwritable(self.folder, error.strerror or str(error)) from None
+            if older is not None and all(older.sha256 != other.sha256 for other in self.records()):
+                self.engine_path(older).unlink(missing_ok=True)
 
     def check_writable(self) -> None:
         """Raise BackendError where `store` would fail; call it before a long build. Writes nothing."""

@@ -73,7 +73,7 @@ def is_regular(path: Path) -> bool:
 def is_taken(path: Path) -> bool:
     """Whether anything but an empty folder stands there; links are not followed."""
     if path.is_dir() and not path.is_symlink():
-        return any(path.iterdir())
+        return any(not _HIDDEN.search(f"/{entry.name}") for entry in path.iterdir())
     return os.path.lexists(path)
 
 

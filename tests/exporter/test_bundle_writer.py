@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -13,12 +15,15 @@ import pytest
 from edgewise.exporter.bundle import writer as bundle_writer
 from edgewise.exporter.bundle.model_files import name_model_files
 from edgewise.exporter.bundle.writer import place, update_bundle, write_bundle
+from edgewise.exporter.engines.build import with_realised
 from edgewise.exporter.precision.calibration_images import CalibrationRequest
 from edgewise.exporter.precision.quantise import calibrate_bundle
 from edgewise.exporter.way.export import ExportOptions, export_bundle, export_checkpoint
 from edgewise.runtime.contract.bundle import Bundle
-from edgewise.runtime.contract.manifest import GraphFile, Manifest, Precision, Target
-from edgewise.runtime.system.errors import EdgewiseError, ExportError, ManifestError
+from edgewise.runtime.contract.manifest import GraphFile, Manifest, Precision, RealisedPrecision, Target
+from edgewise.runtime.engines.cache import EngineKey, EngineRecord
+from edgewise.runtime.system.errors import BuildError, EdgewiseError, ExportError, ManifestError
+from edgewise.runtime.system.publishing import writing
 
 
 @pytest.fixture
@@ -101,6 +106,84 @@ def test_whoever_changes_a_bundle_is_told_who_writes_it(bundle: Bundle, tmp_path
         holder.communicate(b"\n")
 
 
+def engine_record(bundle: Bundle) -> EngineRecord:
+    entry = bundle.graph_entry("main", Target.TENSORRT, Precision.FP32)
+    sha256 = next(file.sha256 for file in bundle.manifest.files if file.path == entry.path)
+    return EngineRecord(
+        key=EngineKey(
+            graph="main",
+            target=Target.TENSORRT,
+            precision=Precision.FP32,
+            model_sha256=sha256,
+            source_sha256=sha256,
+            tool_version="10",
+            compute_capabilities=("sm86",),
+            shapes={},
+            writer="edgewise tests",
+        ),
+        bundle=bundle.manifest.name,
+        sha256="0" * 64,
+        size=1,
+        realised=RealisedPrecision(target=Target.TENSORRT, tool="tensorrt 10", device="a GPU", layers={}),
+        build_seconds=0.0,
+        built_at="2026-01-01T00:00:00",
+    )
+
+
+def test_a_build_waits_for_a_calibration_and_keeps_what_it_wrote(bundle: Bundle) -> None:
+    waiting = threading.Event()
+    path = place(bundle, "models/tensorrt.int8.onnx", b"calibrated")
+    with ThreadPoolExecutor(1) as pool:
+        with writing(bundle.path):
+            built = pool.submit(with_realised, bundle, engine_record(bundle), lambda text: waiting.set())
+            assert waiting.wait(30)
+            update_bundle(bundle, with_file(bundle.manifest, path), {path: b"calibrated"})
+        noted = built.result()
+    noted.verify()
+    assert noted.read(path) == b"calibrated"
+    (fp32,) = (entry for entry in noted.manifest.precisions if entry.precision is Precision.FP32)
+    assert [entry.device for entry in fp32.realised] == ["a GPU"]
+
+
+def test_an_engine_of_a_model_that_was_replaced_is_not_noted(bundle: Bundle) -> None:
+    record = engine_record(bundle)
+    key = msgspec.structs.replace(record.key, model_sha256="1" * 64)
+    with pytest.raises(BuildError, match="was replaced while its engine was built"):
+        with_realised(bundle, msgspec.structs.replace(record, key=key))
+
+
+BETWEEN_TWO_RENAMES = """
+import os, sys
+from pathlib import Path
+from edgewise.exporter.bundle.writer import write_bundle
+from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.system import publishing
+
+publishing.exchange = lambda one, other: False
+rename = os.rename
+
+
+def killing(source, destination):
+    if Path(destination) == bundle.path:
+        os.kill(os.getpid(), 9)
+    rename(source, destination)
+
+
+bundle = Bundle.open(sys.argv[1])
+os.rename = killing
+files = {entry.path: bundle.read(entry.path) for entry in bundle.manifest.files}
+write_bundle(bundle.path, bundle.manifest, files, replace=True)
+"""
+
+
+def test_a_reader_finds_the_bundle_that_a_kill_left_without_its_name(bundle: Bundle) -> None:
+    done = subprocess.run([sys.executable, "-c", BETWEEN_TWO_RENAMES, str(bundle.path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not bundle.path.exists()
+    Bundle.open(bundle.path).verify()
+    assert [path.name for path in bundle.path.parent.iterdir()] == [bundle.path.name]
+
+
 def test_an_update_adds_a_file_and_removes_the_one_it_replaces(bundle: Bundle) -> None:
     path = place(bundle, "models/tensorrt.int8.onnx", b"first")
     assert path == "models/tensorrt.int8.onnx"
@@ -154,6 +237,7 @@ import sys
 import time
 from pathlib import Path
 from edgewise.exporter.bundle import writer as bundle_writer
+from edgewise.exporter.engines.build import with_realised
 from edgewise.exporter.precision.calibration_images import CalibrationRequest
 from edgewise.exporter.precision.quantise import calibrate_bundle
 from edgewise.exporter.way.export import ExportOptions, export_bundle, export_checkpoint

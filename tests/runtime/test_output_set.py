@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.runtime.system.atomic import staged_folder
 from edgewise.runtime.system.errors import EdgewiseError
 from edgewise.runtime.system.output_set import OutputSet
 from edgewise.runtime.system.ownership import MARKER
@@ -125,6 +126,25 @@ def test_the_working_directory_is_filled_and_not_exchanged(
     publish(Path(), "b", replace=True)
     assert tmp_path.stat().st_ino == before
     assert names(tmp_path) == ["b.jpg", "overlay", "results.json"]
+
+
+def test_a_mount_is_filled_and_not_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nothing can be renamed to has its staging inside."""
+    for module in ("claims", "publishing"):
+        monkeypatch.setattr(f"edgewise.runtime.system.{module}.writable_beside", lambda path: False)
+    out = tmp_path / "out"
+    out.mkdir()
+    before = out.stat().st_ino
+    with OutputSet(out, NAMES) as files:
+        write_all(files, "a")
+        assert os.listdir(tmp_path) == ["out"]
+        files.publish()
+    publish(out, "b", replace=True)
+    assert out.stat().st_ino == before
+    assert sorted(os.listdir(out)) == [MARKER, "overlay", "results.json"]
+    (out / "sub").mkdir()
+    with pytest.raises(EdgewiseError, match="it is a mount"), staged_folder(tmp_path / "out" / "sub"):
+        pytest.fail("nothing can be exchanged for it")
 
 
 def test_the_permissions_of_the_folder_stay(tmp_path: Path) -> None:
