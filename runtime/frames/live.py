@@ -105,17 +105,16 @@ class LiveStream:
         capture, start, index = self._capture, time.monotonic(), 0
         try:
             while not self._closed.is_set():
-                asked = index % self._every == 0
-                image = capture.read() if asked else None
-                if image is not None:
-                    yield Shot(index, image, time.monotonic() - start)
-                elif asked or not capture.skip():
+                if not capture.advance():
                     capture.close()
                     again = self._reached_again(index)
                     if again is None:
                         return
                     capture = again
                     continue
+                image = capture.image() if index % self._every == 0 else None
+                if image is not None:
+                    yield Shot(index, image, time.monotonic() - start)
                 index += 1
         finally:
             capture.close()

@@ -177,11 +177,26 @@ def _video(capture: Capture, stem: str, text: str, reading: Reading) -> Source:
 
 
 def _video_frames(video: Capture, stem: str, reading: Reading, losses: Losses, text: str) -> Generator[Frame]:
+    def broken(index: int) -> None:
+        if index % reading.every == 0:
+            losses.skipped.append(Skipped(index, name(index), index, "the frame cannot be decoded"))
+            if reading.strict:
+                raise SourceError("a frame cannot be decoded", where=f"{text}, frame {index}", hint=PLAY_IT)
+
+    def name(index: int) -> str:
+        return f"{stem}-{index:06d}"
+
     try:
-        while (image := video.read()) is not None:
-            yield Frame(video.index, f"{stem}-{video.index:06d}", image, video.seconds, video.index)
-            if not all(video.skip() for _ in range(reading.every - 1)):
-                break
+        while video.advance():
+            index = video.index
+            for passed in video.broken:
+                broken(passed)
+            if index % reading.every == 0:
+                image = video.image()
+                if image is None:
+                    broken(index)
+                else:
+                    yield Frame(index, name(index), image, video.seconds, index)
     finally:
         video.close()
     losses.ended_early = early_end(video.index + 1, video.seconds, video.announced, video.fps)

@@ -284,6 +284,26 @@ def test_a_video_that_breaks_off_is_read_as_far_as_it_goes(tmp_path: Path) -> No
     assert "ended after" in error_of(str(path), Reading(strict=True)).what
 
 
+@pytest.mark.parametrize("every", [1, 2, 5])
+def test_a_broken_frame_costs_itself_alone(tmp_path: Path, every: int) -> None:
+    path = motion_jpeg(tmp_path / "clip.avi", 20)
+    data = bytearray(path.read_bytes())
+    starts = [at for at in range(len(data) - 2) if data[at : at + 3] == b"\xff\xd8\xff"]
+    assert len(starts) == 20
+    lost = {0, 4, 10, 11, 12}
+    for index in lost:
+        data[starts[index] : starts[index + 1] - 8] = bytes(starts[index + 1] - 8 - starts[index])
+    path.write_bytes(data)
+    source = open_source(str(path), Reading(every=every))
+    frames = list(source)
+    asked = set(range(0, 20, every))
+    assert [frame.index for frame in frames] == sorted(asked - lost)
+    np.testing.assert_allclose([frame.timestamp for frame in frames], [frame.index / 20 for frame in frames])
+    assert [image.index for image in source.losses.skipped] == sorted(asked & lost)
+    assert not source.losses.ended_early
+    assert "cannot be decoded" in error_of(str(path), Reading(every=every, strict=True)).what
+
+
 @pytest.mark.parametrize("announced", [60, 20, 5, 0])
 @pytest.mark.parametrize("every", [1, 4])
 def test_what_a_container_announces_decides_nothing(tmp_path: Path, announced: int, every: int) -> None:
