@@ -58,15 +58,25 @@ class GraphIndex:
         return numpy_helper.to_array(self.constants[tensor])
 
 
-def load_model(model: onnx.ModelProto | Path) -> onnx.ModelProto:
-    """The model itself, or the file that a path names; CalibrationError where it cannot be read."""
+def load_model(model: onnx.ModelProto | Path | bytes, *, where: str = "") -> onnx.ModelProto:
+    """The model itself, the file that a path names, or what its content says.
+
+    Args:
+        model: One of the three.
+        where: What content is of, for the error.
+
+    Raises:
+        CalibrationError: It cannot be read.
+    """
     if isinstance(model, onnx.ModelProto):
         return model
     try:
-        return onnx.load(str(model))
-    except Exception as error:
+        return onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(str(model))
+    except Exception as error:  # protobuf and onnx raise families of types without a common base
         raise CalibrationError(
-            f"not a readable ONNX model: {error}", where=str(model), hint="export the model again"
+            f"not a readable ONNX model: {error}",
+            where=where or ("" if isinstance(model, bytes) else str(model)),
+            hint="export the model again",
         ) from None
 
 

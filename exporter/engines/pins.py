@@ -39,15 +39,18 @@ def read_model(data: bytes) -> onnx.ModelProto:
 
     Raises:
         BuildError: The onnx package is not installed.
+        CalibrationError: It is no ONNX model.
     """
     try:
-        import onnx
+        import onnx  # noqa: F401
     except ImportError:
         raise BuildError(
             "this TensorRT takes FP16 and INT8 from builder flags, for which the onnx package is needed",
             hint="pip install onnx",
         ) from None
-    return onnx.load_model_from_string(data)
+    from edgewise.calibration.graph import load_model
+
+    return load_model(data)
 
 
 def pins_from_types(compiled: onnx.ModelProto, typed: onnx.ModelProto) -> Pins:

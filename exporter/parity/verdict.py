@@ -10,6 +10,7 @@ from itertools import chain, islice
 
 import msgspec
 
+from edgewise.calibration.graph import load_model
 from edgewise.exporter.bundle.tool_versions import tool_versions, writer
 from edgewise.exporter.graph.numerics import GraphRunner
 from edgewise.exporter.graph.recorder import Recorder
@@ -132,12 +133,8 @@ class Run:
             return [
                 Feeds(image.id, graph, {image_input(self.manifest, graph): look.tensor}) for look in looks[:1]
             ]
-        import onnx
-
         canonical = {
-            name: Recorder(
-                GraphRunner(onnx.load_model_from_string(self.bundle.model(each.canonical or ""))), 1
-            )
+            name: Recorder(GraphRunner(load_model(self.bundle.model(each.canonical or ""), where=name)), 1)
             for name, each in self.manifest.graphs.items()
         }
         walk = Walk(self.manifest, canonical)

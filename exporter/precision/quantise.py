@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgewise.calibration.collect import Feeds, calibrate
+from edgewise.calibration.graph import load_model
 from edgewise.calibration.samples import CalibrationSet
 from edgewise.calibration.table import CalibrationTable, encode_table
 from edgewise.exporter.bundle.goldens import Clip, Picture, clips_of
@@ -107,7 +108,6 @@ def calibrate_bundle(
 
 
 def _calibrate(bundle: Bundle, request: CalibrationRequest, progress: Callable[[str], None]) -> Bundle:
-    import onnx
 
     manifest = bundle.manifest
     progress("choosing calibration images")
@@ -125,7 +125,7 @@ def _calibrate(bundle: Bundle, request: CalibrationRequest, progress: Callable[[
             raise CalibrationError(
                 f"the manifest names no canonical model of graph {name!r}", where=str(bundle.path)
             )
-        canonical[name] = onnx.load_model_from_string(bundle.model(graph.canonical))
+        canonical[name] = load_model(bundle.model(graph.canonical), where=graph.canonical)
     targets = tuple(dict.fromkeys(file.target for graph in manifest.graphs.values() for file in graph.files))
     prepared = [_prepare(manifest, clip) for clip in goldens]
     samples = _inputs(manifest, canonical, [PreparedClip(frames) for frames in prepared])

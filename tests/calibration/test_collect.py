@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgewise.calibration.collect import calibrate, observe
-from edgewise.calibration.graph import float_activations, index_graph, with_node_names
+from edgewise.calibration.graph import float_activations, index_graph, load_model, with_node_names
 from edgewise.calibration.observers import choose_amax
 from edgewise.calibration.placement import PlacementRules, candidate_tensors, place
 from edgewise.calibration.samples import CalibrationSet, preprocess_sha256
@@ -189,6 +189,9 @@ def test_a_file_that_is_no_model(tmp_path: Path, images: Path, spec: Stretch) ->
     samples = CalibrationSet.from_folder(images, count=1)
     with pytest.raises(CalibrationError, match="not a readable ONNX model"):
         calibrate(path, samples, spec)
+    with pytest.raises(CalibrationError, match="not a readable ONNX model") as caught:
+        load_model(path.read_bytes(), where="model.onnx of a bundle")
+    assert caught.value.where == "model.onnx of a bundle"
 
 
 @pytest.mark.slow
