@@ -38,6 +38,7 @@ from edgewise.runtime.contract.preprocessing import (
 from edgewise.runtime.system.atomic import sha256_of, staged_file
 from edgewise.runtime.system.documents import parse_json
 from edgewise.runtime.system.errors import CheckpointError, DatasetError, ModelError
+from edgewise.runtime.system.interruption import deferred_interrupt
 from edgewise.runtime.system.ownership import refuse_existing_file
 from edgewise.runtime.system.publishing import writing
 
@@ -155,11 +156,17 @@ def _train(request: TrainingRequest) -> Path:
     source = BatchSource(dataset, in_bgr(entry.preprocess), recipe.augmentation, recipe.batch, request.seed)
     recent: list[Losses] = []
     with _shown_progress(request, dataset.remarks, recipe.steps, learner.step) as report:
-        for _, batch in source.run(learner.step, recipe.steps):
-            recent.append(learner.take_step(batch))
-            report(learner.step, recent[-1], history)
-            if learner.step % request.save_every == 0 or learner.step == recipe.steps:
-                save()
+        try:
+            for _, batch in source.run(learner.step, recipe.steps):
+                with deferred_interrupt():  # a step is taken wholly or not
+                    recent.append(learner.take_step(batch))
+                report(learner.step, recent[-1], history)
+                if learner.step % request.save_every == 0 or learner.step == recipe.steps:
+                    save()
+        except KeyboardInterrupt:
+            if learner.step:
+                _save_state(state_path, learner, history, identity)
+            raise
     write(request.out)
     _beside(request.out, _PARTIAL).unlink(missing_ok=True)
     state_path.unlink(missing_ok=True)

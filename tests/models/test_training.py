@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from edgewise.models.training.batches import Batch, BatchSource
 from edgewise.models.training.loop import TrainingRequest, in_bgr, train
 from edgewise.runtime.contract.preprocessing import AffineCrop, ColourOrder, Stretch
 from edgewise.runtime.system.errors import CheckpointError, DatasetError, EdgewiseError, ModelError
+from edgewise.runtime.system.publishing import writing
 
 SHORT = replace(TINY, steps=40, batch=2, warmup=4, learning_rate=2e-3)
 
@@ -107,18 +109,18 @@ class Stopped(Exception):
     """A run ends in the middle, as if it were killed."""
 
 
-def _train_until(request: TrainingRequest, last: int) -> None:
+def _train_until(request: TrainingRequest, last: int, stop: type[BaseException] = Stopped) -> None:
     source_run = BatchSource.run
 
     def stopping(self: BatchSource, start: int, end: int) -> Iterator[tuple[int, Batch]]:
         for step, batch in source_run(self, start, end):
             if step == last:
-                raise Stopped
+                raise stop
             yield step, batch
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BatchSource, "run", stopping)
-        with pytest.raises(Stopped):
+        with pytest.raises(stop):
             train(request)
 
 
@@ -251,6 +253,23 @@ def test_the_state_of_another_run_is_refused(scenes: Path, tmp_path: Path) -> No
     before = (tmp_path / "m.safetensors").read_bytes()
     train(replace(request, restart=True))
     assert (tmp_path / "m.safetensors").read_bytes() == before
+
+
+def test_an_interrupt_loses_no_step(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    request = _request(scenes, out, replace(SHORT, steps=6), save_every=100)
+    _train_until(request, last=2, stop=KeyboardInterrupt)
+    assert torch.load(tmp_path / "m.state", weights_only=True)["step"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["m.state"]
+    _train_until(request, last=3)
+
+
+def test_two_trainings_of_one_checkpoint_are_told(scenes: Path, tmp_path: Path) -> None:
+    request = _request(scenes, tmp_path / "m.safetensors")
+    with writing(request.out), ThreadPoolExecutor(1) as pool:
+        error = pool.submit(train, request).exception()
+    assert isinstance(error, EdgewiseError)
+    assert "being written by process" in error.what
 
 
 def test_a_changed_request_does_not_continue_an_old_run(scenes: Path, tmp_path: Path) -> None:
