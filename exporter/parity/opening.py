@@ -233,7 +233,7 @@ def file_sets(manifest: Manifest) -> list[FileSet]:
             files = {
                 name: file
                 for name, graph in manifest.graphs.items()
-                for file in graph.files
+                for file in reversed(graph.files)  # the first counts: those for older releases follow
                 if (file.target, file.precision) == (target, precision)
             }
             if len(files) == len(manifest.graphs):

@@ -298,7 +298,12 @@ def _compose(
             for each in typed[name]
             for target, model in each.lowered.items()
         }
-        named = name_model_files(name, lowered)
+        older = {
+            each.record.precision: each.older.SerializeToString(deterministic=True)
+            for each in typed[name]
+            if each.older is not None
+        }
+        named = name_model_files(name, lowered, older)
         graph = manifest.graphs[name]
         graphs[name] = msgspec.structs.replace(
             graph, files=(*(file for file in graph.files if _is_fp32(file)), *named.entries)

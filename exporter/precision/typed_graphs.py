@@ -33,7 +33,7 @@ from edgewise.exporter.passes.fp16 import (
     narrow_nodes,
 )
 from edgewise.exporter.precision.agreement import Agreement, Models
-from edgewise.exporter.targets.lowering import lower_for
+from edgewise.exporter.targets.lowering import lower_for, older_form_of
 from edgewise.runtime.contract.manifest import (
     Graph,
     KeptNode,
@@ -60,6 +60,8 @@ class TypedGraph:
     lowered: Mapping[Target, onnx.ModelProto]
     record: PrecisionRecord
     steps: tuple[ProvenanceStep, ...]
+    older: onnx.ModelProto | None = None
+    """What older releases of ONNX Runtime run in place of `lowered`'s, where they lack an operator of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,9 +162,9 @@ def make_fp16(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> TypedG
     )
     searched = f", {len(found.keep)} of them by the precision search" if found.keep else ""
     detail = f"{step.detail}{searched}; {bench.judged(found.loss, Precision.FP16)}"
-    return TypedGraph(
-        bench.lowered(lambda target: model), record, (msgspec.structs.replace(step, detail=detail),)
-    )
+    step = msgspec.structs.replace(step, detail=detail)
+    lowered = bench.lowered(lambda target: model)
+    return TypedGraph(lowered, record, (step,), older_form_of(lowered, bench.runner()))
 
 
 def _ranges(table: CalibrationTable) -> Ranges:
@@ -251,7 +253,7 @@ def make_int8(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> TypedG
         f"search; {bench.judged(found.loss, Precision.INT8)}"
     )
     step = ProvenanceStep(step="int8", tool="edgewise", detail=detail)
-    return TypedGraph(lowered, record, (step,))
+    return TypedGraph(lowered, record, (step,), older_form_of(lowered, bench.runner()))
 
 
 def _codes(bench: Workbench, table: CalibrationTable, keep: Mapping[str, str]) -> Codes:

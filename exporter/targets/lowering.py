@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from edgewise.exporter.graph.passes import Pass, PassRunner
@@ -12,6 +13,7 @@ from edgewise.exporter.passes.lower_roi_align import lower_roi_align
 from edgewise.exporter.passes.plain_reshape import plain_reshape
 from edgewise.exporter.targets.profiles import check_target, refused_by
 from edgewise.runtime.contract.manifest import Graph, ProvenanceStep, Target
+from edgewise.runtime.system.errors import ExportError
 
 if TYPE_CHECKING:
     import onnx
@@ -58,6 +60,23 @@ def lower_for(model: onnx.ModelProto, target: Target, runner: PassRunner) -> onn
         del runner.steps[before:]
     check_target(model, target)
     return model
+
+
+def older_form_of(models: Mapping[Target, onnx.ModelProto], runner: PassRunner) -> onnx.ModelProto | None:
+    """What ONNX Runtime before `DEFORM_CONV_SINCE` runs of lowered graphs.
+
+    None where it runs its own file, is not among the targets, or the operator has no other form: then the
+    bundle opens on newer releases only.
+    """
+    if Target.ONNXRUNTIME not in models:
+        return None
+    try:
+        result = runner.run(lower_deform_conv(), models[Target.ONNXRUNTIME])
+    except ExportError:
+        return None
+    if not result.changed:
+        return None
+    return result.model if obstacle(result.model) else runner.run(lower_opset(), result.model).model
 
 
 def passes_for(target: Target) -> tuple[Pass, ...]:

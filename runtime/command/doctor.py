@@ -80,8 +80,18 @@ def _onnxruntime() -> tuple[Finding, ...]:
     providers: list[str] = loaded.get_available_providers()
     short = [name.removesuffix("ExecutionProvider") for name in providers]
     cuda = "CUDAExecutionProvider" in providers
+    from edgewise.runtime.contract.bundle import major_minor
+    from edgewise.runtime.engines.onnxruntime import DEFORM_CONV_SINCE
+
+    native = major_minor(loaded.__version__) >= major_minor(DEFORM_CONV_SINCE)
+    advice = f"before {DEFORM_CONV_SINCE} deformable convolutions (UPSNet) run in a slower form"
     return (
-        Finding("ONNX Runtime", f"{loaded.__version__} ({', '.join(short)})", True),
+        Finding(
+            "ONNX Runtime",
+            f"{loaded.__version__} ({', '.join(short)})",
+            True,
+            "" if native else f"{advice}; Python 3.11 or newer gets it: pip install --upgrade onnxruntime",
+        ),
         Finding(
             "ONNX Runtime on CUDA",
             "available" if cuda else "not in this build",

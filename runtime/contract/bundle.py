@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -127,16 +128,30 @@ class Bundle:
                 hint=f"its graphs are {sorted(self.manifest.graphs)}",
             ) from None
 
-    def graph_entry(self, graph: str, target: Target, precision: Precision) -> GraphFile:
+    def graph_entry(
+        self, graph: str, target: Target, precision: Precision, release: str | None = None
+    ) -> GraphFile:
         """The lowered file of a graph as the manifest names it.
 
+        Args:
+            release: Of the target's runtime; the first file where it is left out, which the newest run.
+
         Raises:
-            BackendError: The bundle has none for this target and precision; the hint lists what it has.
+            BackendError: The bundle has none for this target, precision and release; the hint lists what it
+                has.
         """
         files = self.graph(graph).files
-        for file in files:
-            if file.target is target and file.precision is precision:
+        fitting = [file for file in files if file.target is target and file.precision is precision]
+        for file in fitting:
+            if release is None or major_minor(file.since) <= major_minor(release):
                 return file
+        if fitting:
+            raise BackendError(
+                f"the {precision.value} model of graph {graph!r} needs {target.value} {fitting[0].since}, "
+                f"{release} is installed",
+                where=str(self.path),
+                hint=f"update {target.value}, or export the bundle again: it gets a form for older releases",
+            )
         have = sorted({f"{file.target.value} {file.precision.value}" for file in files})
         raise BackendError(
             f"the bundle has no {precision.value} model of graph {graph!r} for {target.value}",
@@ -158,6 +173,11 @@ class Bundle:
                 where=str(self.path),
                 hint="export the bundle again",
             ) from None
+
+
+def major_minor(release: str) -> list[int]:
+    """`1.23.2` -> [1, 23], to compare releases; [] of an empty text."""
+    return [int(number) for number in re.findall(r"\d+", release)[:2]]
 
 
 def _locate(root: Path, relative: str) -> Path:

@@ -14,6 +14,9 @@ from edgewise.runtime.system.processor import available_cores
 if TYPE_CHECKING:
     from edgewise.runtime.contract.bundle import Bundle
 
+DEFORM_CONV_SINCE = "1.25"
+"""The first release with DeformConv on the CPU. Python 3.10 gets none newer than 1.23."""
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 _DTYPES = {
@@ -34,8 +37,12 @@ def open_onnxruntime(
     precision: Precision = Precision.FP32,
     options: OnnxRuntimeOptions = ONNXRUNTIME,
 ) -> OnnxRuntimeEngine:
-    """Open the `onnxruntime` file of a bundle's graph from bytes that were hashed in memory."""
-    entry = bundle.graph_entry(graph, Target.ONNXRUNTIME, precision)
+    """Open the `onnxruntime` file of a bundle's graph, for the release that is installed.
+
+    It is opened from bytes that were hashed in memory.
+    """
+    release = str(_import_onnxruntime().__version__)
+    entry = bundle.graph_entry(graph, Target.ONNXRUNTIME, precision, release)
     declared = bundle.graph(graph)
     return OnnxRuntimeEngine(
         bundle.model(entry.path),

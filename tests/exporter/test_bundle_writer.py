@@ -293,6 +293,23 @@ def test_equal_bytes_are_stored_once() -> None:
     assert set(name_model_files("key", lowered).files) >= {"models/key.fp32.onnx"}
 
 
+def test_a_form_for_older_releases_follows_and_shares_bytes() -> None:
+    lowered = {
+        (Target.ONNXRUNTIME, Precision.FP32): b"native",
+        (Target.TENSORRT, Precision.FP32): b"plain",
+        (Target.ONNXRUNTIME, Precision.INT8): b"unsigned",
+    }
+    named = name_model_files("main", lowered, {Precision.FP32: b"plain", Precision.INT8: b"plain unsigned"})
+    own = [file for file in named.entries if file.target is Target.ONNXRUNTIME]
+    assert [(file.precision.value, file.since, named.files[file.path]) for file in own] == [
+        ("fp32", "1.25", b"native"),
+        ("fp32", "", b"plain"),
+        ("int8", "1.25", b"unsigned"),
+        ("int8", "", b"plain unsigned"),
+    ]
+    assert len(named.files) == 4
+
+
 def test_a_bundle_is_replaced_whole(bundle: Bundle) -> None:
     names = [entry.path for entry in bundle.manifest.files]
     contents = {name: bundle.read(name) for name in names}

@@ -13,7 +13,7 @@ from edgewise.exporter.graph.conditions import opset_of
 from edgewise.exporter.graph.numerics import run_graph
 from edgewise.exporter.graph.passes import PassRunner
 from edgewise.exporter.passes.lower_deform_conv import lower_deform_conv
-from edgewise.exporter.targets.lowering import lower_for
+from edgewise.exporter.targets.lowering import lower_for, older_form_of
 from edgewise.runtime.compare.tensors import difference
 from edgewise.runtime.contract.manifest import Target
 from edgewise.runtime.system.errors import ExportError
@@ -142,6 +142,19 @@ def test_onnxruntime_keeps_the_operator() -> None:
     runner = PassRunner(samples, ["y"])
     assert lower_for(model, Target.ONNXRUNTIME, runner) is model
     assert runner.steps == []
+
+
+def test_older_releases_of_onnxruntime_get_a_form_of_their_own() -> None:
+    model, samples = deform_model(normal(1, 4, 8, 8))
+    runner = PassRunner(samples, ["y"])
+    older = older_form_of({Target.ONNXRUNTIME: model}, runner)
+    assert older is not None
+    assert "DeformConv" not in {node.op_type for node in older.graph.node}
+    assert opset_of(older) == 17
+    # It is the file of TensorRT, which a bundle stores once.
+    assert older.SerializeToString() == lower_for(model, Target.TENSORRT, runner).SerializeToString()
+    assert older_form_of({Target.TENSORRT: model}, runner) is None
+    assert older_form_of({Target.ONNXRUNTIME: older}, runner) is None
 
 
 def test_a_second_offset_group_is_refused() -> None:

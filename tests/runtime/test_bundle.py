@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from edgewise.runtime.contract.bundle import Bundle
-from edgewise.runtime.contract.manifest import Precision, Target
+from edgewise.runtime.contract.manifest import GraphFile, Precision, Target
 from edgewise.runtime.system.errors import BackendError, BundleError, ManifestError
 
 MODEL = "models/fp32.onnx"
@@ -32,6 +33,24 @@ def test_reads_what_the_manifest_lists(bundle_folder: Path) -> None:
     assert bundle.file(entry.path) == bundle_folder / MODEL
     assert bundle.graph_bytes("main", Target.ONNXRUNTIME, Precision.FP32) == bundle.read(MODEL)
     bundle.verify()
+
+
+def test_the_file_for_a_release_of_the_runtime(bundle_folder: Path) -> None:
+    bundle = Bundle.open(bundle_folder)
+    (only,) = [file for file in bundle.manifest.graphs["main"].files if file.target is Target.ONNXRUNTIME]
+    newer = msgspec.structs.replace(only, path="models/newer.onnx", since="1.25")
+
+    def path(*files: GraphFile, release: str | None) -> str:
+        graph = msgspec.structs.replace(bundle.manifest.graphs["main"], files=files)
+        manifest = msgspec.structs.replace(bundle.manifest, graphs={"main": graph})
+        own = replace(bundle, manifest=manifest)
+        return own.graph_entry("main", Target.ONNXRUNTIME, Precision.FP32, release).path
+
+    cases = (("1.23.2", only), ("1.9.0", only), ("1.25.0", newer), ("2.0", newer), (None, newer))
+    for release, expected in cases:
+        assert path(newer, only, release=release) == expected.path
+    with pytest.raises(BackendError, match=r"needs onnxruntime 1\.25, 1\.23\.2 is installed"):
+        path(newer, release="1.23.2")
 
 
 def test_a_changed_byte_is_refused_by_every_way_in(bundle_folder: Path) -> None:
