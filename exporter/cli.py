@@ -77,6 +77,14 @@ ConfigOption = Annotated[
         "`edgewise models NAME` lists them.",
     ),
 ]
+BudgetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PRECISION.LIMIT=VALUE",
+        help="What a precision may differ by, e.g. int8.matched=0.9; limits are error, cosine, matched, "
+        "similarity, score and metric. May be repeated.",
+    ),
+]
 ForceOption = Annotated[bool, typer.Option(help="Replace what is there.")]
 
 
@@ -103,10 +111,19 @@ def export(
     ] = None,
     device_only: Annotated[bool, typer.Option(help="Leave out what only a workstation reads.")] = False,
     setting: ConfigOption = None,
+    budget: BudgetOption = None,
+    name: Annotated[
+        str, typer.Option(help="The model's name in the manifest; the registry's if left out.")
+    ] = "",
+    licence: Annotated[str, typer.Option(help="Terms of the weights; the checkpoint's if left out.")] = "",
     force: ForceOption = False,
 ) -> None:
-    """Export a checkpoint as a bundle: ONNX, simplified, checked, and with --calibration in FP16 and INT8."""
+    """Export a checkpoint as a bundle: ONNX, simplified, checked, and with --calibration in FP16 and INT8.
+
+    The bundle's own self test runs at the end.
+    """
     with _needs("export"):
+        from edgewise.exporter.bundle.budgets import DEFAULT_BUDGETS, changed_budgets
         from edgewise.exporter.way.export import ExportOptions, export_checkpoint
 
         request = None
@@ -123,10 +140,14 @@ def export(
                 targets=tuple(dict.fromkeys(target)) if target else tuple(Target),
                 images=tuple(golden or ()),
                 calibration=request,
+                budgets=changed_budgets(DEFAULT_BUDGETS, budget or ()),
+                name=name,
+                licence=licence,
                 progress=step,
             )
             bundle = export_checkpoint(checkpoint, output, options, settings=settings_of(setting))
-    _say_written(bundle)
+    _say_written(bundle, precision)
+    _prove(bundle)
 
 
 @app.command()
@@ -138,17 +159,23 @@ def calibrate(
     method: MethodOption = CalibrationMethod.ENTROPY,
     validation: ValidationOption = None,
     precision: WidthOption = None,
+    budget: BudgetOption = None,
 ) -> None:
     """Calibrate a bundle and add its FP16 and INT8 files, in place of those it has."""
     with _needs("calibrate"):
+        from dataclasses import replace
+
+        from edgewise.exporter.bundle.budgets import changed_budgets
         from edgewise.exporter.precision.quantise import calibrate_bundle
         from edgewise.runtime.contract.bundle import Bundle
 
         opened = Bundle.open(bundle)
         request = _calibration_request(images, count, seed, method, validation, precision)
+        if budget:
+            request = replace(request, budgets=changed_budgets(opened.manifest.budgets, budget))
         with _steps() as step:
             done = calibrate_bundle(opened, request, progress=step)
-    _say_written(done)
+    _say_written(done, precision)
 
 
 @app.command()
@@ -497,7 +524,12 @@ def _say(text: str) -> None:
     console.print(Text(text), soft_wrap=True)
 
 
-def _say_written(bundle: Bundle) -> None:
+def _say_written(bundle: Bundle, asked: list[Precision] | None) -> None:
+    """Say what a bundle holds and what not.
+
+    Raises:
+        ExportError: It does not hold a precision that was asked for by name.
+    """
     held = sorted({f"{file.target.value} {file.precision.value}" for graph in bundle.manifest.graphs.values()
                    for file in graph.files})  # fmt: skip
     megabytes = sum(entry.size for entry in bundle.manifest.files) / 1e6
@@ -507,6 +539,45 @@ def _say_written(bundle: Bundle) -> None:
             _say(
                 f"{record.precision.value}: {len(record.kept)} nodes stay wider (`edgewise inspect` says why)"
             )
+
+    steps = {step.step: step.detail for step in bundle.manifest.provenance.steps}
+    made = {file.precision for graph in bundle.manifest.graphs.values() for file in graph.files}
+    for precision in Precision:
+        reason = steps.get(precision.value, "")
+        if precision in made or not reason:
+            continue
+        _say(f"{precision.value} is {reason}")
+        if asked and precision in asked:
+            raise ExportError(
+                f"the bundle is written without {precision.value}",
+                where=str(bundle.path),
+                hint="calibrate it on other images, or allow more by --budget",
+            )
+
+
+def _prove(bundle: Bundle) -> None:
+    """Run the self test of every precision that ONNX Runtime can run here.
+
+    Raises:
+        ExportError: One fails; the bundle stays for a look at it.
+    """
+    from edgewise.runtime.command.selftest import selftest
+
+    files = [file for graph in bundle.manifest.graphs.values() for file in graph.files]
+    held = {file.precision for file in files if file.target is Target.ONNXRUNTIME}
+    for precision in (each for each in Precision if each in held):
+        report = selftest(bundle, Target.ONNXRUNTIME, precision)
+        if report.failures:
+            first = report.failures[0]
+            raise ExportError(
+                f"the bundle is written, and its self test fails in {precision.value}: {first.figure} is "
+                f"{'nothing' if first.value is None else format(first.value, '.4g')}, the limit is "
+                f"{first.limit:.4g}",
+                where=first.where,
+                hint="`edgewise selftest` shows every figure; do not ship it",
+            )
+    if held:
+        _say(f"self test passed: {', '.join(each.value for each in Precision if each in held)}")
 
 
 main = main_of(app)

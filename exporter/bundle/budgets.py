@@ -5,7 +5,13 @@ The three levels are those of `edgewise parity`: raw tensors, decoded results, t
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+import msgspec
+
 from edgewise.runtime.contract.manifest import Budget, Precision
+from edgewise.runtime.system.errors import ExportError
 
 FP32 = Budget(
     precision=Precision.FP32,
@@ -43,3 +49,46 @@ decoded results must not move. The cosine judges raw tensors here."""
 
 DEFAULT_BUDGETS = (FP32, FP16, INT8)
 """For every task alike: the similarity and the metric are the task's own."""
+
+LIMITS = {
+    "error": "tensor_relative_error",
+    "cosine": "tensor_cosine",
+    "matched": "matched_fraction",
+    "similarity": "similarity",
+    "score": "score_difference",
+    "metric": "metric_drop",
+}
+"""The limits of a budget by the short names that the command line takes; it takes the fields' names too."""
+
+
+def changed_budgets(budgets: Sequence[Budget], settings: Sequence[str]) -> tuple[Budget, ...]:
+    """Budgets with some limits changed.
+
+    Args:
+        settings: As on the command line, such as `int8.matched=0.9`.
+
+    Raises:
+        ExportError: No precision with a budget, no limit, or a value that the limit cannot have.
+    """
+    changed = {budget.precision.value: budget for budget in budgets}
+    for setting in settings:
+        address, _, text = setting.partition("=")
+        precision, _, limit = address.partition(".")
+        field = LIMITS.get(limit, limit)
+        if precision not in changed or field not in LIMITS.values():
+            raise ExportError(
+                f"{setting!r} is no limit of a budget",
+                where="--budget",
+                hint=f"PRECISION.LIMIT=VALUE, of {', '.join(changed)} and {', '.join(LIMITS)}",
+            )
+        try:
+            value = float(text)
+            if not math.isfinite(value):
+                raise ValueError("it must be finite")
+            fields = msgspec.to_builtins(changed[precision]) | {field: value}
+            changed[precision] = msgspec.convert(fields, Budget)
+        except ValueError as error:  # of float and of msgspec
+            raise ExportError(
+                f"{text!r} is no value of a budget's {field}", where=setting, hint=str(error)
+            ) from None
+    return tuple(changed.values())

@@ -11,7 +11,7 @@ import numpy as np
 from edgewise.calibration.samples import CalibrationSet, Sample
 from edgewise.exporter.bundle.goldens import Picture, read_frames
 from edgewise.exporter.precision.agreement import TaskMetric
-from edgewise.runtime.contract.manifest import CalibrationMethod, Manifest, Precision
+from edgewise.runtime.contract.manifest import Budget, CalibrationMethod, Manifest, Precision
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.system.errors import CalibrationError
 
@@ -32,6 +32,7 @@ class CalibrationRequest:
         validation: Annotated dataset on which INT8 must keep FP32's metric of the task; None judges by
             decoded results on held-out images alone.
         precisions: What to make; FP16 needs the ranges too.
+        budgets: What each precision may differ by, in place of what the bundle states; none leaves that.
         held_out: Further images, on which the result is judged; None takes a quarter of `count`, 4 to 16.
 
     Raises:
@@ -45,6 +46,7 @@ class CalibrationRequest:
     validation: Path | None = None
     precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)
     held_out: int | None = None
+    budgets: tuple[Budget, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.precisions or Precision.FP32 in self.precisions:

@@ -110,6 +110,7 @@ def calibrate_bundle(
 def _calibrate(bundle: Bundle, request: CalibrationRequest, progress: Callable[[str], None]) -> Bundle:
 
     manifest = bundle.manifest
+    manifest = msgspec.structs.replace(manifest, budgets=request.budgets or manifest.budgets)
     progress("choosing calibration images")
     images = choose_images(request, manifest)
     goldens = [

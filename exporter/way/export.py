@@ -83,6 +83,7 @@ class ExportOptions:
         clips: The goldens themselves, for a model whose frames depend on each other and on what they show.
         calibration: Also make FP16 and INT8 files, from these images.
         budgets: What each precision may differ by, in place of the draft's; the defaults where neither says.
+        name, licence: What the manifest says, in place of the draft's, where they are not empty.
         progress: Called with a line at the start of every step.
 
     Raises:
@@ -97,6 +98,8 @@ class ExportOptions:
     clips: tuple[Clip, ...] = ()
     calibration: CalibrationRequest | None = None
     budgets: tuple[Budget, ...] = ()
+    name: str = ""
+    licence: str = ""
     progress: Callable[[str], None] = field(default=_silent, compare=False)
 
     def __post_init__(self) -> None:
@@ -180,7 +183,12 @@ def _export(
 ) -> Bundle:
     from edgewise.models.measuring.torch_runner import TorchRunner
 
-    draft = msgspec.structs.replace(draft, budgets=options.budgets or draft.budgets or DEFAULT_BUDGETS)
+    draft = msgspec.structs.replace(
+        draft,
+        name=options.name or draft.name,
+        licence=options.licence or draft.licence,
+        budgets=options.budgets or draft.budgets or DEFAULT_BUDGETS,
+    )
     for name, module in modules.items():
         refuse_heavy_weights(module, name)
         refuse_broken_weights(module)

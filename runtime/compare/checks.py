@@ -82,9 +82,17 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decoded_checks(sample: str, tally: MatchTally, budget: Budget) -> tuple[Check, ...]:
-    """The decoded level of a budget."""
+    """The decoded level of a budget.
+
+    Where fewer things are judged than its share can resolve, one of several may still be without a partner:
+    of seven things, 0.98 would allow none, and a tie would decide. A budget of 1 allows none.
+    """
+    least = budget.matched_fraction
+    things = min(tally.reference_count, tally.candidate_count)
+    if things > 1 and least < 1.0:
+        least = min(least, (things - 1) / things)
     figures = (
-        ("matched fraction", tally.matched_fraction, budget.matched_fraction, True),
+        ("matched fraction", tally.matched_fraction, least, True),
         ("mean similarity", tally.similarity, budget.similarity, True),
         ("mean score difference", tally.score_difference, budget.score_difference, False),
     )

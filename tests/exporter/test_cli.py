@@ -18,6 +18,7 @@ from edgewise.models.checkpoints.checkpoint import load_model
 from edgewise.models.scenes import write_dataset
 from edgewise.runtime.command.selftest import selftest
 from edgewise.runtime.contract.bundle import Bundle
+from edgewise.runtime.contract.manifest import Precision
 from edgewise.runtime.system.errors import EdgewiseError, MissingExtraError
 
 PRETRAINED = Path(models.__file__).parent / "pretrained"
@@ -119,6 +120,7 @@ def test_an_unknown_module_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) 
         (["export", "{checkpoint}", "-o", "{tmp}/full", "--force"], "did not write there"),
         (["export", "{checkpoint}", "-o", "{tmp}/b", "--validation", "{tmp}"], "needs --calibration"),
         (["calibrate", "{tmp}/none", "{tmp}"], "no such bundle"),
+        (["export", "{checkpoint}", "-o", "{tmp}/b", "--budget", "int8.speed=1"], "is no limit of a budget"),
         (["calibrate", "{bundle}", "{tmp}/full"], "no image to calibrate on"),
         (["calibrate", "{bundle}", "{tmp}/none"], "no such folder of calibration images"),
         (["export", "{checkpoint}", "-o", "{tmp}/b", "--calibration", "{tmp}/full"], "no image to calibrate"),
@@ -178,10 +180,16 @@ def test_evaluate_prints_the_figures_of_the_models_task(
 @pytest.mark.slow(seconds=40, reason="exports a model of the registry")
 def test_export_then_selftest(seeded_tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tiny.bundle"
-    said = edgewise("export", seeded_tiny, "-o", folder, "--target", "onnxruntime", "--device-only")
+    said = edgewise(
+        "export", seeded_tiny, "-o", folder, "--target", "onnxruntime", "--device-only", "--name", "mine",
+        "--licence", "terms of mine", "--budget", "int8.matched=0.9",
+    )  # fmt: skip
+    manifest = Bundle.open(folder).manifest
+    assert (manifest.name, manifest.licence) == ("mine", "terms of mine")
+    assert manifest.budget(Precision.INT8).matched_fraction == 0.9
     assert "onnxruntime fp32" in said
     assert "tensorrt" not in said
-    edgewise("selftest", folder)
+    assert "self test passed: fp32" in said
     edgewise("inspect", folder)
 
 
