@@ -98,18 +98,17 @@ class Staging:
                 raise
 
     def finish(self, moves: list[Move]) -> None:
-        """Do the moves that are not done; what somebody else has put under a name since stays."""
-        for number, move in enumerate(moves):
-            new, final = self.content / move.name, self._place(move)
-            present = _inode(final)
-            if present == move.new or present not in (0, move.old):
-                continue
-            if present and move.new and exchange(new, final):
-                continue
-            if present:
-                os.rename(final, self.folder / f"old-{number}")
-            if move.new:
-                os.rename(new, final)
+        """Do the moves that are not done; what somebody else has put under a name since stays.
+
+        Of several names first all old ones go and then all new ones come, so that no reader sees both.
+        """
+        if len(moves) > 1 or not self._exchange(moves[0]):
+            for number, move in enumerate(moves):
+                if move.old and _inode(self._place(move)) == move.old:
+                    os.rename(self._place(move), self.folder / f"old-{number}")
+            for move in moves:
+                if move.new and not _inode(self._place(move)):
+                    os.rename(self.content / move.name, self._place(move))
         flush(self.path if moves[0].name else self.path.parent)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -123,6 +122,11 @@ class Staging:
         plain = all("/" not in name and name not in (".", "..") for name in names)
         whole = "" not in names or (self.beside and len(moves) == 1)
         return moves if moves and plain and whole else None
+
+    def _exchange(self, move: Move) -> bool:
+        final = self._place(move)
+        both = move.old and move.new and _inode(final) == move.old
+        return bool(both) and exchange(self.content / move.name, final)
 
     def _place(self, move: Move) -> Path:
         return self.path / move.name if move.name else self.path
