@@ -20,7 +20,7 @@ def test_round_trip(table: CalibrationTable) -> None:
     data = encode_table(table)
     assert decode_table(data) == table
     document = json.loads(data)
-    assert list(document["tensors"]["a_out"]) == ["minimum", "maximum", "amax", "method"]
+    assert list(document["tensors"]["a_out"]) == ["minimum", "maximum", "amax", "method", "unbounded"]
     assert list(document["tensors"]) == list(table.tensors)
 
 
