@@ -233,12 +233,12 @@ def _run_frames(
             task = progress.add_task(session.manifest.name, total=count)
             for frame, result in stream:
                 kept = result if threshold is None else above(result, threshold)
-                if files is not None:
-                    with deferred_interrupt():
+                with deferred_interrupt():  # what is written is counted
+                    if files is not None:
                         files.write(frame, kept)
-                counts.update(kind.counts(result, shown))
-                last, done = result, done + 1
-                unsettled += not is_settled(result)
+                    counts.update(kind.counts(result, shown))
+                    last, done = result, done + 1
+                    unsettled += not is_settled(result)
                 progress.advance(task)
                 if done == limit:
                     break
