@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CODE := runtime calibration models exporter tests benchmarks examples
 
-.PHONY: demo test lint test-fast test-slow test-gpu zoo tiny clean
+.PHONY: demo test lint test-fast test-slow test-gpu test-lowest zoo tiny clean
 
 demo: $(READY)
 	$(BIN)/edgewise demo --output demo-output --force
@@ -23,6 +23,10 @@ test-slow: $(READY)
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
+
+# The base package with its lowest dependencies on Python 3.10 and its newest on 3.13, where they are here.
+test-lowest: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/lowest.py build/lowest
 
 # The table of docs/zoo.md; MODELS="NAME NAME" refreshes those rows.
 zoo: $(READY)
@@ -44,7 +48,7 @@ tiny: $(READY)
 
 # torch is pinned because its newest release may bring several gigabytes of GPU libraries along.
 $(READY): pyproject.toml Makefile
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "edgewise needs Python 3.10 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "exports need Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[export,rtx,test]"

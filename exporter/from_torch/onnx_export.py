@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgewise.exporter.from_torch.failure import untranslatable
+from edgewise.exporter.from_torch.failure import first_line, untranslatable
 from edgewise.exporter.from_torch.native_operators import translations
 from edgewise.exporter.graph.numerics import (
     Roles,
@@ -158,6 +158,12 @@ def _trace(module: nn.Module, graph: Graph, sample: Tensors, names: list[str]) -
                 optimize=True,
                 custom_translation_table=translations(),
             )
+    except ImportError as error:  # of a tool; no construct of the module
+        raise ExportError(
+            "torch.onnx does not fit the onnxscript that is installed",
+            where=first_line(error),
+            hint="pip install --upgrade onnxscript onnx",
+        ) from error
     except Exception as error:  # torch raises many types here
         raise untranslatable(error) from error
     assert program is not None
