@@ -145,8 +145,9 @@ def export_bundle(
     options = options or ExportOptions()
     destination = Path(destination)
     with claim_destination(destination, replace=options.replace):
-        _check_draft(modules, draft)
-        return _export(modules, draft, destination, options, _shown(draft, options), checkpoint)
+        asked = _as_asked(draft, options)
+        _check_modules(modules, asked)
+        return _export(modules, asked, destination, options, _shown(asked, options), checkpoint)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,12 +184,6 @@ def _export(
 ) -> Bundle:
     from edgewise.models.measuring.torch_runner import TorchRunner
 
-    draft = msgspec.structs.replace(
-        draft,
-        name=options.name or draft.name,
-        licence=options.licence or draft.licence,
-        budgets=options.budgets or draft.budgets or DEFAULT_BUDGETS,
-    )
     for name, module in modules.items():
         refuse_heavy_weights(module, name)
         refuse_broken_weights(module)
@@ -275,11 +270,13 @@ def export_checkpoint(
         options.progress("loading the checkpoint")
         loaded = load_model(Path(checkpoint))
         asked = under_config(loaded, loaded.entry.with_settings(settings or {}))
-        shown = _shown(_draft(asked), options)
-        chosen, steps = settled_model(asked, _draft(asked), shown.every(_draft(asked)), options.progress)
+        draft = _as_asked(_draft(asked), options)
+        shown = _shown(draft, options)
+        chosen, steps = settled_model(asked, draft, shown.every(draft), options.progress)
         copy = Path(checkpoint) if chosen is loaded else encode_checkpoint(chosen.module, chosen.meta)
         modules = {"main": chosen.entry.deploy(chosen.module)}
-        return _export(modules, _draft(chosen, steps), destination, options, shown, copy)
+        final = _as_asked(_draft(chosen, steps), options)
+        return _export(modules, final, destination, options, shown, copy)
 
 
 def _draft(loaded: LoadedModel, steps: tuple[ProvenanceStep, ...] = ()) -> Manifest:
@@ -333,8 +330,19 @@ def canonical_graph(
     return CanonicalGraph(graph, exported, canonical, fp32, tuple(runner.steps))
 
 
-def _check_draft(modules: Mapping[str, nn.Module], draft: Manifest) -> None:
-    check(draft)
+def _as_asked(draft: Manifest, options: ExportOptions) -> Manifest:
+    """The draft with what the options say in its place; ManifestError where it does not fit together."""
+    asked = msgspec.structs.replace(
+        draft,
+        name=options.name or draft.name,
+        licence=options.licence or draft.licence,
+        budgets=options.budgets or draft.budgets or DEFAULT_BUDGETS,
+    )
+    check(asked)
+    return asked
+
+
+def _check_modules(modules: Mapping[str, nn.Module], draft: Manifest) -> None:
     if set(modules) != set(draft.graphs):
         raise ExportError(
             f"modules are given for {sorted(modules)}, the manifest declares {sorted(draft.graphs)}",
