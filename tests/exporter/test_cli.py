@@ -103,11 +103,11 @@ def test_every_workstation_verb_names_its_extra(
 
 
 def test_an_unknown_module_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgewise.exporter.cli import _needs
+    from edgewise.exporter.command.verb import needs
 
-    with pytest.raises(ModuleNotFoundError), _needs("export"):
+    with pytest.raises(ModuleNotFoundError), needs("export"):
         raise ModuleNotFoundError("No module named 'edgewise.typo'", name="edgewise.typo")
-    with pytest.raises(MissingExtraError, match=r"\[rtx\]"), _needs("build"):
+    with pytest.raises(MissingExtraError, match=r"\[rtx\]"), needs("build"):
         raise ModuleNotFoundError(name="tensorrt_rtx_bindings.inner")
 
 

@@ -1,0 +1,1 @@
+"""The workstation's verbs of the command line."""
