@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from importlib import metadata
 
 
 def install_command(extra: str) -> str:
@@ -14,6 +13,9 @@ def install_command(extra: str) -> str:
     What its own metadata lists can be had from one, whether it came from a source tree or from a wheel.
     Where it runs from a source tree without having been installed, that tree is named.
     """
+    # Its import is most of what `errors` would cost, which everything imports and few make an error of.
+    from importlib import metadata
+
     clause = re.compile(rf"""\s*;\s*(.*?)(?: and )?extra == ["']{re.escape(extra)}["']\s*""")
     try:
         listed = metadata.requires("edgewise") or []
