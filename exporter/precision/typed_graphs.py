@@ -132,14 +132,17 @@ def make_fp16(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> TypedG
     """
     bench.progress("typing float16 islands")
 
+    def choose(keep: Mapping[str, str]) -> Fp16Choice:
+        return choose_fp16(bench.fp32, _ranges(table), probes=bench.probes, keep=keep)
+
     def assemble(keep: Mapping[str, str]) -> Islands:
-        choice = choose_fp16(bench.fp32, _ranges(table), probes=bench.probes, keep=keep)
+        choice = choose(keep)
         # The budget judges the numbers, on more images than a pass is compared on.
         return Islands(choice, bench.runner().run(fp16_pass(choice, tolerance=inf), bench.fp32))
 
     def rank() -> Sequence[Sensitivity]:
         bench.progress("searching the nodes that must stay wider than float16")
-        narrow = assemble({}).choice.narrow
+        narrow = choose({}).narrow
         nodes = [
             node.name for node in bench.fp32.graph.node if node.name in narrow and node.op_type in WEIGHTED
         ]
