@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from edgewise.exporter.command import bundles, checkpoints
+from edgewise.exporter.command import bundles, checkpoints, inspecting
 from edgewise.exporter.command.verb import ForceOption, console, needs, steps
 from edgewise.runtime.command import cli as device
 from edgewise.runtime.command.cli import before_verb, main_of
@@ -22,8 +22,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="From PyTorch training definitions to FP16/INT8 engines, with parity proven at every step.",
 )
-for verbs in (device, bundles, checkpoints):
-    app.registered_commands.extend(verbs.app.registered_commands)
+for verbs in (device, bundles, checkpoints, inspecting):
+    app.registered_commands.extend(
+        # The workstation's verb stands for the device's of the same name.
+        each
+        for each in verbs.app.registered_commands
+        if verbs is not device or each.callback is not device.inspect
+    )
 
 
 @app.command()

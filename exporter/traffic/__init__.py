@@ -1,0 +1,1 @@
+"""How many bytes a graph moves through memory, from the graph alone."""
