@@ -31,13 +31,17 @@ LEAST_OPSET = 13
 """The first opset whose DequantizeLinear takes an axis."""
 
 
-def quantise_s8(model: onnx.ModelProto, table: CalibrationTable, placement: Placement) -> onnx.ModelProto:
+def quantise_s8(
+    model: onnx.ModelProto, table: CalibrationTable, placement: Placement, *, half_scales: bool = False
+) -> onnx.ModelProto:
     """Write a placement into a graph.
 
     Args:
         model: The float32 graph that the placement was made for; it is not changed.
         table: Ranges of (at least) `placement.tensors`.
         placement: From `place`.
+        half_scales: Round every scale up to a number that float16 holds too, so that the graph means the same
+            whichever type its scales are stored in.
 
     Returns:
         A model with the same inputs and outputs. Every tensor keeps its name; codes are called
@@ -49,7 +53,7 @@ def quantise_s8(model: onnx.ModelProto, table: CalibrationTable, placement: Plac
     index = index_graph(with_node_names(model))
     _require_opset(model)
     taken = tensor_names(model)
-    writer = CodeWriter(index, table, taken)
+    writer = CodeWriter(index, table, taken, half_scales=half_scales)
     rewired = {(edge.node, edge.position): edge.tensor for edge in placement.edges}
     weighted = frozenset(placement.weighted)
     for tensor in placement.tensors:
@@ -72,23 +76,40 @@ def quantise_s8(model: onnx.ModelProto, table: CalibrationTable, placement: Plac
     return with_nodes(index.model, writer.nodes, writer.initializers)
 
 
-def quantise_weight(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantise_weight(
+    values: NDArray[np.float32], axis: int, *, half_scales: bool = False
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Codes and scales of a weight, one scale a slice along `axis`; codes lie in -127..127.
 
-    A slice of zeros gets scale 1.
+    A slice of zeros gets scale 1. `half_scales` as in `quantise_s8`.
     """
     others = tuple(a for a in range(values.ndim) if a != axis)
     amax = np.abs(values).max(axis=others).astype(np.float64)
     scale = np.where(amax > 0, np.maximum(amax / 127, np.finfo(np.float32).tiny), 1.0).astype(np.float32)
+    scale = half_scale(scale) if half_scales else scale
     shape = tuple(-1 if a == axis else 1 for a in range(values.ndim))
     codes = np.clip(np.rint(values / scale.reshape(shape)), -127, 127).astype(np.int8)
     return codes, scale
 
 
+def half_scale(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The least float16 that is no smaller than a scale, as float32; what lies beyond float16 stays.
+
+    Rounded up, so that the largest value still has a code.
+    """
+    with np.errstate(over="ignore"):
+        half = scale.astype(np.float16)
+    half = np.where(half < scale, np.nextafter(half, np.float16(np.inf)), half).astype(np.float32)
+    return np.where(np.isfinite(half), half, scale)
+
+
 class CodeWriter:
     """Collects the nodes and initialisers of a graph with codes."""
 
-    def __init__(self, index: GraphIndex, table: CalibrationTable, taken: set[str]) -> None:
+    def __init__(
+        self, index: GraphIndex, table: CalibrationTable, taken: set[str], *, half_scales: bool = False
+    ) -> None:
+        self._half_scales = half_scales
         self._index = index
         self._table = table
         self._taken = taken
@@ -104,7 +125,8 @@ class CodeWriter:
 
     def quantise_activation(self, tensor: str) -> None:
         """Round a tensor to the scale that the table gives it."""
-        scale = self._store(f"{tensor}_scale", np.float32(self._table.scale_of(tensor)))
+        value = np.array(self._table.scale_of(tensor), np.float32)
+        scale = self._store(f"{tensor}_scale", half_scale(value) if self._half_scales else value)
         zero = self._zero(())
         codes = fresh_name(self._taken, f"{tensor}_codes")
         self._codes[tensor] = (codes, scale, zero)
@@ -126,7 +148,7 @@ class CodeWriter:
             values = self._index.constant(op.weight).astype(np.float32)
             if not np.isfinite(values).all():
                 raise CalibrationError("the weights hold NaN or infinity", where=op.weight)
-            codes, scale = quantise_weight(values, op.axis)
+            codes, scale = quantise_weight(values, op.axis, half_scales=self._half_scales)
             self._weights[op.weight, op.axis] = (
                 self._store(f"{op.weight}_codes", codes),
                 self._store(f"{op.weight}_scale", scale),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from itertools import pairwise
 
 from edgewise.runtime.contract.manifest import GraphFile, Precision, Target
-from edgewise.runtime.engines.onnxruntime import DEFORM_CONV_SINCE
 
 
 @dataclass(frozen=True)
@@ -19,34 +18,37 @@ class ModelFiles:
 
 
 def name_model_files(
-    graph: str,
-    lowered: Mapping[tuple[Target, Precision], bytes],
-    older: Mapping[Precision, bytes] = MappingProxyType({}),
+    graph: str, lowered: Mapping[tuple[Target, Precision], Mapping[str, bytes]]
 ) -> ModelFiles:
     """Name the lowered files of one graph.
 
     A file that every target of a precision shares is `models/<precision>.onnx`; others are
-    `models/<target>.<precision>.onnx`, after the first target that uses them. Graphs other than `main` put
-    their name in front. `older` are forms for releases of ONNX Runtime that lack an operator; where another
-    target's file has the same bytes, it is that file, else `models/onnxruntime-older.<precision>.onnx`.
+    `models/<target>.<precision>.onnx`, after the first target that uses them. Where a target has files for
+    older releases of its runtime too, those are `models/<target>-before-<release>.<precision>.onnx`, unless
+    another target's file has the same bytes. Graphs other than `main` put their name in front.
+
+    Args:
+        lowered: The files of each target and precision by the oldest release that reads them, newest first
+            (`GraphFile.since`).
     """
     entries: list[GraphFile] = []
     files: dict[str, bytes] = {}
     prefix = "" if graph == "main" else f"{graph}."
     for precision in Precision:
-        contents = {target: data for (target, own), data in lowered.items() if own is precision}
-        everywhere = len(set(contents.values())) == 1
+        forms = {target: forms for (target, own), forms in lowered.items() if own is precision}
+        newest = {target: next(iter(own.values())) for target, own in forms.items()}
+        everywhere = len(set(newest.values())) == 1
         named: dict[bytes, str] = {}
-        for target, data in contents.items():
+        for target, data in newest.items():
             owner = "" if everywhere else f"{target.value}."
-            path = named.setdefault(data, f"models/{prefix}{owner}{precision.value}.onnx")
-            files[path] = data
-            two = target is Target.ONNXRUNTIME and precision in older
-            since = DEFORM_CONV_SINCE if two else ""
-            entries.append(GraphFile(target=target, precision=precision, path=path, since=since))
-        if precision in older:
-            data = older[precision]
-            path = named.get(data, f"models/{prefix}onnxruntime-older.{precision.value}.onnx")
-            files[path] = data
-            entries.append(GraphFile(target=Target.ONNXRUNTIME, precision=precision, path=path))
+            named.setdefault(data, f"models/{prefix}{owner}{precision.value}.onnx")
+        for target, own in forms.items():
+            for newer, since in pairwise(own):
+                path = f"models/{prefix}{target.value}-before-{newer}.{precision.value}.onnx"
+                named.setdefault(own[since], path)
+            entries += [
+                GraphFile(target=target, precision=precision, path=named[data], since=since)
+                for since, data in own.items()
+            ]
+        files |= {path: data for data, path in named.items()}
     return ModelFiles(tuple(entries), files)

@@ -137,13 +137,14 @@ class Plan:
 
 
 def _plan(trt: Any, bundle: Bundle, target: Target, precision: Precision, options: BuildOptions) -> Plan:
-    named = bundle.graph_bytes(options.graph, target, precision)
+    release = str(trt.__version__)
+    named = bundle.graph_bytes(options.graph, target, precision, release)
     graph = bundle.graph(options.graph)
     recipe = choose_recipe(TensorRTFeatures.of(trt), precision)
     device = _device(target, options)
-    source = bundle.graph_entry(options.graph, target, recipe.source)
+    source = bundle.graph_entry(options.graph, target, recipe.source, release)
     model = bundle.model(source.path)
-    pins = _pins(bundle, options.graph, target, model) if recipe.pin_layers else {}
+    pins = _pins(bundle, options.graph, target, release, model) if recipe.pin_layers else {}
     job = CompileJob(
         model=model,
         where=str(bundle.path / source.path),
@@ -164,7 +165,7 @@ def _plan(trt: Any, bundle: Bundle, target: Target, precision: Precision, option
         precision=precision,
         model_sha256=hashlib.sha256(named).hexdigest(),
         source_sha256=hashlib.sha256(model).hexdigest(),
-        tool_version=str(trt.__version__),
+        tool_version=release,
         compute_capabilities=device.compute_capabilities,
         gpu=device.gpu,
         shapes={spec.name: spec.shape for spec in graph.inputs},
@@ -208,7 +209,7 @@ def with_realised(bundle: Bundle, record: EngineRecord, progress: Callable[[str]
 
 
 def _require_model(bundle: Bundle, key: EngineKey) -> None:
-    path = bundle.graph_entry(key.graph, key.target, key.precision).path
+    path = bundle.graph_entry(key.graph, key.target, key.precision, key.tool_version).path
     if all(entry.sha256 != key.model_sha256 for entry in bundle.manifest.files if entry.path == path):
         raise BuildError(
             "the bundle's model was replaced while its engine was built",
@@ -259,10 +260,10 @@ def _kept(bundle: Bundle, graph: str, precision: Precision) -> tuple[KeptNode, .
     return ()
 
 
-def _pins(bundle: Bundle, graph: str, target: Target, compiled: bytes) -> Pins:
+def _pins(bundle: Bundle, graph: str, target: Target, release: str, compiled: bytes) -> Pins:
     """By the FP16 file's types, where the bundle has one."""
     halves = [entry.precision for entry in bundle.manifest.precisions if entry.precision is Precision.FP16]
-    typed = bundle.graph_bytes(graph, target, Precision.FP16) if halves else compiled
+    typed = bundle.graph_bytes(graph, target, Precision.FP16, release) if halves else compiled
     return pins_from_types(read_model(compiled), read_model(typed))
 
 

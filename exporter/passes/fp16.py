@@ -55,7 +55,19 @@ EPILOGUES = ("Relu", "LeakyRelu", "PRelu", "Clip")
 MOVERS = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Identity")
 """Move values without arithmetic: exact in any type, so the border goes behind them."""
 
-BETWEEN = ("Add", "Sub", "Mul", "MaxPool", "AveragePool", "Resize", "Sigmoid", "Tanh", "HardSwish", "Pad")
+BETWEEN = (
+    "Add",
+    "Sub",
+    "Mul",
+    "BatchNormalization",
+    "MaxPool",
+    "AveragePool",
+    "Resize",
+    "Sigmoid",
+    "Tanh",
+    "HardSwish",
+    "Pad",
+)
 """Float16 only between two weighted operators: a score's Sigmoid at the end would lose resolution near 1."""
 
 CHOOSERS = ("Split", "Slice", "Gather", "Expand", "Tile", "DepthToSpace", "SpaceToDepth")
@@ -77,6 +89,7 @@ class Fp16Limits:
     Attributes:
         largest_activation: Largest calibrated |x| of its output. Above it float16 steps exceed 0.25, and
             input that is brighter than the calibration set comes near the overflow.
+        largest_input: Largest calibrated |x| of what it reads: an eighth of where float16 ends.
         weight_error: Largest relative error that rounding to float16 may cause in the weights (L2, per output
             channel) and in an element of any other constant; rounding of normal numbers gives about 2e-4,
             more means subnormals or zeros.
@@ -84,6 +97,7 @@ class Fp16Limits:
     """
 
     largest_activation: float = 512.0
+    largest_input: float = 8192.0
     weight_error: float = 2e-3
     deepest_sum: int = 16384
 
@@ -173,6 +187,9 @@ def _reason_to_stay(
     largest = max(abs(bound) for bound in ranges[name])
     if largest > limits.largest_activation:
         return f"calibrated activations reach {largest:.4g}, the limit is {limits.largest_activation:g}"
+    read = max((abs(bound) for bound in ranges.get(node.input[0], ())), default=0.0)
+    if read > limits.largest_input:
+        return f"what it reads reaches {read:.4g}, the limit is {limits.largest_input:g}"
     weight = values[node.input[1]]
     if (reach := float(np.abs(weight).max(initial=0.0))) > LARGEST_FLOAT16:
         return f"{node.input[1]} reaches {reach:.4g}, float16 ends at {LARGEST_FLOAT16:g}"

@@ -41,7 +41,7 @@ from edgewise.exporter.precision.typed_graphs import (
     make_int8,
     require_budget,
 )
-from edgewise.exporter.targets.lowering import lower_fp32
+from edgewise.exporter.targets.lowering import lower_fp32, newest, stored
 from edgewise.runtime.command.selftest import golden_boxes
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.check import image_input
@@ -266,7 +266,7 @@ def _miss_together(
         judged: set[tuple[bytes, ...]] = set()
         for target in targets:
             models = {
-                name: each.lowered[target]
+                name: newest(each.lowered[target])
                 for name, every in typed.items()
                 for each in every
                 if each.record.precision is precision
@@ -295,16 +295,11 @@ def _compose(
     paths = {name: f"calibration/{_prefix(name)}table.json" for name in tables}
     for name, table in tables.items():
         lowered = {
-            (target, each.record.precision): model.SerializeToString(deterministic=True)
+            (target, each.record.precision): stored(files)
             for each in typed[name]
-            for target, model in each.lowered.items()
+            for target, files in each.lowered.items()
         }
-        older = {
-            each.record.precision: each.older.SerializeToString(deterministic=True)
-            for each in typed[name]
-            if each.older is not None
-        }
-        named = name_model_files(name, lowered, older)
+        named = name_model_files(name, lowered)
         graph = manifest.graphs[name]
         graphs[name] = msgspec.structs.replace(
             graph, files=(*(file for file in graph.files if _is_fp32(file)), *named.entries)

@@ -1,8 +1,10 @@
 """The FP16 and the INT8 graph of one FP32 graph, each held to its budget.
 
-Nodes that stay wider than INT8 compute in float16 in TensorRT's file (in float32 where their ranges ask for
-it), and in float32 in ONNX Runtime's, whose CPU kernels have no float16. What has no weights stays float32:
-it fuses into the integer kernels, and scales in float32 are read by every TensorRT from 8.6 on.
+INT8 is three graphs with the same placement rules. TensorRT 10 and later and TensorRT-RTX read scales in
+float16: there what lies between quantised nodes, and nodes that stay wider, are float16, and decoding is
+float32. TensorRT 8.6 reads scales as float32, whatever they are: its graph has the same codes and scales, and
+types nodes that stay wider only; builder flags allow float16 for the rest. ONNX Runtime's CPU kernels know no
+float16: all is float32 between its unsigned codes.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import msgspec
 
 from edgewise.calibration.collect import Feeds
 from edgewise.calibration.lower_u8 import lower_u8
-from edgewise.calibration.placement import place
+from edgewise.calibration.placement import Placement, place
 from edgewise.calibration.qdq import quantise_s8
 from edgewise.calibration.search import Trial, search_precision
 from edgewise.calibration.sensitivity import Sensitivity, rank_by_error, rank_by_half
@@ -32,8 +34,11 @@ from edgewise.exporter.passes.fp16 import (
     fp16_pass,
     narrow_nodes,
 )
+from edgewise.exporter.passes.narrow_codes import narrow_codes
+from edgewise.exporter.passes.raise_opset import raise_opset
 from edgewise.exporter.precision.agreement import Agreement, Models
-from edgewise.exporter.targets.lowering import lower_for, older_form_of
+from edgewise.exporter.targets.lowering import Files, lower_for
+from edgewise.exporter.targets.profiles import Release
 from edgewise.runtime.contract.manifest import (
     Graph,
     KeptNode,
@@ -57,11 +62,9 @@ def _silent(message: str) -> None:
 class TypedGraph:
     """A graph in one precision for every target, with what stays wider in it."""
 
-    lowered: Mapping[Target, onnx.ModelProto]
+    lowered: Mapping[Target, Files]
     record: PrecisionRecord
     steps: tuple[ProvenanceStep, ...]
-    older: onnx.ModelProto | None = None
-    """What older releases of ONNX Runtime run in place of `lowered`'s, where they lack an operator of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +93,9 @@ class Workbench:
     def runner(self) -> PassRunner:
         return PassRunner(self.samples, comparable_names(self.graph), roles_in(self.manifest, self.graph))
 
-    def lowered(self, form: Callable[[Target], onnx.ModelProto]) -> dict[Target, onnx.ModelProto]:
-        """The typed graph of every target, lowered for it."""
-        return {target: lower_for(form(target), target, self.runner()) for target in self.targets}
+    def lowered(self, form: Callable[[Release], onnx.ModelProto]) -> dict[Target, Files]:
+        """The typed graph of every release line, lowered for it."""
+        return {target: lower_for(form, target, self.runner()) for target in self.targets}
 
     def judged(self, used: float, precision: Precision) -> str:
         """The provenance's words for a verdict."""
@@ -166,8 +169,7 @@ def make_fp16(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> TypedG
     searched = f", {len(found.keep)} of them by the precision search" if found.keep else ""
     detail = f"{step.detail}{searched}; {bench.judged(found.loss, Precision.FP16)}"
     step = msgspec.structs.replace(step, detail=detail)
-    lowered = bench.lowered(lambda target: model)
-    return TypedGraph(lowered, record, (step,), older_form_of(lowered, bench.runner()))
+    return TypedGraph(bench.lowered(lambda release: model), record, (step,))
 
 
 def _ranges(table: CalibrationTable) -> Ranges:
@@ -200,19 +202,31 @@ def require_budget(agreement: Agreement, models: Models, precision: Precision) -
 
 @dataclass(frozen=True)
 class Codes:
-    """The INT8 graph in its two forms, with what stays wider in them."""
+    """The INT8 graph in its forms, with what stays wider in them.
 
-    signed: onnx.ModelProto
+    Attributes:
+        half, single: Signed codes, with scales in float16 between float16 nodes, and with float32 scales.
+        unsigned: For ONNX Runtime.
+    """
+
+    half: onnx.ModelProto
+    single: onnx.ModelProto
     unsigned: onnx.ModelProto
     kept: tuple[KeptNode, ...]
 
-    def form(self, target: Target) -> onnx.ModelProto:
-        """The form that a target reads."""
-        return self.unsigned if target is Target.ONNXRUNTIME else self.signed
+    def form(self, release: Release) -> onnx.ModelProto:
+        """The form that a release line reads."""
+        if release.target is Target.ONNXRUNTIME:
+            return self.unsigned
+        return self.half if release.half_scales else self.single
 
-    def forms(self, targets: tuple[Target, ...]) -> list[onnx.ModelProto]:
-        """The forms that any of the targets reads, each once."""
-        return [self.unsigned] * (Target.ONNXRUNTIME in targets) + [self.signed] * bool(
+    def judged(self, targets: tuple[Target, ...]) -> list[onnx.ModelProto]:
+        """The forms that any of the targets reads, each once.
+
+        `single` has the codes and scales of `half`, and its builder may compute in float16 what `half` does:
+        who judges `half` has judged both.
+        """
+        return [self.unsigned] * (Target.ONNXRUNTIME in targets) + [self.half] * bool(
             set(targets) - {Target.ONNXRUNTIME}
         )
 
@@ -230,44 +244,52 @@ def make_int8(bench: Workbench, table: CalibrationTable, feeds: Feeds) -> TypedG
         CalibrationError: The search finds no number of kept nodes that brings every form into the budget.
     """
     bench.progress("writing int8 codes")
+    raised = bench.runner().run(raise_opset(), bench.fp32).model
+    islands = choose_fp16(bench.fp32, _ranges(table), probes=bench.probes)
 
     def rank() -> Sequence[Sensitivity]:
         bench.progress("searching the nodes that must stay wider than int8")
         return rank_by_error(bench.fp32, table, place(bench.fp32, unbounded=table.unbounded), feeds)
 
+    def assemble(keep: Mapping[str, str]) -> Codes:
+        unsigned = lower_u8(quantise_s8(bench.fp32, table, placed(keep, Target.ONNXRUNTIME)))
+        placement = placed(keep, Target.TENSORRT)
+        single = quantise_s8(bench.fp32, table, placement, half_scales=True)
+        wider = {node.node for node in placement.kept}
+        alone = choose_fp16(single, _ranges(table), probes=bench.probes, only=wider)
+        half = quantise_s8(raised, table, placement, half_scales=True)
+        return Codes(
+            narrow_codes(half, islands.narrow),
+            narrow_nodes(single, alone.narrow),
+            unsigned,
+            explained(placement.kept, alone),
+        )
+
+    def placed(keep: Mapping[str, str], target: Target) -> Placement:
+        return place(bench.fp32, keep=keep, target=target, unbounded=table.unbounded)
+
     found = search_precision(
         rank,
-        lambda keep: _codes(bench, table, keep),
+        assemble,
         lambda codes: max(
             bench.agreement.budget_used({bench.name: form}, Precision.INT8)
-            for form in codes.forms(bench.targets)
+            for form in codes.judged(bench.targets)
         ),
         1.0,
         progress=bench.trial(Precision.INT8),
     )
     record = PrecisionRecord(
         precision=Precision.INT8,
-        asked="int8 in nodes with weights; kept ones in float16 (float32 on onnxruntime), others float32",
+        asked="int8 in nodes with weights; between them, and in kept ones, float16 (float32 on onnxruntime); "
+        "float32 decoding, inputs and outputs",
         kept=found.codes.kept,
     )
-    lowered = bench.lowered(found.codes.form)
     detail = (
         f"{len(found.codes.kept)} weighted nodes kept wider, {len(found.keep)} of them by the precision "
         f"search; {bench.judged(found.loss, Precision.INT8)}"
     )
     step = ProvenanceStep(step="int8", tool="edgewise", detail=detail)
-    return TypedGraph(lowered, record, (step,), older_form_of(lowered, bench.runner()))
-
-
-def _codes(bench: Workbench, table: CalibrationTable, keep: Mapping[str, str]) -> Codes:
-    """Both forms with `keep` (node -> reason) left wider."""
-    placed = place(bench.fp32, keep=keep, target=Target.ONNXRUNTIME, unbounded=table.unbounded)
-    unsigned = lower_u8(quantise_s8(bench.fp32, table, placed))
-    placed = place(bench.fp32, keep=keep, target=Target.TENSORRT, unbounded=table.unbounded)
-    signed = quantise_s8(bench.fp32, table, placed)
-    names = {node.node for node in placed.kept}
-    choice = choose_fp16(signed, _ranges(table), probes=bench.probes, only=names)
-    return Codes(narrow_nodes(signed, choice.narrow), unsigned, explained(placed.kept, choice))
+    return TypedGraph(bench.lowered(found.codes.form), record, (step,))
 
 
 def explained(kept: tuple[KeptNode, ...], choice: Fp16Choice) -> tuple[KeptNode, ...]:

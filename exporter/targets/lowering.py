@@ -1,8 +1,8 @@
-"""From a simplified graph to the canonical one, and from a typed one to the file of a target."""
+"""From a simplified graph to the canonical one, and from a typed one to the files of a target."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgewise.exporter.graph.passes import Pass, PassRunner
@@ -11,12 +11,15 @@ from edgewise.exporter.passes.lower_deform_conv import lower_deform_conv
 from edgewise.exporter.passes.lower_opset import lower_opset, obstacle
 from edgewise.exporter.passes.lower_roi_align import lower_roi_align
 from edgewise.exporter.passes.plain_reshape import plain_reshape
-from edgewise.exporter.targets.profiles import check_target, refused_by
+from edgewise.exporter.targets.profiles import Release, check_release, releases_of
 from edgewise.runtime.contract.manifest import Graph, ProvenanceStep, Target
 from edgewise.runtime.system.errors import ExportError
 
 if TYPE_CHECKING:
     import onnx
+
+Files = dict[str, "onnx.ModelProto"]
+"""A target's lowered graphs by the oldest release that reads each (`GraphFile.since`), newest first."""
 
 
 def canonicalise(simplified: onnx.ModelProto, runner: PassRunner) -> onnx.ModelProto:
@@ -38,52 +41,66 @@ def lower_fp32(canonical: onnx.ModelProto, graph: Graph, runner: PassRunner) -> 
     return runner.run(demote_probes(graph), canonical).model
 
 
-def lower_for(model: onnx.ModelProto, target: Target, runner: PassRunner) -> onnx.ModelProto:
-    """Lower a typed graph of any precision for one target.
+def lower_for(form: Callable[[Release], onnx.ModelProto], target: Target, runner: PassRunner) -> Files:
+    """Lower a graph of any precision for every release line of a target.
 
-    What a target runs natively stays. The graph comes down to opset 17, which TensorRT 8.x reads, where the
-    lowered form allows it. Steps that changed something go to `runner.steps`.
+    Lines that get equal graphs share one. What a line runs natively stays. A graph comes down to opset 17,
+    which TensorRT 8.x reads, where the lowered form allows it. Steps that changed something go to
+    `runner.steps`, but for those of lines that may be left out.
+
+    Args:
+        form: The typed graph that a line reads; the same object for lines that read the same.
 
     Raises:
-        ExportError: A pass breaks its promise, or the target refuses a node; the message names it.
+        ExportError: A pass breaks its promise, or a line refuses a node; the message names it. A line that is
+            not required is left out instead.
     """
-    for pass_ in passes_for(target):
-        before = len(runner.steps)
-        result = runner.run(pass_, model)
-        del runner.steps[before:]
-        if result.changed:
-            runner.steps.append(_for_target(result.step, target))
-        model = result.model
-    if target is not Target.ONNXRUNTIME and obstacle(model) is None:
-        before = len(runner.steps)
-        model = runner.run(lower_opset(), model).model
-        del runner.steps[before:]
-    check_target(model, target)
-    return model
+    oldest_first: Files = {}
+    last: tuple[onnx.ModelProto, tuple[str, ...]] | None = None
+    for release in releases_of(target):
+        typed = form(release)
+        wanted = (typed, tuple(pass_.name for pass_ in passes_for(release)))
+        shared = last is not None and typed is last[0] and wanted[1] == last[1]
+        try:
+            lowered = next(reversed(oldest_first.values())) if shared else _lowered(typed, release, runner)
+            check_release(lowered, release)
+        except ExportError:
+            if release.required:
+                raise
+            continue
+        last = wanted
+        if not oldest_first or lowered != next(reversed(oldest_first.values())):
+            oldest_first[release.since] = lowered
+    return dict(reversed(oldest_first.items()))
 
 
-def older_form_of(models: Mapping[Target, onnx.ModelProto], runner: PassRunner) -> onnx.ModelProto | None:
-    """What ONNX Runtime before `DEFORM_CONV_SINCE` runs of lowered graphs.
-
-    None where it runs its own file, is not among the targets, or the operator has no other form: then the
-    bundle opens on newer releases only.
-    """
-    if Target.ONNXRUNTIME not in models:
-        return None
-    try:
-        result = runner.run(lower_deform_conv(), models[Target.ONNXRUNTIME])
-    except ExportError:
-        return None
-    if not result.changed:
-        return None
-    return result.model if obstacle(result.model) else runner.run(lower_opset(), result.model).model
+def stored(files: Files) -> dict[str, bytes]:
+    """The graphs as a bundle stores them."""
+    return {since: model.SerializeToString(deterministic=True) for since, model in files.items()}
 
 
-def passes_for(target: Target) -> tuple[Pass, ...]:
-    """The passes whose operators a target does not run natively."""
-    refused = refused_by(target)
+def newest(files: Files) -> onnx.ModelProto:
+    """The graph that the newest releases of a target read."""
+    return next(iter(files.values()))
+
+
+def passes_for(release: Release) -> tuple[Pass, ...]:
+    """The passes whose operators a release line does not run natively."""
     lowerings = {"RoiAlign": lower_roi_align, "DeformConv": lower_deform_conv}
-    return tuple(lowering() for operator, lowering in lowerings.items() if operator in refused)
+    return tuple(lowering() for operator, lowering in lowerings.items() if operator in release.refused)
+
+
+def _lowered(model: onnx.ModelProto, release: Release, runner: PassRunner) -> onnx.ModelProto:
+    for pass_ in passes_for(release):
+        result = runner.run(pass_, model)
+        step = runner.steps.pop()
+        if result.changed and release.required:
+            runner.steps.append(_for_target(step, release.target))
+        model = result.model
+    if obstacle(model) is None:
+        model = runner.run(lower_opset(), model).model
+        runner.steps.pop()
+    return model
 
 
 def _for_target(step: ProvenanceStep, target: Target) -> ProvenanceStep:

@@ -1,7 +1,9 @@
 """What each release line reads, as data; a lowered graph is checked against every line that reads the file.
 
 The oldest line of TensorRT is 8.6 (JetPack 6.0); 10.3 is that of JetPack 6.1 and 6.2, 10.13 that of
-JetPack 7, 11 the newest. A file of target `tensorrt` serves all of them, so it must break no rule of any.
+JetPack 7, 11 the newest. Lines that read the same graph share a file, which breaks no rule of any of them;
+where a newer line reads what an older one does not, each has a file of its own
+(`edgewise.exporter.targets.lowering.lower_for`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from edgewise.exporter.graph.edit import constants, element_types, shapes
 from edgewise.exporter.targets import rules
 from edgewise.exporter.targets.rules import GraphFacts, Rule
 from edgewise.runtime.contract.manifest import Target
+from edgewise.runtime.engines.onnxruntime import DEFORM_CONV_SINCE
 from edgewise.runtime.system.errors import ExportError
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ class Release:
     Attributes:
         name: As it stands in errors.
         target: Whose files it reads.
+        since: Its oldest release; empty for the oldest line of a target.
         newest_opset: The newest default operator set that it parses.
         refused: Operator -> why it is not taken.
         rules: Operator -> rules on its use.
@@ -37,16 +41,22 @@ class Release:
         cast_first: A uint8 input may feed nothing but Cast.
         plugins: Operators that its parser takes from the plugin registry, which must be filled before
             (`edgewise.runtime.engines.tensorrt_api.register_plugins`).
+        half_scales: It reads scales of codes in float16, so that float16 lies between two quantised nodes.
+        required: A graph that it cannot read is no graph for its target; else the target's files begin with a
+            newer line.
     """
 
     name: str
     target: Target
     newest_opset: int
+    since: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
     rules: Rules = field(default_factory=dict)
     everywhere: tuple[Rule, ...] = ()
     cast_first: bool = False
     plugins: frozenset[str] = frozenset()
+    half_scales: bool = False
+    required: bool = True
 
 
 def releases_of(target: Target) -> tuple[Release, ...]:
@@ -54,23 +64,12 @@ def releases_of(target: Target) -> tuple[Release, ...]:
     return tuple(release for release in RELEASES if release.target is target)
 
 
-def refused_by(target: Target) -> frozenset[str]:
-    """Operators that some release of a target does not take."""
-    return frozenset(operator for release in releases_of(target) for operator in release.refused)
-
-
-def check_target(model: onnx.ModelProto, target: Target) -> None:
-    """Hold a lowered graph to every release line of a target.
+def check_release(model: onnx.ModelProto, release: Release) -> None:
+    """Hold a lowered graph to one release line.
 
     Raises:
         ExportError: The first node that breaks a rule, with the rule and the release.
     """
-    for release in releases_of(target):
-        check_release(model, release)
-
-
-def check_release(model: onnx.ModelProto, release: Release) -> None:
-    """Hold a lowered graph to one release line; raises as `check_target`."""
     for node, problem in refusals(model, release):
         raise ExportError(
             f"{release.name} refuses {node.op_type}: {problem}",
@@ -91,7 +90,7 @@ def check_release(model: onnx.ModelProto, release: Release) -> None:
 
 def refusals(model: onnx.ModelProto, release: Release) -> Iterable[tuple[onnx.NodeProto, str]]:
     """Every node that a release refuses with the reason, in graph order."""
-    facts = GraphFacts(constants(model), shapes(model), element_types(model))
+    facts = GraphFacts(constants(model), shapes(model), element_types(model), opset_of(model))
     for node in model.graph.node:
         if node.op_type in release.refused:
             yield node, release.refused[node.op_type]
@@ -163,7 +162,7 @@ _REFUSED_8 = {
     ),
 }
 
-_CODES = (rules.SIGNED_CODES, rules.THREE_INPUTS, rules.SCALE_OF_ITS_VALUES)
+_CODES = (rules.SIGNED_CODES, rules.THREE_INPUTS, rules.SCALE_OF_ITS_VALUES, rules.SCALE_OF_ITS_SET)
 
 _RULES: Rules = {
     "TopK": (rules.SMALL_TOP_K,),
@@ -191,7 +190,14 @@ _RULES_8: Rules = {
 _ROI_ALIGN_PLUGIN = frozenset({"RoiAlign"})
 
 RELEASES: tuple[Release, ...] = (
-    Release("ONNX Runtime", Target.ONNXRUNTIME, newest_opset=22),
+    Release(
+        f"ONNX Runtime before {DEFORM_CONV_SINCE}",
+        Target.ONNXRUNTIME,
+        newest_opset=22,
+        refused={"DeformConv": "it has no kernel for it; `lower_for` writes its GridSample form"},
+        required=False,
+    ),
+    Release("ONNX Runtime", Target.ONNXRUNTIME, newest_opset=22, since=DEFORM_CONV_SINCE),
     Release(
         "TensorRT 8.6",
         Target.TENSORRT,
@@ -207,12 +213,14 @@ RELEASES: tuple[Release, ...] = (
             f"TensorRT {line}",
             Target.TENSORRT,
             newest_opset=newest_opset,
+            since=since,
             refused=_REFUSED,
             rules={**_RULES, **_ROI_ALIGN},
             cast_first=True,
             plugins=_ROI_ALIGN_PLUGIN,
+            half_scales=True,
         )
-        for line, newest_opset in (("10.3", 20), ("10.13", 22), ("11", 22))
+        for line, since, newest_opset in (("10.3", "10", 20), ("10.13", "10.13", 22), ("11", "11", 22))
     ),
     Release(
         "TensorRT-RTX 1.7",
@@ -221,5 +229,6 @@ RELEASES: tuple[Release, ...] = (
         refused={**_REFUSED, "RoiAlign": "only a plugin runs it; `lower_for` writes its GridSample form"},
         rules=_RULES,
         cast_first=True,
+        half_scales=True,
     ),
 )

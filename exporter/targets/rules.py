@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgewise.exporter.graph.edit import attribute
+from edgewise.exporter.passes.raise_opset import HALF_SCALES_OPSET
 
 if TYPE_CHECKING:
     import onnx
@@ -22,11 +23,12 @@ LARGEST_INT32 = np.iinfo(np.int32).max
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """What the rules look up: constants, fixed shapes and element types by tensor name."""
+    """What the rules look up: constants, fixed shapes and element types by tensor name, the operator set."""
 
     constants: Mapping[str, np.ndarray]
     shapes: Mapping[str, tuple[int, ...]]
     types: Mapping[str, int]
+    opset: int
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,14 @@ def _scale_of_its_values(node: onnx.NodeProto, facts: GraphFacts) -> str | None:
     )
 
 
+def _scale_of_its_set(node: onnx.NodeProto, facts: GraphFacts) -> str | None:
+    import onnx
+
+    if facts.types.get(node.input[1]) != onnx.TensorProto.FLOAT16 or facts.opset >= HALF_SCALES_OPSET:
+        return None
+    return f"scales in float16 begin with operator set {HALF_SCALES_OPSET}, the graph uses {facts.opset}"
+
+
 def _float_scale(node: onnx.NodeProto, facts: GraphFacts) -> str | None:
     import onnx
 
@@ -166,6 +176,7 @@ FOUR_DIMENSIONAL = Rule("four dimensions", _four_dimensional)
 SIGNED_CODES = Rule("signed codes", _signed_codes)
 THREE_INPUTS = Rule("three inputs", _three_inputs)
 SCALE_OF_ITS_VALUES = Rule("scale of its values' type", _scale_of_its_values)
+SCALE_OF_ITS_SET = Rule("scale of its operator set", _scale_of_its_set)
 FLOAT_SCALE = Rule("float32 scale", _float_scale)
 STATED_SAMPLING = Rule("stated sampling_ratio", _stated_sampling)
 PLAIN_EINSUM = Rule("plain Einsum", _plain_einsum)

@@ -38,7 +38,7 @@ from edgewise.exporter.from_torch.simplify import simplify
 from edgewise.exporter.graph.numerics import GraphRunner, Roles, Tensors, every_float_alike, roles_in
 from edgewise.exporter.graph.passes import PassRunner
 from edgewise.exporter.graph.recorder import Recorder
-from edgewise.exporter.targets.lowering import canonicalise, lower_for, lower_fp32, older_form_of
+from edgewise.exporter.targets.lowering import canonicalise, lower_for, lower_fp32, stored
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.check import check
 from edgewise.runtime.contract.manifest import (
@@ -202,11 +202,12 @@ def _export(
         roles = roles_in(draft, graph)
         made = canonical_graph(modules[name], graph, samples, expected, options.progress, roles)
         runner = PassRunner(samples, comparable_names(graph), roles)
-        models = {target: lower_for(made.fp32, target, runner) for target in options.targets}
-        lowered = {(target, Precision.FP32): _bytes(model) for target, model in models.items()}
-        plain = older_form_of(models, PassRunner(samples, comparable_names(graph), roles))
-        older = {} if plain is None else {Precision.FP32: _bytes(plain)}
-        named = name_model_files(name, lowered, older)
+        model = made.fp32
+        lowered = {
+            (target, Precision.FP32): stored(lower_for(lambda release, model=model: model, target, runner))
+            for target in options.targets
+        }
+        named = name_model_files(name, lowered)
         path = "models/canonical.onnx" if name == "main" else f"models/{name}.canonical.onnx"
         files |= {path: _bytes(made.canonical), **named.files}
         if not options.device_only:

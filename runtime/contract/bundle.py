@@ -160,9 +160,11 @@ class Bundle:
             "choose one of them, or export again with that precision",
         )
 
-    def graph_bytes(self, graph: str, target: Target, precision: Precision) -> bytes:
-        """The checked content of a graph's lowered file; errors as in `graph_entry` and `model`."""
-        return self.model(self.graph_entry(graph, target, precision).path)
+    def graph_bytes(
+        self, graph: str, target: Target, precision: Precision, release: str | None = None
+    ) -> bytes:
+        """The checked content of a graph's lowered file; see `graph_entry` and `model`."""
+        return self.model(self.graph_entry(graph, target, precision, release).path)
 
     def _entry(self, relative: str) -> FileEntry:
         try:

@@ -128,8 +128,8 @@ class TensorSpec(Part, frozen=True, kw_only=True):
 class GraphFile(Part, frozen=True, kw_only=True):
     """The ONNX file of one graph lowered for one target in one precision.
 
-    `since` is the oldest release of the target's runtime that has all operators of the file, such as `1.25`;
-    a file of the same target and precision for older ones follows. Empty where every release has them.
+    `since` is the oldest release of the target's runtime that reads the file, such as `1.25`; a file of the
+    same target and precision for older ones may follow. Empty where every release reads it.
     """
 
     target: Target

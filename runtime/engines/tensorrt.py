@@ -47,10 +47,10 @@ def open_tensorrt(
         BackendError: No pycuda, no GPU, no engine for this model, GPU and TensorRT, or it does not fit.
         BundleError: The bundle's model file is missing or changed.
     """
-    entry = bundle.graph_entry(graph, target, precision)
+    trt = import_tensorrt(target, verb="run")
+    entry = bundle.graph_entry(graph, target, precision, str(trt.__version__))
     bundle.file(entry.path)
     model_sha256 = next(file.sha256 for file in bundle.manifest.files if file.path == entry.path)
-    trt = import_tensorrt(target, verb="run")
     gpu = find_gpu(device)
     cache = cache or EngineCache.of_user()
     record = cache.find(

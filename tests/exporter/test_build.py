@@ -160,7 +160,7 @@ def make_bundle(
 ) -> Bundle:
     models = models or {precision: detector(precision) for precision in Precision}
     lowered = {
-        (target, precision): model.SerializeToString(deterministic=True)
+        (target, precision): {"": model.SerializeToString(deterministic=True)}
         for precision, model in models.items()
         for target in Target
     }
@@ -506,6 +506,30 @@ def test_opening_hands_the_built_engine_to_tensorrt(bundle: Bundle) -> None:
     with pytest.raises(BackendError, match="the engine does not load") as caught:
         open_engine(bundle, backend=Target.TENSORRT_RTX, precision=Precision.FP16)
     assert record.sha256 in caught.value.where
+
+
+@pytest.mark.skipif(find_spec("pycuda") is not None, reason="the GPU tests open engines here")
+@pytest.mark.usefixtures("pretended_gpu")
+def test_the_installed_release_chooses_the_file(tmp_path: Path) -> None:
+    """Both for the build and for the look into the cache: a file for a release of tomorrow is not read."""
+    path = make_bundle(tmp_path / "two.bundle").path
+    manifest = Bundle.open(path).manifest
+    graph = manifest.graphs["main"]
+    tomorrow = [
+        msgspec.structs.replace(file, path="models/tomorrow.onnx", since="99")
+        for file in graph.files
+        if file.target is Target.TENSORRT_RTX
+    ]
+    graph = msgspec.structs.replace(graph, files=(*tomorrow, *graph.files))
+    files = {"models/tomorrow.onnx": b"a file that only a later parser reads"}
+    bundle = update_bundle(
+        Bundle.open(path), msgspec.structs.replace(manifest, graphs={"main": graph}), files
+    )
+    record = build(bundle, Precision.INT8)
+    assert record.key.model_sha256 == hashlib.sha256(bundle.read("models/int8.onnx")).hexdigest()
+    with_realised(bundle, record)
+    with pytest.raises(BackendError, match="the engine does not load"):
+        open_engine(bundle, backend=Target.TENSORRT_RTX, precision=Precision.INT8)
 
 
 @pytest.mark.usefixtures("pretended_gpu")

@@ -274,10 +274,10 @@ def test_a_kill_before_the_manifest_leaves_the_old_state(bundle: Bundle, tmp_pat
 
 def test_equal_bytes_are_stored_once() -> None:
     lowered = {
-        **{(target, Precision.FP32): b"same" for target in Target},
-        (Target.ONNXRUNTIME, Precision.INT8): b"unsigned",
-        (Target.TENSORRT, Precision.INT8): b"signed",
-        (Target.TENSORRT_RTX, Precision.INT8): b"signed",
+        **{(target, Precision.FP32): {"": b"same"} for target in Target},
+        (Target.ONNXRUNTIME, Precision.INT8): {"": b"unsigned"},
+        (Target.TENSORRT, Precision.INT8): {"": b"signed"},
+        (Target.TENSORRT_RTX, Precision.INT8): {"": b"signed"},
     }
     named = name_model_files("main", lowered)
     assert dict(named.files) == {
@@ -295,19 +295,21 @@ def test_equal_bytes_are_stored_once() -> None:
 
 def test_a_form_for_older_releases_follows_and_shares_bytes() -> None:
     lowered = {
-        (Target.ONNXRUNTIME, Precision.FP32): b"native",
-        (Target.TENSORRT, Precision.FP32): b"plain",
-        (Target.ONNXRUNTIME, Precision.INT8): b"unsigned",
+        (Target.ONNXRUNTIME, Precision.FP32): {"1.25": b"native", "": b"plain"},
+        (Target.TENSORRT, Precision.FP32): {"": b"plain"},
+        (Target.TENSORRT, Precision.INT8): {"10": b"half", "": b"single"},
+        (Target.TENSORRT_RTX, Precision.INT8): {"": b"half"},
     }
-    named = name_model_files("main", lowered, {Precision.FP32: b"plain", Precision.INT8: b"plain unsigned"})
-    own = [file for file in named.entries if file.target is Target.ONNXRUNTIME]
-    assert [(file.precision.value, file.since, named.files[file.path]) for file in own] == [
-        ("fp32", "1.25", b"native"),
-        ("fp32", "", b"plain"),
-        ("int8", "1.25", b"unsigned"),
-        ("int8", "", b"plain unsigned"),
+    named = name_model_files("main", lowered)
+    assert [(entry.target.value, entry.since, entry.path) for entry in named.entries] == [
+        ("onnxruntime", "1.25", "models/onnxruntime.fp32.onnx"),
+        ("onnxruntime", "", "models/tensorrt.fp32.onnx"),
+        ("tensorrt", "", "models/tensorrt.fp32.onnx"),
+        ("tensorrt", "10", "models/int8.onnx"),
+        ("tensorrt", "", "models/tensorrt-before-10.int8.onnx"),
+        ("tensorrt-rtx", "", "models/int8.onnx"),
     ]
-    assert len(named.files) == 4
+    assert sorted(named.files.values()) == [b"half", b"native", b"plain", b"single"]
 
 
 def test_a_bundle_is_replaced_whole(bundle: Bundle) -> None:

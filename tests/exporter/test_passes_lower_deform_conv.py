@@ -13,7 +13,7 @@ from edgewise.exporter.graph.conditions import opset_of
 from edgewise.exporter.graph.numerics import run_graph
 from edgewise.exporter.graph.passes import PassRunner
 from edgewise.exporter.passes.lower_deform_conv import lower_deform_conv
-from edgewise.exporter.targets.lowering import lower_for, older_form_of
+from edgewise.exporter.targets.lowering import lower_for, newest
 from edgewise.runtime.compare.tensors import difference
 from edgewise.runtime.contract.manifest import Target
 from edgewise.runtime.system.errors import ExportError
@@ -131,30 +131,36 @@ def test_the_base_grid_is_kept_as_rows_and_columns() -> None:
 def test_the_lowered_graph_comes_down_to_opset_17(target: Target) -> None:
     model, samples = deform_model(normal(1, 4, 8, 8))
     runner = PassRunner(samples, ["y"])
-    lowered = lower_for(model, target, runner)
+    ((since, lowered),) = lower_for(lambda release: model, target, runner).items()
+    assert since == ""
     assert opset_of(lowered) == 17
     assert [step.step for step in runner.steps] == ["lower-deform-conv"]
     assert target.value in runner.steps[0].detail
 
 
-def test_onnxruntime_keeps_the_operator() -> None:
+def test_onnxruntime_keeps_the_operator_and_its_older_releases_get_a_form_of_their_own() -> None:
     model, samples = deform_model(normal(1, 4, 8, 8))
     runner = PassRunner(samples, ["y"])
-    assert lower_for(model, Target.ONNXRUNTIME, runner) is model
+    files = lower_for(lambda release: model, Target.ONNXRUNTIME, runner)
+    assert list(files) == ["1.25", ""]
+    assert newest(files) == model
+    assert "DeformConv" not in {node.op_type for node in files[""].graph.node}
+    assert opset_of(files[""]) == 17
     assert runner.steps == []
-
-
-def test_older_releases_of_onnxruntime_get_a_form_of_their_own() -> None:
-    model, samples = deform_model(normal(1, 4, 8, 8))
-    runner = PassRunner(samples, ["y"])
-    older = older_form_of({Target.ONNXRUNTIME: model}, runner)
-    assert older is not None
-    assert "DeformConv" not in {node.op_type for node in older.graph.node}
-    assert opset_of(older) == 17
     # It is the file of TensorRT, which a bundle stores once.
-    assert older.SerializeToString() == lower_for(model, Target.TENSORRT, runner).SerializeToString()
-    assert older_form_of({Target.TENSORRT: model}, runner) is None
-    assert older_form_of({Target.ONNXRUNTIME: older}, runner) is None
+    assert files[""] == newest(lower_for(lambda release: model, Target.TENSORRT, runner))
+    assert list(lower_for(lambda release: files[""], Target.ONNXRUNTIME, runner)) == [""]
+
+
+def test_a_line_that_cannot_read_a_graph_is_left_out_only_where_it_may_be() -> None:
+    model, samples = deform_model(normal(1, 4, 8, 8))
+    model.graph.node[0].attribute.append(helper.make_attribute("offset_group", 2))
+    model.graph.input[1].type.tensor_type.shape.dim[1].dim_value = 36
+    samples[0]["offset"] = np.tile(samples[0]["offset"], (1, 2, 1, 1))
+    runner = PassRunner(samples, ["y"])
+    assert lower_for(lambda release: model, Target.ONNXRUNTIME, runner) == {"1.25": model}
+    with pytest.raises(ExportError, match="2 offset groups"):
+        lower_for(lambda release: model, Target.TENSORRT, runner)
 
 
 def test_a_second_offset_group_is_refused() -> None:

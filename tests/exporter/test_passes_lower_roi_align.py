@@ -188,7 +188,9 @@ def test_only_tensorrt_rtx_lowers_it() -> None:
     model, samples = pyramid_model(PYRAMID)
     for target in Target:
         runner = PassRunner(samples, ["y"])
-        kinds = Counter(node.op_type for node in lower_for(model, target, runner).graph.node)
+        ((since, lowered),) = lower_for(lambda release: model, target, runner).items()
+        assert since == ""
+        kinds = Counter(node.op_type for node in lowered.graph.node)
         assert kinds["RoiAlign"] == (0 if target is Target.TENSORRT_RTX else 4)
         steps = ["lower-roi-align"] if target is Target.TENSORRT_RTX else []
         assert [step.step for step in runner.steps] == steps

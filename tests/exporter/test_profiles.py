@@ -7,14 +7,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewise.exporter.targets.profiles import RELEASES, check_release, check_target, releases_of
+from edgewise.exporter.targets.profiles import RELEASES, check_release, releases_of
 from edgewise.exporter.way.export import CanonicalGraph
 from edgewise.runtime.contract.manifest import Target
 from edgewise.runtime.system.errors import ExportError
 
 SHAPE = (1, 4, 6, 6)
 LINES = {release.name: release for release in RELEASES}
-NVIDIA = tuple(name for name in LINES if name != "ONNX Runtime")
+NVIDIA = tuple(release.name for release in RELEASES if release.target is not Target.ONNXRUNTIME)
 TENSORRT = tuple(name for name in NVIDIA if name.startswith("TensorRT 1"))
 OLDEST = ("TensorRT 8.6",)
 
@@ -61,15 +61,21 @@ def weight_codes(*inputs: str, zero: object = None) -> onnx.ModelProto:
     return model_of([node], {name: fixed[name] for name in inputs})
 
 
-def halves(kind: str, scale: object) -> onnx.ModelProto:
+def halves(kind: str, scale: object, *, opset: int = 19) -> onnx.ModelProto:
     to_half = helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16)
     quantise = helper.make_node(kind, ["half", "scale", "zero"], ["y"])
-    return model_of([to_half, quantise], {"scale": scale, "zero": np.int8(0)}, opset=19)
+    return model_of([to_half, quantise], {"scale": scale, "zero": np.int8(0)}, opset=opset)
 
 
 def roi_align(**attributes: object) -> onnx.ModelProto:
     boxes = {"boxes": np.array([[0, 0, 3, 3]], np.float32), "batch": np.array([0])}
     return one("RoiAlign", boxes, **attributes)
+
+
+def check_target(model: onnx.ModelProto, target: Target) -> None:
+    """Hold a graph to every release line of a target."""
+    for release in releases_of(target):
+        check_release(model, release)
 
 
 def refusal(model: onnx.ModelProto, line: str) -> str:
@@ -124,6 +130,11 @@ BROKEN: list[tuple[str, onnx.ModelProto, tuple[str, ...]]] = [
     ("three inputs", weight_codes("codes", "scale"), NVIDIA),
     ("three inputs", weight_codes("codes", "scale", "zero", zero=np.int8(0)), NVIDIA),
     ("scale of its values' type", halves("QuantizeLinear", np.float32(0.1)), NVIDIA),
+    (
+        "scale of its operator set",
+        halves("QuantizeLinear", np.float16(0.1), opset=17),
+        NVIDIA,
+    ),
     ("float32 scale", halves("QuantizeLinear", np.float16(0.1)), OLDEST),
     ("float32 scale", codes(np.float32(-0.1)), OLDEST),
     ("stated sampling_ratio", roi_align(), (*OLDEST, *TENSORRT)),

@@ -76,15 +76,24 @@ def model_of(bundle: Bundle, target: Target, precision: Precision) -> onnx.Model
     return onnx.load_model_from_string(bundle.graph_bytes("main", target, precision))
 
 
+def scale_types(data: bytes) -> set[int]:
+    model = onnx.load_model_from_string(data)
+    stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    return {stored[node.input[1]] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+
+
 def test_every_target_has_every_precision(calibrated: Bundle) -> None:
     paths = {(file.target.value, file.precision.value): file.path for file in calibrated.graph("main").files}
     assert paths == {
         **{(target.value, "fp32"): "models/fp32.onnx" for target in Target},
         **{(target.value, "fp16"): "models/fp16.onnx" for target in Target},
         ("onnxruntime", "int8"): "models/onnxruntime.int8.onnx",
-        ("tensorrt", "int8"): "models/tensorrt.int8.onnx",
+        ("tensorrt", "int8"): "models/tensorrt-before-10.int8.onnx",
         ("tensorrt-rtx", "int8"): "models/tensorrt.int8.onnx",
     }
+    for release, path in (("8.6.2", "tensorrt-before-10.int8"), ("10.3.0", "tensorrt.int8")):
+        entry = calibrated.graph_entry("main", Target.TENSORRT, Precision.INT8, release)
+        assert entry.path == f"models/{path}.onnx"
     calibrated.verify()
 
 
@@ -123,6 +132,11 @@ def test_int8_files_hold_codes_and_the_kept_node_is_float16(calibrated: Bundle) 
     assert "reads the image" in first.reason
     (node,) = (node for node in signed.graph.node if node.name == first.node)
     assert stored[node.input[1]] == TensorProto.FLOAT16
+    scales = {
+        release: scale_types(calibrated.graph_bytes("main", Target.TENSORRT, Precision.INT8, release))
+        for release in ("8.6.2", "10.3.0")
+    }
+    assert scales == {"8.6.2": {TensorProto.FLOAT}, "10.3.0": {TensorProto.FLOAT16}}
     unsigned = model_of(calibrated, Target.ONNXRUNTIME, Precision.INT8)
     kinds = {tensor.data_type for tensor in unsigned.graph.initializer}
     assert TensorProto.UINT8 in kinds

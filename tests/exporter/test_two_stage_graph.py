@@ -32,8 +32,10 @@ from edgewise.exporter.graph.edit import element_types
 from edgewise.exporter.graph.numerics import first_difference, run_graph
 from edgewise.exporter.graph.passes import PassRunner, expose
 from edgewise.exporter.passes.fp16 import choose_fp16, narrow_nodes
+from edgewise.exporter.passes.narrow_codes import narrow_codes
+from edgewise.exporter.passes.raise_opset import raise_opset
 from edgewise.exporter.precision.typed_graphs import explained
-from edgewise.exporter.targets.lowering import lower_for
+from edgewise.exporter.targets.lowering import lower_for, newest
 from edgewise.exporter.way.export import CanonicalGraph, canonical_graph
 from edgewise.models.layers.anchors import AnchorRule, cell_anchors, level_anchors
 from edgewise.models.layers.box_coding import BoxCoding
@@ -235,17 +237,17 @@ def typed(made: CanonicalGraph, pictures: Path) -> Typed:
     probes = [spec.name for spec in GRAPH.probes]
     half = choose_fp16(made.fp32, ranges, probes=probes)
     placement = place(made.fp32)
-    codes = quantise_s8(made.fp32, table, placement)
-    wider = choose_fp16(codes, ranges, probes=probes, only={node.node for node in placement.kept})
+    raised = PassRunner([], []).run(raise_opset(), made.fp32).model
+    codes = quantise_s8(raised, table, placement, half_scales=True)
     models = {
         Precision.FP32: made.fp32,
         Precision.FP16: narrow_nodes(copy_of(made.fp32), half.narrow),
-        Precision.INT8: narrow_nodes(codes, wider.narrow),
+        Precision.INT8: narrow_codes(codes, half.narrow),
     }
     return models, {
         Precision.FP32: (),
         Precision.FP16: half.kept,
-        Precision.INT8: explained(placement.kept, wider),
+        Precision.INT8: explained(placement.kept, half),
     }
 
 
@@ -253,7 +255,10 @@ def typed(made: CanonicalGraph, pictures: Path) -> Typed:
 def lowered(typed: Typed, samples: list[dict[str, np.ndarray]]) -> dict[Precision, onnx.ModelProto]:
     """The typed graphs as TensorRT-RTX gets them."""
     runner = PassRunner(samples, comparable_names(GRAPH))
-    return {precision: lower_for(model, Target.TENSORRT_RTX, runner) for precision, model in typed[0].items()}
+    return {
+        precision: newest(lower_for(lambda release, model=model: model, Target.TENSORRT_RTX, runner))
+        for precision, model in typed[0].items()
+    }
 
 
 def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -293,7 +298,8 @@ def test_the_canonical_graph_is_native_and_clean(made: CanonicalGraph) -> None:
 def test_every_target_gives_the_same_result(
     made: CanonicalGraph, samples: list[dict[str, np.ndarray]], target: Target
 ) -> None:
-    lowered = lower_for(made.fp32, target, PassRunner(samples, comparable_names(GRAPH)))
+    runner = PassRunner(samples, comparable_names(GRAPH))
+    lowered = newest(lower_for(lambda release: made.fp32, target, runner))
     assert opset_of(lowered) == (19 if target is Target.ONNXRUNTIME else 17)
     names = [spec.name for spec in (*GRAPH.outputs, *GRAPH.probes)]
     for values, wanted in zip(

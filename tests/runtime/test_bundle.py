@@ -49,6 +49,9 @@ def test_the_file_for_a_release_of_the_runtime(bundle_folder: Path) -> None:
     cases = (("1.23.2", only), ("1.9.0", only), ("1.25.0", newer), ("2.0", newer), (None, newer))
     for release, expected in cases:
         assert path(newer, only, release=release) == expected.path
+    ten = msgspec.structs.replace(newer, since="10")
+    for release, expected in (("8.6.2", only), ("10.3.0.30", ten), ("10.13.3.9", ten), ("11.4.1", ten)):
+        assert path(ten, only, release=release) == expected.path
     with pytest.raises(BackendError, match=r"needs onnxruntime 1\.25, 1\.23\.2 is installed"):
         path(newer, release="1.23.2")
 
