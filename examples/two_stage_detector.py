@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgewise.exporter.way.export import export_bundle
-from edgewise.models.layers.anchors import AnchorRule, pyramid_anchors
+from edgewise.models.layers.anchors import AnchorRule, per_anchor, pyramid_anchors
 from edgewise.models.layers.box_coding import BoxCoding
 from edgewise.models.layers.nms import greedy_nms
 from edgewise.models.layers.roi_align import roi_align_op
-from edgewise.models.layers.two_stage.proposal_stage import ProposalConfig, per_anchor, proposals
+from edgewise.models.layers.two_stage.proposal_stage import ProposalConfig, proposals
 from edgewise.runtime.contract.manifest import (
     ClassLabel,
     DType,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgewise.runtime.frames.looks import FrameBoxes as FrameBoxes
     from edgewise.runtime.frames.sources import Frame as Frame
     from edgewise.runtime.frames.sources import open_source as open_source
+    from edgewise.runtime.kinds.boxes.result import Boxes as Boxes
     from edgewise.runtime.kinds.instances.result import Instances as Instances
     from edgewise.runtime.kinds.keypoints.result import Keypoints as Keypoints
     from edgewise.runtime.kinds.panoptic.result import Panoptic as Panoptic
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from edgewise.runtime.walk.session import Session as Session
 
 _LAZY = {
+    "Boxes": "kinds.boxes.result",
     "Bundle": "contract.bundle",
     "CocoBoxes": "walk.box_sources",
     "DetectorBoxes": "walk.box_sources",
@@ -44,6 +46,7 @@ _LAZY = {
 
 __all__ = [
     "BackendError",
+    "Boxes",
     "Bundle",
     "BundleError",
     "CocoBoxes",

@@ -35,9 +35,7 @@ def train(
     initial: Annotated[
         Path | None, typer.Option(help="Checkpoint whose tensors begin the training where they fit.")
     ] = None,
-    evaluation: Annotated[
-        Path | None, typer.Option(help="Dataset to measure mask AP, PQ or PCK@0.1 on.")
-    ] = None,
+    evaluation: Annotated[Path | None, typer.Option(help="Dataset to measure the task's metric on.")] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimiser steps; the recipe's if left out.")
     ] = None,
@@ -93,7 +91,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Measure on the first so many images.")] = None,
     images: Annotated[Path | None, typer.Option(help="Image folder, if not beside the json.")] = None,
 ) -> None:
-    """Measure a training definition by its task's metric: mask AP, PQ or PCK@0.1."""
+    """Measure a training definition by its task's metric: box AP, mask AP, PQ or PCK@0.1."""
     with needs("evaluate"):
         from edgewise.models.checkpoints.checkpoint import load_model
         from edgewise.models.checkpoints.evaluation import evaluate_module

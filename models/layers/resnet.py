@@ -89,6 +89,12 @@ class ResNet(nn.Module):
             stages.append(features)
         return tuple(stages)
 
+    def freeze(self, stages: int) -> None:
+        """Evaluation mode and no gradients for the stem and the leading stages; 0 freezes nothing."""
+        for module in (self.conv1, self.bn1, *self.layers[:stages]) if stages else ():
+            module.eval()
+            module.requires_grad_(False)
+
     def initialise(self) -> None:
         """He initialisation; residual branches start at `RESIDUAL_GAIN`."""
         for module in self.modules():

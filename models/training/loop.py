@@ -92,8 +92,8 @@ def train(request: TrainingRequest) -> Path:
     Beside `out` lie, while the run lasts, `<out>.state` (everything needed to go on) and
     `<out>.partial.safetensors` (a usable checkpoint of the last saved step). A run that was killed goes on
     from the state when the same request is made again, with the same sequence of batches.
-    `<out>.history.json` stays: the loss terms and, with `evaluation`, the metric (by its name: "mask AP",
-    "PQ" or "PCK@0.1") at each saved step.
+    `<out>.history.json` stays: the loss terms and, with `evaluation`, the metric (by its name: "box AP",
+    "mask AP", "PQ" or "PCK@0.1") at each saved step.
 
     Raises:
         DatasetError: The dataset cannot be used.

@@ -1,12 +1,13 @@
 """How far two results of the same frame agree: which things are the same, and by how much they differ.
 
-Things are instances, panoptic segments or people; a result without scores is one thing that is always seen.
+Things are boxes, instances, panoptic segments or people; a result without scores is one thing that is always
+seen.
 The rule, used by the self test and by the workstation's parity alike:
 
 - Partners have the same class and a similarity of at least 0.5, which is what the kind says it is:
-  intersection over union of the masks of instances and segments, object keypoint similarity of people. The
-  best pair is taken first, each thing once. (Segments do not overlap, so this is the panoptic quality's own
-  matching.)
+  intersection over union of boxes and of the masks of instances and segments, object keypoint similarity of
+  people. The best pair is taken first, each thing once. (Segments do not overlap, so this is the panoptic
+  quality's own matching.)
 - Only what a user sees is judged. With the display threshold t and a margin m, a thing of score t + m or more
   *must* find a partner of score t - m or more on the other side; one between t - m and t + m may, because a
   permitted score error can carry it over the threshold. Stuff has the score 1.

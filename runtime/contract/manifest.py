@@ -260,7 +260,7 @@ class Budget(Part, frozen=True, kw_only=True):
     score_difference: NonNegative
     """Largest mean absolute score difference of matched instances."""
     metric_drop: NonNegative
-    """Largest loss in the task's metric (mask AP, PQ, PCK), in absolute units of 0..1."""
+    """Largest loss in the task's metric (box AP, mask AP, PQ, PCK), in absolute units of 0..1."""
 
 
 class FileEntry(Part, frozen=True, kw_only=True):

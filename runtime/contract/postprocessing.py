@@ -62,6 +62,23 @@ class ResultKind(Part, Postprocess, frozen=True, kw_only=True, tag_field="kind")
     """Base of the structs: `Postprocess` as a part of a manifest."""
 
 
+class DetectedBoxes(ResultKind, frozen=True, kw_only=True, tag="detected-boxes"):
+    """Fixed slots of box, score and class (RetinaNet, Faster R-CNN).
+
+    Boxes are xyxy in network-input pixels; a score of 0 marks an empty slot.
+    """
+
+    task: ClassVar[str] = "boxes"
+    boxes: OutputName = "boxes"
+    scores: OutputName = "scores"
+    classes: OutputName = "classes"
+    settled: OutputName | None = None
+    score_threshold: Fraction = 0.0
+    """Slots with a score above this become boxes."""
+    display_threshold: Fraction = 0.5
+    """Overlays show boxes of at least this score."""
+
+
 class MaskRule(enum.Enum):
     """How a low-resolution probability mask becomes frame pixels."""
 
@@ -209,7 +226,14 @@ def declare(spec: type[Postprocess]) -> None:
     _KNOWN[str(cast(Any, spec).__struct_config__.tag)] = spec
 
 
-for _spec in (PrototypeInstances, PastedInstances, PanopticSegments, PanopticFusion, HeatmapKeypoints):
+for _spec in (
+    DetectedBoxes,
+    PrototypeInstances,
+    PastedInstances,
+    PanopticSegments,
+    PanopticFusion,
+    HeatmapKeypoints,
+):
     declare(_spec)
 
 

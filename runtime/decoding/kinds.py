@@ -6,6 +6,7 @@ from typing import Any
 
 from edgewise.runtime.contract.manifest import Manifest
 from edgewise.runtime.contract.postprocessing import Postprocess, declare
+from edgewise.runtime.kinds.boxes.kind import DETECTED_BOXES
 from edgewise.runtime.kinds.instances.kind import PASTED_INSTANCES, PROTOTYPE_INSTANCES
 from edgewise.runtime.kinds.keypoints.kind import HEATMAP_KEYPOINTS
 from edgewise.runtime.kinds.panoptic.kind import PANOPTIC_FUSION, PANOPTIC_SEGMENTS
@@ -15,6 +16,7 @@ from edgewise.runtime.system.errors import ManifestError
 KINDS: dict[type[Postprocess], Kind[Any, Any]] = {
     kind.spec: kind
     for kind in (
+        DETECTED_BOXES,
         PROTOTYPE_INSTANCES,
         PASTED_INSTANCES,
         PANOPTIC_SEGMENTS,

@@ -188,7 +188,7 @@ class DetectorBoxes:
             raise SourceError(
                 "this bundle cannot give boxes: its results have none",
                 where=self._session.manifest.name,
-                hint="pass a bundle of instances or panoptic segments, or a COCO file",
+                hint="pass a bundle of boxes, instances or panoptic segments, or a COCO file",
             )
         least = result.display_threshold if self._least_score is None else self._least_score
         taken = (result.classes == self._class) & (result.scores >= least)

@@ -1,4 +1,4 @@
-"""Mask AP: the reference evaluator's numbers, whatever is asked, and no number for the wrong question."""
+"""Mask and box AP: the reference evaluator's numbers, and no number for the wrong question."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ from edgewise.models.checkpoints.evaluation import evaluate_module
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.measuring.evaluation import evaluate
 from edgewise.models.scenes import LABELS, write_dataset
+from edgewise.models.tasks.average_precision import AveragePrecision
+from edgewise.models.tasks.boxes.metric import BOX_AP
 from edgewise.models.tasks.instances.dataset import CocoInstances
-from edgewise.models.tasks.instances.metric import MaskAp
+from edgewise.models.tasks.instances.metric import MASK_AP
 from edgewise.models.tasks.instances.row import INSTANCES
 from edgewise.models.tasks.panoptic.dataset import CocoPanoptic
 from edgewise.models.tasks.task import Measured
 from edgewise.runtime.contract.manifest import Provenance
+from edgewise.runtime.kinds.boxes.result import Boxes
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.pixels.masks import crop_dense
 from edgewise.runtime.system.atomic import sha256_of
@@ -76,7 +79,7 @@ def _blurred(scenes: Path) -> list[Instances]:
 
 def _measured(scenes: Path, results: Sequence[Instances]) -> Measured:
     """The metric on the first images of the scenes, as many as there are results."""
-    measuring = MaskAp().begin(CocoInstances.open(scenes))
+    measuring = MASK_AP.begin(CocoInstances.open(scenes))
     for index, result in enumerate(results):
         measuring.add(index, result)
     return measuring.value()
@@ -97,8 +100,12 @@ def test_no_results_score_nothing(scenes: Path) -> None:
     assert found.value == found.parts["AP50"] == 0.0
 
 
-def test_the_numbers_are_the_reference_evaluators(scenes: Path) -> None:
-    dataset, results = CocoInstances.open(scenes), _blurred(scenes)
+@pytest.mark.parametrize("metric", [MASK_AP, BOX_AP], ids=lambda metric: metric.name)
+def test_the_numbers_are_the_reference_evaluators(scenes: Path, metric: AveragePrecision) -> None:
+    dataset = metric.wants.open(scenes)
+    results: list[Any] = _blurred(scenes)
+    if metric is BOX_AP:
+        results = [_moved_boxes(result) for result in results]
     records = [
         record
         for image, result in zip(dataset.images, results, strict=True)
@@ -106,15 +113,30 @@ def test_the_numbers_are_the_reference_evaluators(scenes: Path) -> None:
     ]
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(dataset.json))
-        reference = COCOeval(truth, truth.loadRes(records), "segm")
+        reference = COCOeval(truth, truth.loadRes(records), metric.overlap)
         reference.evaluate()
         reference.accumulate()
         reference.summarize()
-    found = _measured(scenes, results)
+    measuring = metric.begin(dataset)
+    for index, result in enumerate(results):
+        measuring.add(index, result)
+    found = measuring.value()
     expected = [value if value > -1 else math.nan for value in reference.stats[:6]]
     measured = [found.value, *(found.parts[name] for name in ("AP50", "AP75", "small", "medium", "large"))]
     assert 0.2 < found.value < 0.8
     np.testing.assert_allclose(measured, expected, atol=1e-9)
+
+
+def _moved_boxes(instances: Instances) -> Boxes:
+    """Their boxes, each a little beside."""
+    moves = np.random.default_rng(7).uniform(-2, 2, instances.boxes.shape).astype(np.float32)
+    return Boxes(
+        instances.boxes + moves,
+        instances.scores,
+        instances.classes,
+        instances.labels,
+        instances.frame_size,
+    )
 
 
 def test_only_images_that_are_added_are_measured(scenes: Path) -> None:
@@ -126,7 +148,7 @@ def test_only_images_that_are_added_are_measured(scenes: Path) -> None:
 
 
 def test_the_figure_so_far_can_be_asked_for_twice(scenes: Path) -> None:
-    truth, measuring = _truth(scenes), MaskAp().begin(CocoInstances.open(scenes))
+    truth, measuring = _truth(scenes), MASK_AP.begin(CocoInstances.open(scenes))
     for index in range(5):
         measuring.add(index, truth[index])
     assert measuring.value().images == 5
@@ -151,11 +173,11 @@ def test_results_of_another_dataset_are_refused(scenes: Path, change: dict[str, 
     size = change.get("frame_size", pair.frame_size)
     masks = np.zeros((2, *size), np.bool_)
     with pytest.raises(DatasetError, match=words):
-        MaskAp().begin(dataset).add(index, replace(pair, masks=crop_dense(masks), **change))
+        MASK_AP.begin(dataset).add(index, replace(pair, masks=crop_dense(masks), **change))
 
 
 def test_images_are_measured_once_and_only_those_of_the_dataset(scenes: Path) -> None:
-    truth, measuring = _truth(scenes), MaskAp().begin(CocoInstances.open(scenes))
+    truth, measuring = _truth(scenes), MASK_AP.begin(CocoInstances.open(scenes))
     with pytest.raises(DatasetError, match="no images to measure"):
         measuring.value()
     measuring.add(3, truth[3])
@@ -169,9 +191,9 @@ def test_images_are_measured_once_and_only_those_of_the_dataset(scenes: Path) ->
 def test_results_and_ground_truth_must_be_of_instances(scenes: Path) -> None:
     panoptic = CocoPanoptic.open(scenes)
     with pytest.raises(DatasetError, match="needs instance ground truth"):
-        MaskAp().begin(panoptic)
+        MASK_AP.begin(panoptic)
     with pytest.raises(DatasetError, match="is of Panoptic, not Instances"):
-        MaskAp().begin(CocoInstances.open(scenes)).add(0, panoptic.truth(0))
+        MASK_AP.begin(CocoInstances.open(scenes)).add(0, panoptic.truth(0))
 
 
 def test_true_outputs_through_the_runtime_score_high(tmp_path: Path) -> None:

@@ -6,14 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.models.layers.anchors import AnchorRule, pyramid_anchors
+from edgewise.models.layers.anchors import AnchorRule, per_anchor, pyramid_anchors
 from edgewise.models.layers.box_coding import BoxCoding
 from edgewise.models.layers.two_stage.proposal_stage import (
     Divisor,
     ProposalConfig,
     ProposalStage,
     ProposalStageConfig,
-    per_anchor,
     proposals,
 )
 from edgewise.models.layers.two_stage.sampling import (

@@ -20,7 +20,12 @@ from edgewise.runtime.system.errors import DatasetError
 
 def test_every_row_is_found_by_its_name_and_measures_its_own_truth(tmp_path: Path) -> None:
     scenes = write_dataset(tmp_path / "scenes", 6, 5, 96)
-    for name, metric in (("instances", "mask AP"), ("panoptic", "PQ"), ("keypoints", "PCK@0.1")):
+    for name, metric in (
+        ("boxes", "box AP"),
+        ("instances", "mask AP"),
+        ("panoptic", "PQ"),
+        ("keypoints", "PCK@0.1"),
+    ):
         task = task_of(name)
         dataset = task.dataset.open(scenes)
         measuring = task.metric.begin(dataset)
@@ -38,7 +43,7 @@ def test_every_model_has_a_task() -> None:
 def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
     with pytest.raises(DatasetError, match="no metric for the task faces") as caught:
         task_of("faces")
-    assert caught.value.hint == "known tasks: instances, panoptic, keypoints"
+    assert caught.value.hint == "known tasks: boxes, instances, panoptic, keypoints"
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from edgewise.runtime.contract.manifest import (
     Target,
     TensorSpec,
 )
-from edgewise.runtime.contract.postprocessing import PrototypeInstances
+from edgewise.runtime.contract.postprocessing import Postprocess, PrototypeInstances
 from edgewise.runtime.contract.preprocessing import Stretch
 from edgewise.runtime.contract.schedules import Schedule
 from edgewise.runtime.decoding.decode import decode_result, looks_of
@@ -177,11 +177,18 @@ def golden_frame(
     }
 
 
-def build_bundle(folder: Path, *, models: Mapping[Precision, bytes] | None = None) -> Path:
+def build_bundle(
+    folder: Path,
+    *,
+    models: Mapping[Precision, bytes] | None = None,
+    postprocess: Postprocess | None = None,
+) -> Path:
     """A bundle whose goldens (a bright and a black frame) come from the unspoilt detector."""
     chosen = dict(models) if models is not None else {Precision.FP32: detector()}
     paths = {precision: f"models/{precision.value}.onnx" for precision in chosen}
     manifest = detector_manifest(paths)
+    if postprocess is not None:
+        manifest = msgspec.structs.replace(manifest, postprocess=postprocess)
     files = {paths[precision]: data for precision, data in chosen.items()}
     truth = OnnxRuntimeEngine(detector(), inputs=(IMAGE,), outputs=OUTPUTS, where="truth", options=ONE_THREAD)
     goldens = []

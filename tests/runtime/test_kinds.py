@@ -23,6 +23,7 @@ from edgewise.runtime.contract import postprocessing
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import KeypointLayout, Manifest, Precision
 from edgewise.runtime.contract.postprocessing import (
+    DetectedBoxes,
     HeatmapKeypoints,
     OutputName,
     PanopticFusion,
@@ -36,6 +37,7 @@ from edgewise.runtime.contract.postprocessing import (
 from edgewise.runtime.decoding import kinds
 from edgewise.runtime.decoding.kinds import KINDS, kind_of, register
 from edgewise.runtime.frames.looks import Looks
+from edgewise.runtime.kinds.boxes.result import Boxes
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.kinds.panoptic.result import Panoptic
@@ -71,6 +73,17 @@ def instances() -> Instances:
     )
 
 
+def boxes() -> Boxes:
+    """Two cats that overlap, an unsure dog."""
+    return Boxes(
+        boxes=np.array([[5, 5, 25, 20], [20, 10, 50, 30], [2.25, 31, 9.75, 38.5]], np.float32),
+        scores=np.array([0.9, 0.6, 0.2], np.float32),
+        classes=np.array([CAT, CAT, DOG], np.int32),
+        labels=LABELS,
+        frame_size=SIZE,
+    )
+
+
 def panoptic() -> Panoptic:
     """A sure dog and an unsure cat on sky and grass, and a void corner."""
     segments = np.ones(SIZE, np.uint16)
@@ -96,6 +109,7 @@ def keypoints() -> Keypoints:
 
 
 EXAMPLES: dict[type[Postprocess], tuple[Postprocess, Scored]] = {
+    DetectedBoxes: (DetectedBoxes(), boxes()),
     PrototypeInstances: (PrototypeInstances(), instances()),
     PastedInstances: (PastedInstances(), instances()),
     PanopticSegments: (PanopticSegments(), panoptic()),
@@ -103,11 +117,13 @@ EXAMPLES: dict[type[Postprocess], tuple[Postprocess, Scored]] = {
     HeatmapKeypoints: (HeatmapKeypoints(), keypoints()),
 }
 SEEN_FROM_HALF = {
+    Boxes: Counter(cat=2),
     Instances: Counter(cat=2),
     Panoptic: Counter(dog=1, sky=1, grass=1),
     Keypoints: Counter(cat=1),
 }
 EXTENTS = {
+    Boxes: ["20 x 15", "30 x 20", "8 x 8"],
     Instances: ["300", "600", "0"],
     Panoptic: ["400", "50", str(20 * 60 - 15 * 20 - 50), str(20 * 60 - 5 * 20 - 16)],
     Keypoints: ["2 of 3", "3 of 3"],

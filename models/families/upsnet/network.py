@@ -67,11 +67,8 @@ class Upsnet(nn.Module):
         super().train(mode)
         if mode and self.config.freeze_batch_norm:
             freeze_batch_norm(self)
-        if mode and self.config.frozen_stages:
-            backbone = self.backbone
-            for module in (backbone.conv1, backbone.bn1, *backbone.layers[: self.config.frozen_stages]):
-                module.eval()
-                module.requires_grad_(False)
+        if mode:
+            self.backbone.freeze(self.config.frozen_stages)
         return self
 
     def _initialise(self) -> None:

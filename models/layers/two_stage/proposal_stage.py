@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgewise.models.layers.anchors import AnchorRule, pyramid_anchors
+from edgewise.models.layers.anchors import AnchorRule, per_anchor, pyramid_anchors
 from edgewise.models.layers.box_coding import BoxCoding
 from edgewise.models.layers.nms import greedy_nms, rank_order
 from edgewise.models.layers.rows import rows
@@ -79,16 +79,6 @@ class Proposals(NamedTuple):
     def of_images(self) -> tuple[Tensor, ...]:
         """The boxes [k, 4] of each image without its empty slots; not for export."""
         return tuple(boxes[valid] for boxes, valid in zip(self.boxes, self.valid, strict=True))
-
-
-def per_anchor(maps: Tensor, width: int) -> Tensor:
-    """Head output [N, A * width, h, w], anchors outermost in the channels -> [N, h * w * A, width].
-
-    The rows come in the order of `anchors.level_anchors`.
-    """
-    images, _, height, columns = maps.shape
-    by_anchor = maps.reshape(images, -1, width, height, columns).permute(0, 3, 4, 1, 2)
-    return by_anchor.reshape(images, -1, width)
 
 
 def proposals(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from edgewise.models.layers import boxes as box_ops
 from edgewise.models.layers.box_coding import BoxCoding
+from edgewise.models.layers.matching import match
 
 FOREGROUND, BACKGROUND, NEUTRAL = 1, 0, -1
 
@@ -150,20 +151,13 @@ def anchor_targets(
     objects = torch.zeros_like(labels)
     deltas = torch.zeros_like(anchors)
     taking = anchors[index]
-    ious = _ious(boxes, taking, coding)
-    best, matched = _best_object(ious)
-    forced = ((ious == ious.amax(dim=1, keepdim=True)) & (ious > 0.0)).any(dim=0) if ious.numel() else None
-    positive = best >= sampling.positive_iou
-    if forced is not None:
-        positive = positive | forced
-    negative = (best < sampling.negative_iou) & ~positive
-    negative = negative & ~_in_crowd(crowd_boxes, taking, sampling.crowd_coverage, coding)
+    found = match(taking, boxes, crowd_boxes, sampling, coding, keep_best=True)
     kept_positive, kept_negative = _sample(
-        positive, negative, sampling.count, sampling.foreground_fraction, generator
+        found.positive, found.negative, sampling.count, sampling.foreground_fraction, generator
     )
     labels[index[kept_negative]] = BACKGROUND
     labels[index[kept_positive]] = FOREGROUND
-    objects[index] = matched
+    objects[index] = found.objects
     if len(boxes):
         chosen = index[kept_positive]
         deltas[chosen] = coding.encode(boxes[objects[chosen]], anchors[chosen])
@@ -193,12 +187,9 @@ def roi_targets(
         generator: Source of the random choice; None: torch's own.
     """
     pool = torch.cat((candidates, boxes))
-    best, matched = _best_object(_ious(boxes, pool, coding))
-    positive = best >= sampling.positive_iou
-    negative = (best < sampling.negative_iou) & ~positive
-    negative = negative & ~_in_crowd(crowd_boxes, pool, sampling.crowd_coverage, coding)
+    found = match(pool, boxes, crowd_boxes, sampling, coding, keep_best=False)
     foreground, background = _sample(
-        positive, negative, sampling.count, sampling.foreground_fraction, generator
+        found.positive, found.negative, sampling.count, sampling.foreground_fraction, generator
     )
     chosen = torch.cat((foreground, background))
     wanted = torch.full((len(chosen),), -1, dtype=torch.int64, device=pool.device)
@@ -206,7 +197,7 @@ def roi_targets(
     deltas = torch.zeros(len(chosen), 4, dtype=pool.dtype, device=pool.device)
     count = len(foreground)
     if count:
-        objects[:count] = matched[foreground]
+        objects[:count] = found.objects[foreground]
         wanted[:count] = classes[objects[:count]]
         deltas[:count] = coding.encode(boxes[objects[:count]], pool[foreground])
     return RoiTargets(pool[chosen], wanted, objects, deltas, count)
@@ -241,31 +232,6 @@ def _inside(anchors: Tensor, extent: tuple[float, float], border: float | None, 
     x1, y1, x2, y2 = ends.unbind(dim=1)
     height, width = extent
     return (x1 >= -border) & (y1 >= -border) & (x2 <= width + border) & (y2 <= height + border)
-
-
-def _ious(boxes: Tensor, others: Tensor, coding: BoxCoding) -> Tensor:
-    """IoU [n, P] in the convention of the coding; 0 where neither has an area."""
-    if coding.plus_one:
-        boxes, others = box_ops.exclusive(boxes), box_ops.exclusive(others)
-    return torch.nan_to_num(box_ops.iou(boxes, others), nan=0.0)
-
-
-def _best_object(ious: Tensor) -> tuple[Tensor, Tensor]:
-    """IoUs [n, P] -> the largest [P] and whose it is [P]; 0 and object 0 where there is no object."""
-    if ious.shape[0] == 0:
-        nothing = ious.new_zeros(ious.shape[1])
-        return nothing, nothing.to(torch.int64)
-    best, matched = ious.max(dim=0)
-    return best, matched
-
-
-def _in_crowd(crowd_boxes: Tensor, boxes: Tensor, limit: float, coding: BoxCoding) -> Tensor:
-    """bool [P]: which boxes lie in a crowd region by more than `limit` of their area."""
-    if len(crowd_boxes) == 0:
-        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    if coding.plus_one:
-        crowd_boxes, boxes = box_ops.exclusive(crowd_boxes), box_ops.exclusive(boxes)
-    return box_ops.coverage(crowd_boxes, boxes).amax(dim=0) > limit
 
 
 def _sample(

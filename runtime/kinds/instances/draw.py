@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.pixels.colours import Colour, Frame, instance_colour
-from edgewise.runtime.pixels.lettering import Lettering, frame_unit, ink_on
+from edgewise.runtime.pixels.box_marks import mark_boxes, outline_thickness, thing_colours
+from edgewise.runtime.pixels.colours import Colour, Frame
 from edgewise.runtime.pixels.masks import BoolArray, MaskCrops
 
 _TINT = 0.45
@@ -38,27 +38,12 @@ def draw_instances(
         masks: n masks of this frame.
         names: n class names.
     """
-    canvas, letters = frame.copy(), Lettering.of(frame)
-    thickness = max(1, round(frame_unit(frame) ** 0.75))
-    colours = [
-        instance_colour(int(index), nth) for index, nth in zip(classes, _ordinals(classes), strict=True)
-    ]
+    canvas, thickness, colours = frame.copy(), outline_thickness(frame), thing_colours(classes)
     layers = list(zip(masks, masks.places.tolist(), colours, strict=True))
     for crop, place, colour in reversed(layers):
         _tint(canvas, crop, place, colour, thickness)
-    marks = list(zip(boxes.tolist(), scores.tolist(), names, colours, strict=True))
-    for box, _, _, colour in reversed(marks):
-        _outline_box(canvas, box, colour, thickness)
-    for box, score, name, colour in reversed(marks):
-        text = f"{name} {score:.2f}"
-        ink = ink_on(colour, bright=(255, 255, 255), dark=(0, 0, 0))
-        letters.label(canvas, letters.plate_at(canvas, box, text), text, colour, ink)
+    mark_boxes(canvas, boxes, scores, names, colours)
     return canvas
-
-
-def _ordinals(classes: NDArray[np.int32]) -> list[int]:
-    """How many instances of the same class come before each."""
-    return [int(np.count_nonzero(classes[:place] == index)) for place, index in enumerate(classes)]
 
 
 def _tint(canvas: Frame, crop: BoolArray, place: list[int], colour: Colour, thickness: int) -> None:
@@ -72,10 +57,3 @@ def _tint(canvas: Frame, crop: BoolArray, place: list[int], colour: Colour, thic
     cv2.copyTo(cv2.addWeighted(region, 1 - _TINT, paint, _TINT, 0), mask, region)
     core = cv2.erode(mask, _BLOCK, iterations=thickness, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
     cv2.copyTo(paint, mask - core, region)
-
-
-def _outline_box(canvas: Frame, box: list[float], colour: Colour, thickness: int) -> None:
-    height, width = canvas.shape[:2]
-    left, top, right, bottom = (round(value) for value in box)
-    far = (min(max(right - 1, left), width - 1), min(max(bottom - 1, top), height - 1))
-    cv2.rectangle(canvas, (left, top), far, colour, thickness, cv2.LINE_AA)

@@ -14,6 +14,7 @@ from edgewise.runtime.pixels.geometry import Size
 from edgewise.runtime.pixels.masks import BoolArray, MaskCrops
 from edgewise.runtime.pixels.rle import encode_rle
 from edgewise.runtime.results.arrays import require_arrays, require_frame, require_known_classes
+from edgewise.runtime.results.to_supervision import to_detections
 from edgewise.runtime.system.errors import ResultError
 
 
@@ -155,16 +156,5 @@ class Instances:
         Raises:
             ResultError: The package supervision is not installed.
         """
-        try:
-            import supervision  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise ResultError(
-                f"to_supervision needs the package supervision: {error}", hint="pip install supervision"
-            ) from error
-        return supervision.Detections(
-            xyxy=self.boxes,
-            mask=self.dense_masks() if len(self) else None,
-            confidence=self.scores,
-            class_id=self.classes.astype(np.int64),
-            data={"class_name": np.array(self.names, dtype=np.str_)},
-        )
+        masks = self.dense_masks() if len(self) else None
+        return to_detections(self.boxes, self.scores, self.classes, self.names, masks)

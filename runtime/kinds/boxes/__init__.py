@@ -1,0 +1,1 @@
+"""Boxes: scores and classes without masks."""
