@@ -65,6 +65,9 @@ def export(
     golden: Annotated[
         list[Path] | None, typer.Option(help="A picture for the self test; may be repeated.")
     ] = None,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Most people of a frame, or frames without state, in one launch.")
+    ] = 1,
     device_only: Annotated[bool, typer.Option(help="Leave out what only a workstation reads.")] = False,
     setting: ConfigOption = None,
     budget: BudgetOption = None,
@@ -95,6 +98,7 @@ def export(
                 device_only=device_only,
                 targets=tuple(dict.fromkeys(target)) if target else tuple(Target),
                 images=tuple(golden or ()),
+                batch=batch,
                 calibration=request,
                 budgets=changed_budgets(DEFAULT_BUDGETS, budget or ()),
                 name=name,

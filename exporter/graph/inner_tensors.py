@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import onnx
 
+from edgewise.exporter.graph.batch_axis import fix_batch
 from edgewise.runtime.contract.manifest import DType, TensorSpec
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edgewise.runtime.engines.options import OnnxRuntimeOptions
@@ -18,13 +19,13 @@ class InnerTensors:
     """An ONNX model whose float tensors can be read by name.
 
     Args:
-        data: The serialised model, with its weights inside and fixed shapes.
+        data: The serialised model, with its weights inside and fixed shapes; a free batch is fixed to 1.
         where: Name of the file in errors.
     """
 
     def __init__(self, data: bytes, *, where: str) -> None:
         try:
-            self.model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(data))
+            self.model = onnx.shape_inference.infer_shapes(fix_batch(onnx.load_model_from_string(data), 1))
         except Exception as error:  # protobuf and onnx raise families of types without a common base
             raise ParityError(f"not an ONNX model: {error}", where=where) from error
         self.where = where

@@ -53,8 +53,11 @@ def every_float_alike(outputs: Tensors) -> OutputRoles:
 
 def roles_in(manifest: Manifest, graph: Graph) -> Roles:
     """The roles of a graph's outputs; none where probes are compared in their place."""
-    if graph.probes:
-        return every_float_alike
+    return every_float_alike if graph.probes else output_roles(manifest)
+
+
+def output_roles(manifest: Manifest) -> Roles:
+    """The roles of the outputs that a manifest's kind of result reads."""
     return partial(kind_of(manifest).compared, manifest.postprocess, manifest)
 
 
@@ -113,14 +116,19 @@ def _firm_slots(scores: np.ndarray, limit: float) -> np.ndarray:
 class GraphRunner(HostState):
     """One ONNX graph in memory as a runner, on ONNX Runtime's CPU; runs are reproducible on one machine.
 
+    Without `optimised` every node is computed as it stands: graphs that only say the same otherwise then give
+    the same bits.
+
     Raises:
         ExportError: ONNX Runtime refuses the graph.
     """
 
-    def __init__(self, model: onnx.ModelProto, *, threads: int = 0) -> None:
+    def __init__(self, model: onnx.ModelProto, *, threads: int = 0, optimised: bool = True) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
+        if not optimised:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
         options.intra_op_num_threads = threads
         try:

@@ -30,6 +30,11 @@ class Recorder:
     def name(self) -> str:
         return self.runner.name
 
+    @property
+    def batch(self) -> int:
+        """One look a run, so that what is kept is of one."""
+        return 1
+
     def run(self, inputs: Tensors) -> dict[str, np.ndarray]:
         """See `Runner.run`."""
         outputs = self.runner.run(inputs)

@@ -24,7 +24,7 @@ from edgewise.exporter.bundle.goldens import Clip, Picture, clips_of
 from edgewise.exporter.bundle.model_files import name_model_files
 from edgewise.exporter.bundle.writer import place, update_bundle
 from edgewise.exporter.from_torch.onnx_export import comparable_names
-from edgewise.exporter.graph.numerics import GraphRunner, Tensors, roles_in
+from edgewise.exporter.graph.numerics import GraphRunner, Tensors, output_roles, roles_in
 from edgewise.exporter.graph.passes import PassRunner
 from edgewise.exporter.graph.recorder import Recorder
 from edgewise.exporter.precision.agreement import Agreement, Models, PreparedClip, Role
@@ -203,7 +203,7 @@ def quantise(
     typed = _without(typed, missed)
     if len(typed) > 1:
         missed |= _miss_together(agreement, typed, targets)
-    return _compose(manifest, tables, _without(typed, missed), missed)
+    return _compose(manifest, tables, _without(typed, missed), missed, compared)
 
 
 def _without(
@@ -288,19 +288,21 @@ def _compose(
     tables: Mapping[str, CalibrationTable],
     typed: Mapping[str, Sequence[TypedGraph]],
     missed: Mapping[Precision, EdgewiseError],
+    samples: Mapping[str, Sequence[Tensors]],
 ) -> Quantised:
     files: dict[str, bytes] = {}
     graphs: dict[str, Graph] = {}
     steps = [step for step in manifest.provenance.steps if step.step not in _STEPS]
     paths = {name: f"calibration/{_prefix(name)}table.json" for name in tables}
     for name, table in tables.items():
+        graph = manifest.graphs[name]
         lowered = {
-            (target, each.record.precision): stored(files)
+            (target, each.record.precision): files
             for each in typed[name]
             for target, files in each.lowered.items()
         }
-        named = name_model_files(name, lowered)
-        graph = manifest.graphs[name]
+        files_of = stored(lowered, graph.batch, samples[name], output_roles(manifest))
+        named = name_model_files(name, files_of)
         graphs[name] = msgspec.structs.replace(
             graph, files=(*(file for file in graph.files if _is_fp32(file)), *named.entries)
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
+from edgewise.exporter.graph.numerics import Roles, Tensors
 from edgewise.exporter.graph.passes import Pass, PassRunner
 from edgewise.exporter.passes.demote_probes import demote_probes
+from edgewise.exporter.passes.free_batch import free_batch
 from edgewise.exporter.passes.lower_deform_conv import lower_deform_conv
 from edgewise.exporter.passes.lower_opset import lower_opset, obstacle
 from edgewise.exporter.passes.lower_roi_align import lower_roi_align
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 Files = dict[str, "onnx.ModelProto"]
 """A target's lowered graphs by the oldest release that reads each (`GraphFile.since`), newest first."""
+
+Key = TypeVar("Key")
 
 
 def canonicalise(simplified: onnx.ModelProto, runner: PassRunner) -> onnx.ModelProto:
@@ -74,9 +78,28 @@ def lower_for(form: Callable[[Release], onnx.ModelProto], target: Target, runner
     return dict(reversed(oldest_first.items()))
 
 
-def stored(files: Files) -> dict[str, bytes]:
-    """The graphs as a bundle stores them."""
-    return {since: model.SerializeToString(deterministic=True) for since, model in files.items()}
+def stored(
+    lowered: Mapping[Key, Files], batch: int, samples: Sequence[Tensors], roles: Roles
+) -> dict[Key, dict[str, bytes]]:
+    """The graphs as a bundle stores them: of free batch where a run takes several looks.
+
+    Args:
+        batch: Most looks of one run.
+        samples: Inputs of one look, on which several in one run are compared with each alone.
+        roles: What the outputs are, for the comparison.
+
+    Raises:
+        ExportError: A graph that mixes the looks of one run.
+    """
+    freed: dict[bytes, bytes] = {}
+
+    def store(model: onnx.ModelProto) -> bytes:
+        data = model.SerializeToString(deterministic=True)
+        if batch > 1 and data not in freed:
+            freed[data] = free_batch(model, samples, roles).SerializeToString(deterministic=True)
+        return freed[data] if batch > 1 else data
+
+    return {key: {since: store(model) for since, model in files.items()} for key, files in lowered.items()}
 
 
 def newest(files: Files) -> onnx.ModelProto:

@@ -35,7 +35,14 @@ from edgewise.exporter.from_torch.onnx_export import (
     refuse_heavy_weights,
 )
 from edgewise.exporter.from_torch.simplify import simplify
-from edgewise.exporter.graph.numerics import GraphRunner, Roles, Tensors, every_float_alike, roles_in
+from edgewise.exporter.graph.numerics import (
+    GraphRunner,
+    Roles,
+    Tensors,
+    every_float_alike,
+    output_roles,
+    roles_in,
+)
 from edgewise.exporter.graph.passes import PassRunner
 from edgewise.exporter.graph.recorder import Recorder
 from edgewise.exporter.targets.lowering import canonicalise, lower_for, lower_fp32, stored
@@ -81,13 +88,15 @@ class ExportOptions:
         images: Pictures for the goldens; without any, the calibration set gives them, else they are drawn.
         golden_count: Fewest frames of the self test, 2 or more; the last of a model of whole frames is plain.
         clips: The goldens themselves, for a model whose frames depend on each other and on what they show.
+        batch: Most looks that one run of the bundle's files takes: crops of a frame, or whole frames of a
+            model without state. None leaves what the draft says.
         calibration: Also make FP16 and INT8 files, from these images.
         budgets: What each precision may differ by, in place of the draft's; the defaults where neither says.
         name, licence: What the manifest says, in place of the draft's, where they are not empty.
         progress: Called with a line at the start of every step.
 
     Raises:
-        ExportError: Too few goldens.
+        ExportError: Too few goldens, or no look in a batch.
     """
 
     replace: bool = False
@@ -96,6 +105,7 @@ class ExportOptions:
     images: tuple[Path, ...] = ()
     golden_count: int = GOLDEN_COUNT
     clips: tuple[Clip, ...] = ()
+    batch: int | None = None
     calibration: CalibrationRequest | None = None
     budgets: tuple[Budget, ...] = ()
     name: str = ""
@@ -105,6 +115,8 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.golden_count < 2:
             raise ExportError(f"a self test on {self.golden_count} frames", hint="give 2 or more")
+        if self.batch is not None and self.batch < 1:
+            raise ExportError(f"a batch of {self.batch} looks", hint="give 1 or more, e.g. 8")
 
 
 @dataclass(frozen=True)
@@ -204,10 +216,10 @@ def _export(
         runner = PassRunner(samples, comparable_names(graph), roles)
         model = made.fp32
         lowered = {
-            (target, Precision.FP32): stored(lower_for(lambda release, model=model: model, target, runner))
+            (target, Precision.FP32): lower_for(lambda release, model=model: model, target, runner)
             for target in options.targets
         }
-        named = name_model_files(name, lowered)
+        named = name_model_files(name, stored(lowered, graph.batch, samples, output_roles(draft)))
         path = "models/canonical.onnx" if name == "main" else f"models/{name}.canonical.onnx"
         files |= {path: _bytes(made.canonical), **named.files}
         if not options.device_only:
@@ -215,6 +227,9 @@ def _export(
         graphs[name] = msgspec.structs.replace(graph, canonical=path, files=named.entries)
         fp32[name] = made.fp32
         steps += [*made.steps, *runner.steps]
+        if graph.batch > 1:
+            free = f"1 to {graph.batch} looks in one run"
+            steps.append(ProvenanceStep(step="free-batch", tool="edgewise", detail=free))
     require_extremes(Walk(draft, {name: GraphRunner(model) for name, model in fp32.items()}))
     if checkpoint is not None and not options.device_only:
         files[CHECKPOINT] = checkpoint
@@ -333,8 +348,12 @@ def canonical_graph(
 
 def _as_asked(draft: Manifest, options: ExportOptions) -> Manifest:
     """The draft with what the options say in its place; ManifestError where it does not fit together."""
+    graphs = draft.graphs
+    if options.batch is not None:
+        graphs = {name: msgspec.structs.replace(graph, batch=options.batch) for name, graph in graphs.items()}
     asked = msgspec.structs.replace(
         draft,
+        graphs=graphs,
         name=options.name or draft.name,
         licence=options.licence or draft.licence,
         budgets=options.budgets or draft.budgets or DEFAULT_BUDGETS,

@@ -28,6 +28,7 @@ class TorchRunner:
 
     def __init__(self, module: nn.Module, graph: Graph, *, check: bool = True) -> None:
         self.name = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+        self.batch = 1
         self.specs = (*graph.outputs, *graph.probes)
         self._inputs = graph.inputs
         self._check = check

@@ -226,7 +226,15 @@ def _run_frames(
     stopped: BaseException | None = None
     # A deeper pipeline would make the newest frame of a live source an older one.
     one_by_one = source.kind is SourceKind.IMAGES and source.count != 1 and not request.reading.strict
-    stream = session.stream(source, boxes, depth=1 if live else 2, unfit=source.skip if one_by_one else None)
+    # What is launched together is waited for together, and a group is as much in hand as some frames.
+    gather = not live and session.walk.batch > 1
+    stream = session.stream(
+        source,
+        boxes,
+        depth=1 if live or gather else 2,
+        gather=gather,
+        unfit=source.skip if one_by_one else None,
+    )
     count = source.count if limit is None else min(limit, source.count or limit)
     try:
         with _progress(source.losses) as progress:

@@ -38,8 +38,12 @@ def _problems(manifest: Manifest) -> Iterable[str]:
         for tensor in sorted({tensor for tensor in tensors if tensors.count(tensor) > 1}):
             yield f"graph {name!r} declares the tensor {tensor!r} twice"
         for spec in (*graph.inputs, *graph.outputs, *graph.probes):
-            if math.prod(spec.shape) > MOST_ELEMENTS:
+            if math.prod(spec.shape) * graph.batch > MOST_ELEMENTS:
                 yield f"the tensor {spec.name!r} of graph {name!r} has more than {MOST_ELEMENTS} elements"
+            if graph.batch > 1 and spec.shape[:1] != (1,):
+                yield f"graph {name!r} takes {graph.batch} looks, {spec.name!r} has no first axis of 1"
+        if graph.batch > 1 and manifest.state:
+            yield f"graph {name!r} takes {graph.batch} frames, and state passes from each to the next"
     yield from _state_problems(manifest)
     yield from _schedule_problems(manifest)
     yield from _postprocess_problems(manifest)

@@ -143,11 +143,15 @@ class Graph(Part, frozen=True, kw_only=True):
 
     Probes are inner float tensors (raw head outputs) that keep their names in every lowered file, so that
     parity can compare them where decoding would reorder near-equal scores.
+
+    `batch` is the most looks that one run of a lowered file takes. Where it is more than 1, the first axis of
+    the file's inputs and outputs is free; their shapes here, and the canonical model, are of one look.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     probes: tuple[TensorSpec, ...] = ()
+    batch: PositiveInt = 1
     canonical: str | None = None
     files: tuple[GraphFile, ...] = ()
 

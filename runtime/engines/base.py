@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,16 +45,22 @@ class Runner(Protocol):
         """What computes it, with version and device, e.g. `onnxruntime 1.22.0, CPU, 2 threads`."""
         ...
 
+    @property
+    def batch(self) -> int:
+        """Most looks of one run; 1 or more."""
+        ...
+
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run once.
 
         Args:
-            inputs: Exactly the graph's inputs, C-contiguous, with their dtypes and shapes.
+            inputs: Exactly the graph's inputs, C-contiguous, with their dtypes and shapes; where `batch` is
+                more than 1, their first axis holds 1 to so many looks.
 
         Returns:
-            The graph's outputs (and probes, where the runner shows them). The arrays belong to the caller: a
-            later run does not write to them, so that one frame can be postprocessed while the next is
-            inferred.
+            The graph's outputs (and probes, where the runner shows them) for as many looks. The arrays belong
+            to the caller: a later run does not write to them, so that one frame can be postprocessed while
+            the next is inferred.
 
         Raises:
             EdgewiseError: An input does not fit, or the run failed.
@@ -80,6 +87,11 @@ class Runner(Protocol):
 
 class HostState:
     """State in the host's memory, for runners whose graphs compute there or copy from there anyway."""
+
+    @property
+    def batch(self) -> int:
+        """One look a run, where a runner does not say more."""
+        return 1
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `Runner.run`."""
@@ -132,6 +144,36 @@ def numpy_dtype(dtype: DType) -> np.dtype[Any]:
 def describe(spec: TensorSpec) -> str:
     """`name float32 [1, 100, 4]`, as errors and tables print a tensor."""
     return f"{spec.name} {spec.dtype.value} {list(spec.shape)}"
+
+
+def of_looks(specs: Sequence[TensorSpec], looks: int) -> Sequence[TensorSpec]:
+    """Tensors of one look as those of several."""
+    if looks == 1:
+        return specs
+    return [msgspec.structs.replace(spec, shape=(looks, *spec.shape[1:])) for spec in specs]
+
+
+def count_looks(specs: Sequence[TensorSpec], inputs: Mapping[str, Tensor], batch: int, *, where: str) -> int:
+    """How many looks the inputs of a run hold, after a check that they are `specs` for so many.
+
+    Args:
+        specs: The inputs, of one look.
+        batch: Most looks of a run.
+        where: Engine or bundle concerned.
+
+    Raises:
+        BackendError: No looks or too many, or names, dtypes or shapes that do not fit.
+    """
+    first = inputs.get(specs[0].name)
+    looks = first.shape[0] if batch > 1 and first is not None and first.ndim else 1
+    if not 1 <= looks <= batch:
+        raise BackendError(
+            f"{looks} looks are given to a graph that takes 1 to {batch} in one run",
+            where=where,
+            hint="a session takes any number and runs the graph as often as it must",
+        )
+    check_tensors(of_looks(specs, looks), inputs, role="input", where=where)
+    return looks
 
 
 def check_tensors(

@@ -6,7 +6,15 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgewise.runtime.contract.manifest import DType, Precision, Target, TensorSpec
-from edgewise.runtime.engines.base import Held, Ran, Tensor, check_signature, check_tensors
+from edgewise.runtime.engines.base import (
+    Held,
+    Ran,
+    Tensor,
+    check_signature,
+    check_tensors,
+    count_looks,
+    of_looks,
+)
 from edgewise.runtime.engines.options import ONNXRUNTIME, OnnxRuntimeOptions
 from edgewise.runtime.system.errors import BackendError
 from edgewise.runtime.system.processor import available_cores
@@ -49,6 +57,7 @@ def open_onnxruntime(
         inputs=declared.inputs,
         outputs=declared.outputs,
         where=str(bundle.path / entry.path),
+        batch=declared.batch,
         options=options,
     )
 
@@ -60,6 +69,7 @@ class OnnxRuntimeEngine:
         model: Serialised ONNX model with its weights inside.
         inputs, outputs: What the model must have, no more and no less.
         where: Name of the model in errors.
+        batch: Most looks of a run; where it is more than 1, the model's first axis must be free.
         options: Threads and provider; never another provider instead.
 
     Raises:
@@ -73,6 +83,7 @@ class OnnxRuntimeEngine:
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
         where: str,
+        batch: int = 1,
         options: OnnxRuntimeOptions = ONNXRUNTIME,
     ) -> None:
         threads, provider = options.threads, options.provider
@@ -81,18 +92,31 @@ class OnnxRuntimeEngine:
         ort = _import_onnxruntime()
         self._provider = provider
         self._where = where
+        self._batch = batch
         self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
         self._output_names = [spec.name for spec in outputs]
         count = threads or available_cores()
         self._session: Any = _open_session(ort, model, where, count, provider)
         self._name = f"onnxruntime {ort.__version__}, {provider.upper()}, {count} threads"
-        check_signature(self._inputs, _found(self._session.get_inputs(), where), role="input", where=where)
+        inputs_found = _found(self._session.get_inputs(), where)
+        check_signature(self._inputs, inputs_found, role="input", where=where)
         check_signature(self._outputs, _found(self._session.get_outputs(), where), role="output", where=where)
+        fixed = [name for name, (_, shape) in inputs_found.items() if batch > 1 and shape[0] is not None]
+        if fixed:
+            raise BackendError(
+                f"the input {fixed[0]!r} takes one look, the manifest says {batch}",
+                where=where,
+                hint="export the bundle again",
+            )
 
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def batch(self) -> int:
+        return self._batch
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -106,7 +130,7 @@ class OnnxRuntimeEngine:
         """Run once; see `Engine.run`."""
         if self._session is None:
             raise BackendError("the engine is closed", where=self._where, hint="open the session again")
-        check_tensors(self._inputs, inputs, role="input", where=self._where)
+        looks = count_looks(self._inputs, inputs, self._batch, where=self._where)
         try:
             values: list[Tensor] = self._session.run(self._output_names, dict(inputs))
         except Exception as error:
@@ -114,7 +138,7 @@ class OnnxRuntimeEngine:
                 f"onnxruntime failed: {_first_line(error)}", where=self._where, hint="run `edgewise selftest`"
             ) from error
         outputs = dict(zip(self._output_names, values, strict=True))
-        check_tensors(self._outputs, outputs, role="output", where=self._where)
+        check_tensors(of_looks(self._outputs, looks), outputs, role="output", where=self._where)
         return outputs
 
     def hold(self, tensor: Tensor) -> Held:

@@ -6,10 +6,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 JOIN_SECONDS = 5.0
 """How long closing waits for a stage that is inside a blocking call, such as reading a dead camera."""
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,49 @@ class _Channel:
             self._changed.notify_all()
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A stage that makes several items of one; the next stage gets them one by one.
+
+    Attributes:
+        stage: Gives the items in order.
+    """
+
+    stage: Callable[[Any], Sequence[Any]]
+
+
+def gathered(
+    items: Iterable[Item], most: int, *, size: Callable[[Item], int] = lambda item: 1
+) -> Generator[list[Item]]:
+    """Consecutive items in groups whose sizes add up to at most `most`; a larger item is a group of its own.
+
+    An error of `items` is raised after the group before it.
+    """
+    group: list[Item] = []
+    held = 0
+    try:
+        for item in items:
+            own = size(item)
+            if group and held + own > most:
+                yield group
+                group, held = [], 0
+            group.append(item)
+            held += own
+            if held >= most:
+                yield group
+                group, held = [], 0
+    except Exception:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
+
+
 def overlapped(
-    items: Iterable[Any], stages: Sequence[Callable[[Any], Any]], *, depth: int = 2
+    items: Iterable[Any], stages: Sequence[Callable[[Any], Any] | Spread], *, depth: int = 2
 ) -> Generator[Any]:
-    """Yield `stages[-1](... stages[0](item))` for every item, in order.
+    """Yield `stages[-1](... stages[0](item))` for every item, in order; of a `Spread`, for each of its items.
 
     Reading `items` and each stage have a thread of their own; at most `depth` finished items wait before each
     stage, so a slow consumer holds everything back and nothing is dropped. An item is taken, from `items` or
@@ -87,7 +128,8 @@ def overlapped(
     threads = [threading.Thread(target=_feed, args=(items, channels[0]), name="edgewise-source", daemon=True)]
     for index, stage in enumerate(stages):
         arguments = (stage, channels[index], channels[index + 1])
-        name = f"edgewise-{getattr(stage, '__name__', index)}"
+        function = stage.stage if isinstance(stage, Spread) else stage
+        name = f"edgewise-{getattr(function, '__name__', index)}"
         threads.append(threading.Thread(target=_work, args=arguments, name=name, daemon=True))
     del items
     for thread in threads:
@@ -121,12 +163,18 @@ def _feed(items: Iterable[Any], sink: _Channel) -> None:
     sink.end()
 
 
-def _work(stage: Callable[[Any], Any], source: _Channel, sink: _Channel) -> None:
+def _work(stage: Callable[[Any], Any] | Spread, source: _Channel, sink: _Channel) -> None:
     try:
         while True:
             sink.wait_for_room()
             item = source.get()
-            sink.put(item if isinstance(item, _Failure) else stage(item))
+            if isinstance(item, _Failure):
+                sink.put(item)
+            elif isinstance(stage, Spread):
+                for part in stage.stage(item):
+                    sink.put(part)
+            else:
+                sink.put(stage(item))
     except _Closed:
         pass
     except BaseException as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -25,7 +25,7 @@ from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.results.result import Result
 from edgewise.runtime.system.errors import SourceError
 from edgewise.runtime.walk.box_sources import BoxSource
-from edgewise.runtime.walk.pipeline import overlapped
+from edgewise.runtime.walk.pipeline import Spread, gathered, overlapped
 from edgewise.runtime.walk.walk import Inferred, Prepared, Walk
 
 
@@ -81,19 +81,54 @@ class Session:
         """
         return self.walk(image, boxes)
 
+    def together(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        boxes: Sequence[FrameBoxes | None] | None = None,
+    ) -> list[Result]:
+        """Run on images that do not follow one another, such as those of several cameras at one moment.
+
+        Looks at all of them share launches, as many in one as the graphs take.
+
+        Args:
+            images: Each as in a call; their sizes may differ.
+            boxes: Where to look in each, for a model of crops; the whole of every image where None.
+
+        Raises:
+            SourceError: The model keeps state from frame to frame, or an image or box does not fit.
+        """
+        if self.manifest.state:
+            raise SourceError(
+                "this model keeps state from frame to frame, so each camera needs a session of its own",
+                where=self.manifest.name,
+                hint="open one session a camera and call it with that camera's frames",
+            )
+        where = boxes if boxes is not None else [None] * len(images)
+        if len(where) != len(images):
+            raise SourceError(
+                f"{len(where)} sets of boxes for {len(images)} images", where=self.manifest.name
+            )
+        walk = self.walk
+        prepared = [
+            walk.prepare(Frame(number, f"image {number}", image, 0.0), looked_at)
+            for number, (image, looked_at) in enumerate(zip(images, where, strict=True))
+        ]
+        return [walk.finish(inferred) for inferred in walk.infer_together(prepared)]
+
     def stream(
         self,
         frames: Iterable[Frame | NDArray[np.uint8]],
         boxes: BoxSource | None = None,
         *,
         depth: int = 2,
+        gather: bool = False,
         unfit: Callable[[Frame, SourceError], None] | None = None,
     ) -> Generator[tuple[Frame, Result]]:
         """Run on consecutive frames; decoding, inference and postprocessing of neighbours overlap.
 
         Every frame gives one result, in order, an empty one where there is no box. At most `depth` frames
-        wait before each stage. The first error is raised after the results of the frames before it; closing
-        the generator stops its threads. State starts at its initial values.
+        (or groups of them, with `gather`) wait before each stage. The first error is raised after the results
+        of the frames before it; closing the generator stops its threads. State starts at its initial values.
 
         Three threads share the work: one reads the source, asks `boxes` and preprocesses, so that is where a
         detector runs; one runs this session's engine on every look; one decodes.
@@ -102,6 +137,8 @@ class Session:
             frames: uint8 [H, W, 3] BGR, or the frames of a source.
             boxes: Says where a model of crops looks in each frame; the whole of it where None.
             depth: See above.
+            gather: Wait for so many frames as one launch takes looks of. A model with state, or of one look a
+                launch, takes each frame as it comes; a live source should too.
             unfit: Told of a frame that the model cannot look at, which is then left out; an error where None.
                 Called in the thread that reads the source.
         """
@@ -124,9 +161,13 @@ class Session:
                 else:
                     yield ready
 
-        return overlapped(prepared(), (walk.infer, self._finish_with_frame), depth=depth)
+        batch = walk.batch if gather else 1
+        if batch == 1:
+            return overlapped(prepared(), (walk.infer, self._finish), depth=depth)
+        groups = gathered(prepared(), batch, size=lambda ready: len(ready.looks.looks))
+        return overlapped(groups, (Spread(walk.infer_together), self._finish), depth=depth)
 
-    def _finish_with_frame(self, inferred: Inferred) -> tuple[Frame, Result]:
+    def _finish(self, inferred: Inferred) -> tuple[Frame, Result]:
         return inferred.frame, self.walk.finish(inferred)
 
     def reset(self) -> None:

@@ -8,8 +8,9 @@ and another reader at the end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -99,23 +100,70 @@ class Walk:
     def infer(self, prepared: Prepared) -> Inferred:
         """Run the graph with the state that earlier frames left. Call in frame order.
 
+        Without state, as many looks run in one launch as the runner takes.
+
         Raises:
             EdgewiseError: The run failed.
         """
-        graph = prepared.graph
+        (inferred,) = self.infer_together([prepared])
+        return inferred
+
+    def infer_together(self, frames: Sequence[Prepared]) -> list[Inferred]:
+        """Run the graphs on several frames, in their order.
+
+        Looks at neighbouring frames that run the same graph without state share launches.
+
+        Raises:
+            EdgewiseError: A run failed.
+        """
+        inferred: list[Inferred] = []
+        for graph, neighbours in groupby(frames, key=lambda prepared: prepared.graph):
+            looked = list(neighbours)
+            looks = [look for prepared in looked for look in prepared.looks.looks]
+            outputs = iter(self._launches(graph, [look.tensor for look in looks]))
+            inferred += [
+                Inferred(
+                    prepared.frame,
+                    graph,
+                    self.runners[graph].name,
+                    prepared.looks,
+                    tuple(islice(outputs, len(prepared.looks.looks))),
+                )
+                for prepared in looked
+            ]
+        return inferred
+
+    @property
+    def batch(self) -> int:
+        """Most looks of one launch of every graph; 1 of a model with state."""
+        return 1 if self.manifest.state else min(runner.batch for runner in self.runners.values())
+
+    def _launches(self, graph: str, looks: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """The outputs for every look, in as few launches as the runner allows."""
+        if self._reads[graph] or self._writes[graph]:
+            return [self._step(graph, look) for look in looks]
         runner, image = self.runners[graph], self._images[graph]
-        reads, writes = self._reads[graph], self._writes[graph]
         outputs: list[dict[str, Tensor]] = []
-        for look in prepared.looks.looks:
-            if not reads and not writes:
-                outputs.append(runner.run({image: look.tensor}))
+        for start in range(0, len(looks), runner.batch):
+            launched = looks[start : start + runner.batch]
+            if len(launched) == 1:
+                outputs.append(runner.run({image: launched[0]}))
                 continue
-            # The manifest's check sees to it that a frame of a model with state takes one look.
-            state = {tensor: self._held[name] for tensor, name in reads.items()}
-            ran = runner.step({image: look.tensor}, state, tuple(dict.fromkeys(writes.values())))
-            self._held.update({name: ran.held[tensor] for name, tensor in writes.items()})
-            outputs.append(ran.outputs)
-        return Inferred(prepared.frame, graph, runner.name, prepared.looks, tuple(outputs))
+            ran = runner.run({image: np.concatenate(launched)})
+            outputs += [
+                {name: tensor[row : row + 1] for name, tensor in ran.items()} for row in range(len(launched))
+            ]
+        return outputs
+
+    def _step(self, graph: str, look: Tensor) -> dict[str, Tensor]:
+        """The outputs for one look, between the state before it and the state after it."""
+        writes = self._writes[graph]
+        state = {tensor: self._held[name] for tensor, name in self._reads[graph].items()}
+        ran = self.runners[graph].step(
+            {self._images[graph]: look}, state, tuple(dict.fromkeys(writes.values()))
+        )
+        self._held.update({name: ran.held[tensor] for name, tensor in writes.items()})
+        return ran.outputs
 
     def finish(self, inferred: Inferred) -> Result:
         """Decode to source-image coordinates.

@@ -47,20 +47,20 @@ DOTS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 """BGR of the keypoints."""
 
 
-def pose_model() -> bytes:
-    """Each heatmap is one colour channel of the crop, 4x smaller."""
+def pose_model(*, batch: int | str = 1) -> bytes:
+    """Each heatmap is one colour channel of the crop, 4x smaller; a name leaves the first axis free."""
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Div", ["float", "white"], ["unit"]),
         helper.make_node("Transpose", ["unit"], ["planes"], perm=[0, 3, 1, 2]),
         helper.make_node("AveragePool", ["planes"], ["heatmaps"], kernel_shape=[4, 4], strides=[4, 4]),
     ]
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, list(IMAGE.shape))
-    heatmaps = helper.make_tensor_value_info("heatmaps", TensorProto.FLOAT, list(HEATMAPS.shape))
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [batch, *IMAGE.shape[1:]])
+    heatmaps = helper.make_tensor_value_info("heatmaps", TensorProto.FLOAT, [batch, *HEATMAPS.shape[1:]])
     return _serialise(nodes, [image], [heatmaps], [_constant("white", 255.0, np.float32)])
 
 
-def pose_manifest(*, flip_test: bool = False) -> Manifest:
+def pose_manifest(*, flip_test: bool = False, batch: int = 1) -> Manifest:
     file = GraphFile(target=Target.ONNXRUNTIME, precision=Precision.FP32, path="models/fp32.onnx")
     return Manifest(
         writer="edgewise tests",
@@ -68,7 +68,7 @@ def pose_manifest(*, flip_test: bool = False) -> Manifest:
         classes=(ClassLabel(id=1, name="person"),),
         keypoints=LAYOUT,
         provenance=Provenance(definition="tests.pose"),
-        graphs={"main": Graph(inputs=(IMAGE,), outputs=(HEATMAPS,), files=(file,))},
+        graphs={"main": Graph(inputs=(IMAGE,), outputs=(HEATMAPS,), files=(file,), batch=batch)},
         preprocess=AffineCrop(size=CROP),
         postprocess=HeatmapKeypoints(flip_test=flip_test, display_threshold=0.3),
         budgets=(budget(Precision.FP32),),
@@ -89,9 +89,18 @@ PEOPLE = np.array([[[40, 40], [60, 80], [22, 90]], [[160, 50], [190, 100], [140,
 BOXES = np.array([[10, 20, 75, 110], [125, 30, 205, 130]], np.float64)
 
 
-def build_pose_bundle(folder: Path, *, flip_test: bool = False) -> Path:
-    """A bundle whose golden shows two people."""
-    manifest, model, frame = pose_manifest(flip_test=flip_test), pose_model(), person_frame(PEOPLE)
+def build_pose_bundle(
+    folder: Path, *, flip_test: bool = False, batch: int = 1, model: bytes | None = None
+) -> Path:
+    """A bundle whose golden shows two people.
+
+    Args:
+        batch: Most looks of a launch.
+        model: In place of the pose model, of free batch where that is more than 1.
+    """
+    manifest = pose_manifest(flip_test=flip_test, batch=batch)
+    frame, shipped = person_frame(PEOPLE), model or pose_model(batch=1 if batch == 1 else "looks")
+    model = pose_model()
     engine = OnnxRuntimeEngine(model, inputs=(IMAGE,), outputs=(HEATMAPS,), where="truth", options=ONE_THREAD)
     looks = looks_of(manifest, frame, FrameBoxes(BOXES, np.ones(2, np.float32)))
     outputs = [engine.run({"image": look.tensor}) for look in looks.looks]
@@ -104,7 +113,7 @@ def build_pose_bundle(folder: Path, *, flip_test: bool = False) -> Path:
         boxes=tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in BOXES.tolist()),
     )
     files = {
-        "models/fp32.onnx": model,
+        "models/fp32.onnx": shipped,
         golden.image: cv2.imencode(".png", frame)[1].tobytes(),
         golden.tensors: buffer.getvalue(),
         golden.result: msgspec.json.encode(decode_result(manifest, looks, outputs).records(0)),

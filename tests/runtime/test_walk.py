@@ -82,6 +82,7 @@ class DeviceGraph:
     name: str
     calls: list[Call | set[str]] = field(default_factory=list)
     """Steps, and the inputs of plain runs."""
+    batch: int = 1
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         self.calls.append(set(inputs))
