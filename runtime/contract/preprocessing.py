@@ -74,12 +74,27 @@ class Letterbox(Preprocessing, frozen=True, kw_only=True, tag="letterbox"):
     pad_side: PadSide = PadSide.BOTH
 
 
+class SideRounding(enum.Enum):
+    """How a scaled side becomes a whole number of pixels; weights are made for their code's rule."""
+
+    NEAREST = "nearest"
+    """Half a pixel counts as one (detectron2)."""
+    DOWN = "down"
+    """Cut off (torchvision)."""
+
+
 class ShortestEdge(Preprocessing, frozen=True, kw_only=True, tag="shortest-edge"):
-    """Shorter side to `shortest`, at most `longest` for the longer side, then pad to the fixed `size`."""
+    """Shorter side to `shortest`, at most `longest` for the longer side, then pad to the fixed `size`.
+
+    Frames that would be larger than `size`, such as upright ones for a wide one, are refused, or with
+    `shrink_to_fit` scaled down until they fit.
+    """
 
     shortest: PositiveInt
     longest: PositiveInt
     size: Size
+    rounding: SideRounding = SideRounding.NEAREST
+    shrink_to_fit: bool = False
     colour: ColourOrder = ColourOrder.BGR
     interpolation: Interpolation = Interpolation.LINEAR
     pixel_rule: PixelRule = PixelRule.HALF_PIXEL

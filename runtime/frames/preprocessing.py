@@ -25,6 +25,7 @@ from edgewise.runtime.contract.preprocessing import (
     PixelRule,
     Preprocess,
     ShortestEdge,
+    SideRounding,
     Stretch,
 )
 from edgewise.runtime.pixels.colours import Frame
@@ -75,7 +76,7 @@ def preprocess(
     elif isinstance(spec, Letterbox):
         geometry = _pad(spec, frame, canvas, letterbox_size(frame.shape[:2], spec.size))
     elif isinstance(spec, ShortestEdge):
-        inner = shortest_edge_size(frame.shape[:2], spec.shortest, spec.longest)
+        inner = shortest_edge_size(frame.shape[:2], spec)
         geometry = _pad(spec, frame, canvas, inner)
     elif isinstance(spec, AffineCrop):
         geometry = _crop(spec, frame, canvas, box)
@@ -93,10 +94,15 @@ def letterbox_size(source: Size, target: Size) -> Size:
     )
 
 
-def shortest_edge_size(source: Size, shortest: int, longest: int) -> Size:
+def shortest_edge_size(source: Size, spec: ShortestEdge) -> Size:
     """(height, width) with the shorter side at `shortest`, unless the longer would exceed `longest`."""
-    factor = min(shortest / min(source), longest / max(source))
-    return _round(source[0] * factor), _round(source[1] * factor)
+    sides = [(spec.shortest, min(source)), (spec.longest, max(source))]
+    if spec.shrink_to_fit:
+        sides += zip(spec.size, source, strict=True)
+    factor = min(target / side for target, side in sides)
+    if spec.rounding is SideRounding.NEAREST:
+        return _round(source[0] * factor), _round(source[1] * factor)
+    return max(1, math.floor(source[0] * factor)), max(1, math.floor(source[1] * factor))
 
 
 def _round(length: float) -> int:

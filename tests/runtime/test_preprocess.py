@@ -25,6 +25,7 @@ from edgewise.runtime.contract.preprocessing import (
     PadSide,
     PixelRule,
     ShortestEdge,
+    SideRounding,
     Stretch,
 )
 from edgewise.runtime.frames.preprocessing import (
@@ -92,15 +93,30 @@ def test_letterbox_samples_where_its_geometry_says(source, target, rule, side, c
     _check_padded(spec, frame, tensor, geometry, letterbox_size(source, target))
 
 
-@given(sizes, st.integers(1, 40), st.integers(0, 40), rules, st.sampled_from(PadSide))
+@given(
+    sizes,
+    st.integers(1, 40),
+    st.integers(0, 40),
+    rules,
+    st.sampled_from(PadSide),
+    st.sampled_from(SideRounding),
+    st.sampled_from([None, (24, 30), (30, 9)]),
+)
 @settings(deadline=None)
-def test_shortest_edge_samples_where_its_geometry_says(source, shortest, more, rule, side):
+def test_shortest_edge_samples_where_its_geometry_says(source, shortest, more, rule, side, rounding, small):
+    """On a canvas that holds every frame, and on one that they are shrunk to fit."""
     frame = noise(source)
     spec = ShortestEdge(
-        shortest=shortest, longest=shortest + more, size=(81, 82), pixel_rule=rule, pad_side=side
+        shortest=shortest,
+        longest=shortest + more,
+        size=small or (81, 82),
+        rounding=rounding,
+        shrink_to_fit=small is not None,
+        pixel_rule=rule,
+        pad_side=side,
     )
     tensor, geometry = preprocess(spec, frame)
-    inner = shortest_edge_size(source, shortest, shortest + more)
+    inner = shortest_edge_size(source, spec)
     assert max(inner) <= shortest + more
     _check_padded(spec, frame, tensor, geometry, inner)
 
