@@ -15,3 +15,23 @@ def rows(values: Tensor, index: Tensor) -> Tensor:
         .index_select(0, (index + offsets).flatten())
         .reshape(images, index.shape[1], width)
     )
+
+
+def anchor_rows(maps: Tensor, index: Tensor, width: int) -> Tensor:
+    """What a head says of some anchors, without a transposed copy of all it says.
+
+    Args:
+        maps: [N, A * width, h, w], anchors outermost in the channels.
+        index: int64 [N, K] into the anchors counted map by map: anchor * h * w + cell.
+        width: Values of an anchor.
+
+    Returns:
+        [N, K, width].
+    """
+    images, channels, height, columns = maps.shape
+    cells = height * columns
+    anchor = torch.div(index, cells, rounding_mode="floor")
+    image = torch.arange(images, device=index.device)[:, None] * (channels * cells)
+    first = image + anchor * (width * cells) + (index - anchor * cells)
+    places = first[..., None] + torch.arange(width, device=index.device) * cells
+    return maps.flatten().index_select(0, places.flatten()).reshape(images, index.shape[1], width)

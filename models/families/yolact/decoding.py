@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from edgewise.models.families.yolact.config import DecodingConfig, Suppression
-from edgewise.models.layers.nms import fast_nms, greedy_nms
+from edgewise.models.layers.nms import fast_nms
 from edgewise.models.layers.rows import rows
+from edgewise.models.layers.slots import best_survivors, filled
 
 
 class Detections(NamedTuple):
@@ -91,39 +92,26 @@ def _greedy(scores: Tensor, boxes: Tensor, config: DecodingConfig) -> Detections
     pairs = rows(scores, chosen).flatten(1)
     pair_count = min(config.greedy_candidates, pairs.shape[1])
     ranked, place = pairs.topk(pair_count, dim=-1)
-    valid = ranked > config.score_threshold
+    ranked = ranked * (ranked > config.score_threshold).to(ranked.dtype)
     classes = place % class_count
     priors = rows(chosen[..., None], torch.div(place, class_count, rounding_mode="floor"))[..., 0]
-    keep, fixed = greedy_nms(
+    found = best_survivors(
         rows(boxes, priors),
         classes,
-        valid,
+        ranked,
+        config.slots,
         config.iou_threshold,
         config.greedy_rounds,
+        more=pair_count < prior_count * class_count,
         plus_one=config.suppression is Suppression.TRADITIONAL,
     )
-    slots = min(config.slots, pair_count)
-    best, slot = (ranked * keep.to(ranked.dtype)).topk(slots, dim=-1)
-    if pair_count < prior_count * class_count:
-        complete = ~valid[..., -1]
-        if config.slots <= pair_count:
-            complete = complete | (best[..., -1] > 0.0)
-        fixed = fixed & complete
-    priors, classes = (rows(value[..., None], slot)[..., 0] for value in (priors, classes))
-    return _filled(rows(boxes, priors), best, classes, priors, fixed, config.slots)
+    priors, classes = (rows(value[..., None], found.places)[..., 0] for value in (priors, classes))
+    return _filled(rows(boxes, priors), found.scores, classes, priors, found.settled, config.slots)
 
 
 def _filled(
     boxes: Tensor, scores: Tensor, classes: Tensor, priors: Tensor, settled: Tensor | None, slots: int
 ) -> Detections:
     """Zero the empty slots (score 0) and pad to `slots` where there are fewer candidates."""
-    full = scores > 0.0
-    missing = slots - scores.shape[1]
-    boxes = torch.where(full[..., None], boxes, 0.0)
-    classes, priors = torch.where(full, classes, 0), torch.where(full, priors, 0)
-    if missing > 0:
-        boxes = torch.nn.functional.pad(boxes, (0, 0, 0, missing))
-        scores, classes, priors = (
-            torch.nn.functional.pad(value, (0, missing)) for value in (scores, classes, priors)
-        )
+    scores, boxes, classes, priors = filled(scores, slots, boxes, classes, priors)
     return Detections(boxes, scores, classes, priors, settled)
