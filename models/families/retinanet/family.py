@@ -1,0 +1,131 @@
+"""RetinaNet as the registry sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from torch import Tensor
+
+from edgewise.models.data.instance_targets import InstanceTargets
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.family import Family, ModelEntry, Named, PublishedFigure
+from edgewise.models.families.recipe import Recipe
+from edgewise.models.families.retinanet import recipes
+from edgewise.models.families.retinanet.config import MICRO, R50_V1, R50_V2, TINY, RetinanetConfig
+from edgewise.models.families.retinanet.deploy import RetinanetDeploy
+from edgewise.models.families.retinanet.layouts import LAYOUTS
+from edgewise.models.families.retinanet.losses import losses
+from edgewise.models.families.retinanet.network import Predictions, Retinanet
+from edgewise.models.families.tensors import class_tensor, float_tensor, frame_tensor, settled_tensor
+from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance, TensorSpec
+from edgewise.runtime.contract.postprocessing import DetectedBoxes
+from edgewise.runtime.contract.preprocessing import ShortestEdge, SideRounding
+
+_FINEST = 3
+"""The number of the finest level: P3, stride 8."""
+
+
+def loss(
+    config: RetinanetConfig, module: Retinanet, images: Tensor, targets: Sequence[InstanceTargets]
+) -> dict[str, Tensor]:
+    """Loss terms of normalised images float32 [N, 3, H, W]."""
+    return losses(config, module(images), targets)
+
+
+def manifest(name: str, config: RetinanetConfig, vocabulary: Vocabulary, provenance: Provenance) -> Manifest:
+    """The draft of a bundle's manifest; export adds files, precisions, calibration, goldens and budgets."""
+    image = frame_tensor(config.input_size)
+    return Manifest(
+        writer=f"edgewise {version('edgewise')}",
+        name=name,
+        classes=vocabulary.classes,
+        provenance=provenance,
+        graphs={"main": Graph(inputs=(image,), outputs=_outputs(config), probes=_probes(config))},
+        preprocess=preprocessing(config),
+        postprocess=DetectedBoxes(settled="settled"),
+    )
+
+
+def preprocessing(config: RetinanetConfig) -> ShortestEdge:
+    """torchvision's rule on one canvas: the mean colour fills the rest, right of the picture and below.
+
+    What is left of a difference: the resized frame is rounded to bytes, and so is the mean colour, which
+    torchvision pads with exactly. An upright frame is scaled down until it fits the wide canvas.
+    """
+    red, green, blue = (round(255 * value) for value in config.mean)
+    return ShortestEdge(
+        shortest=config.shortest,
+        longest=config.longest,
+        size=config.input_size,
+        rounding=SideRounding.DOWN,
+        shrink_to_fit=True,
+        pad_value=(blue, green, red),
+    )
+
+
+def raw_heads(predictions: Predictions) -> dict[str, Tensor]:
+    """The graph's probes: the maps that decoding reads."""
+    return {
+        f"{name}_{level}": value
+        for name, maps in (("logits", predictions.class_logits()), ("deltas", predictions.deltas))
+        for level, value in enumerate(maps, start=_FINEST)
+    }
+
+
+def _outputs(config: RetinanetConfig) -> tuple[TensorSpec, ...]:
+    slots = config.decoding.slots
+    return (
+        float_tensor(
+            "boxes", (1, slots, 4), "x1, y1, x2, y2 in input pixels, corner convention, inside the canvas"
+        ),
+        float_tensor("scores", (1, slots), "falling; 0 marks an empty slot", (0.0, 1.0)),
+        class_tensor(slots, config.class_count),
+        settled_tensor("this is proven to be the sequential result of all candidates"),
+    )
+
+
+def _probes(config: RetinanetConfig) -> tuple[TensorSpec, ...]:
+    return (
+        *_maps("logits", config, config.class_count, "class logits of the anchors"),
+        *_maps("deltas", config, 4, "box regression against the anchors"),
+    )
+
+
+def _maps(name: str, config: RetinanetConfig, width: int, meaning: str) -> list[TensorSpec]:
+    """One tensor a level, `width` values an anchor."""
+    channels = width * config.anchors_per_cell
+    return [
+        float_tensor(f"{name}_{level}", (1, channels, *size), f"{meaning}, level {level}")
+        for level, size in enumerate(config.level_sizes, start=_FINEST)
+    ]
+
+
+FAMILY = Family(
+    name="retinanet",
+    task="boxes",
+    micro=MICRO,
+    named=Named("RetinaNet finds things", things="class_count"),
+    build=Retinanet,
+    loss=loss,
+    deploy=RetinanetDeploy,
+    preprocessing=preprocessing,
+    manifest=manifest,
+    raw_heads=raw_heads,
+    layouts=LAYOUTS,
+    more_rounds=RetinanetConfig.with_more_rounds,
+)
+
+
+def _published(name: str, config: RetinanetConfig, recipe: Recipe, average_precision: float) -> ModelEntry:
+    figure = PublishedFigure(
+        "box AP", average_precision, "COCO val2017", "torchvision, inputs of 800 to 1333 pixels"
+    )
+    return ModelEntry(name, FAMILY, config, recipe, "BSD-3-Clause", (figure,))
+
+
+ENTRIES = (
+    _published("retinanet-r50-v1", R50_V1, recipes.V1, 0.364),
+    _published("retinanet-r50-v2", R50_V2, recipes.V2, 0.415),
+    ModelEntry("retinanet-tiny", FAMILY, TINY, recipes.TINY),
+)
