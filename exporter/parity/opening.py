@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgewise.exporter.parity.file_sets import FileSet, distinct, file_sets, installed_set, stage_name
 from edgewise.exporter.parity.report import Status
 from edgewise.exporter.parity.request import ParityRequest
 from edgewise.exporter.parity.stages import (
@@ -21,7 +22,7 @@ from edgewise.exporter.parity.stages import (
 from edgewise.exporter.way.export import CHECKPOINT, exported_path
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import GraphFile, Manifest, Precision, Target
-from edgewise.runtime.engines.base import Engine, Runner
+from edgewise.runtime.engines.base import Runner
 from edgewise.runtime.engines.cache import EngineCache
 from edgewise.runtime.engines.cuda import find_gpu
 from edgewise.runtime.engines.onnxruntime import OnnxRuntimeEngine
@@ -208,44 +209,11 @@ def torch_modules(bundle: Bundle, request: ParityRequest) -> Mapping[str, nn.Mod
 # ---------------------------------------------------------------- lowered files on ONNX Runtime
 
 
-@dataclass(frozen=True)
-class FileSet:
-    """The lowered files of all graphs for one target in one precision."""
-
-    target: Target
-    precision: Precision
-    files: Mapping[str, GraphFile]
-
-    @property
-    def paths(self) -> dict[str, str]:
-        return {name: file.path for name, file in self.files.items()}
-
-    def shares(self, other: FileSet) -> bool:
-        """Whether both are the same files."""
-        return self.paths == other.paths
-
-
-def file_sets(manifest: Manifest) -> list[FileSet]:
-    """Targets and precisions that all graphs have files for; by rising compression, ONNX Runtime first."""
-    found: list[FileSet] = []
-    for precision in Precision:
-        for target in sorted(Target, key=lambda target: target is not Target.ONNXRUNTIME):
-            files = {
-                name: file
-                for name, graph in manifest.graphs.items()
-                for file in reversed(graph.files)  # the first counts: those for older releases follow
-                if (file.target, file.precision) == (target, precision)
-            }
-            if len(files) == len(manifest.graphs):
-                found.append(FileSet(target, precision, files))
-    return found
-
-
 def _lowered(bundle: Bundle, request: ParityRequest) -> Iterator[tuple[StageInfo, Opener]]:
     """One stage for equal files: the device's engine where ONNX Runtime is among their targets."""
     sets = file_sets(bundle.manifest)
     wanted = [own for own in sets if request.backends is None or own.target in request.backends]
-    for own in _distinct(sets):
+    for own in distinct(sets):
         if not any(own.shares(other) for other in wanted):
             continue
         fp32 = own.precision is Precision.FP32
@@ -266,12 +234,8 @@ def _lowered_opener(bundle: Bundle, request: ParityRequest, own: FileSet) -> Ope
         closing, runners, specs = ExitStack(), {}, {}
         for name, file in own.files.items():
             graph, data = bundle.graph(name), bundle.model(file.path)
-            engine: Engine = (
-                open_engine(bundle, graph=name, precision=own.precision, backend=options)
-                if own.target is Target.ONNXRUNTIME
-                else OnnxRuntimeEngine(
-                    data, inputs=graph.inputs, outputs=graph.outputs, where=file.path, options=options
-                )
+            engine = OnnxRuntimeEngine(
+                data, inputs=graph.inputs, outputs=graph.outputs, where=file.path, options=options
             )
             closing.callback(engine.close)
             runners[name], specs[name] = engine, graph.outputs
@@ -291,23 +255,11 @@ def _lowered_opener(bundle: Bundle, request: ParityRequest, own: FileSet) -> Ope
     return opener
 
 
-def _distinct(sets: list[FileSet]) -> list[FileSet]:
-    """Each set of files once, the first of its targets."""
-    return [own for place, own in enumerate(sets) if not any(own.shares(other) for other in sets[:place])]
-
-
-def stage_name(own: FileSet, sets: list[FileSet]) -> str:
-    """`int8` for the files of ONNX Runtime, `int8.tensorrt` for another target's own files."""
-    representative = next(other for other in sets if own.shares(other))
-    if representative.target is Target.ONNXRUNTIME:
-        return representative.precision.value
-    return f"{representative.precision.value}.{representative.target.value}"
-
-
 def _title(own: FileSet) -> str:
-    if own.target is Target.ONNXRUNTIME:
+    if own.target is Target.ONNXRUNTIME and not own.before:
         return own.precision.value.upper()
-    return f"{own.precision.value.upper()} for {_NAMES[own.target]}"
+    before = f" before {own.before}" if own.before else ""
+    return f"{own.precision.value.upper()} for {_NAMES[own.target]}{before}"
 
 
 def _made_from(own: FileSet, sets: list[FileSet], wanted: list[FileSet]) -> str:
@@ -324,11 +276,12 @@ def _made_from(own: FileSet, sets: list[FileSet], wanted: list[FileSet]) -> str:
 
 def _engines(bundle: Bundle, request: ParityRequest) -> Iterator[tuple[StageInfo, Opener]]:
     sets = file_sets(bundle.manifest)
-    for own in sets:
-        if own.target is Target.ONNXRUNTIME:
+    for target, precision in dict.fromkeys((own.target, own.precision) for own in sets):
+        if target is Target.ONNXRUNTIME:
             continue
-        if request.backends is not None and own.target not in request.backends:
+        if request.backends is not None and target not in request.backends:
             continue
+        own = installed_set(sets, target, precision)
         info = StageInfo(
             f"engine.{own.target.value}.{own.precision.value}",
             f"{_NAMES[own.target]} engine {own.precision.value.upper()}",

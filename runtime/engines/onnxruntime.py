@@ -38,6 +38,11 @@ _DTYPES = {
 }
 
 
+def installed_release() -> str:
+    """The version of ONNX Runtime that runs here."""
+    return str(_import_onnxruntime().__version__)
+
+
 def open_onnxruntime(
     bundle: Bundle,
     *,
@@ -49,8 +54,7 @@ def open_onnxruntime(
 
     It is opened from bytes that were hashed in memory.
     """
-    release = str(_import_onnxruntime().__version__)
-    entry = bundle.graph_entry(graph, Target.ONNXRUNTIME, precision, release)
+    entry = bundle.graph_entry(graph, Target.ONNXRUNTIME, precision, installed_release())
     declared = bundle.graph(graph)
     return OnnxRuntimeEngine(
         bundle.model(entry.path),
