@@ -187,7 +187,12 @@ def _configure(trt: Any, builder: Any, network: Any, config: Any, job: CompileJo
         profile = builder.create_optimization_profile()
         for tensor in free:
             profile.set_shape(tensor.name, shapes[tensor.name], shapes[tensor.name], shapes[tensor.name])
-        config.add_optimization_profile(profile)
+        if config.add_optimization_profile(profile) < 0:
+            raise BuildError(
+                f"TensorRT does not take the shapes {', '.join(f'{name} {shapes[name]}' for name in shapes)}",
+                where=job.where,
+                hint="the free dimensions of the file do not fit the manifest: export the bundle again",
+            )
         keep_alive.append(profile)
     if job.timing_cache is not None:
         keep_alive.append(attach_timings(config, job.timing_cache))
@@ -216,7 +221,8 @@ def _set_targets(trt: Any, config: Any, names: Sequence[str]) -> None:
                 f"{trt.__name__.split('.')[0]} {trt.__version__} does not build for {name}",
                 hint=f"it builds for {', '.join(known)}; on other GPUs and Jetsons use --target tensorrt",
             )
-        config.set_compute_capability(capability, index)
+        if not config.set_compute_capability(capability, index):
+            raise BuildError(f"{trt.__name__.split('.')[0]} does not take {name} as target {index + 1}")
 
 
 def save_timings(config: Any, path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 
 from edgewise.runtime.engines.base import Tensor
 from edgewise.runtime.system.errors import BackendError
+from edgewise.runtime.system.power import power_mode
 
 INSTALL_PYCUDA = (
     "pip install pycuda; it compiles, so the CUDA toolkit must be installed and its bin folder on PATH "
@@ -34,17 +35,20 @@ class Gpu:
         compute_capability: Written `sm86`.
         multiprocessors: Those that are switched on: a Jetson's power modes change their number, and every
             Orin calls itself `Orin`.
+        power_mode: A Jetson's, which changes clocks too; empty elsewhere.
     """
 
     index: int
     name: str
     compute_capability: str
     multiprocessors: int
+    power_mode: str = ""
 
     @property
     def tuned_for(self) -> str:
         """What kernels that were timed here fit."""
-        return f"{self.name}, {self.multiprocessors} multiprocessors"
+        mode = f", power mode {self.power_mode}" if self.power_mode else ""
+        return f"{self.name}, {self.multiprocessors} multiprocessors{mode}"
 
 
 _MAJOR, _MINOR, _MULTIPROCESSORS = 75, 76, 16
@@ -80,7 +84,7 @@ def find_gpu(index: int = 0) -> Gpu:
     major, minor, multiprocessors = (
         number("cuDeviceGetAttribute", attribute, device) for attribute in (_MAJOR, _MINOR, _MULTIPROCESSORS)
     )
-    return Gpu(index, name.value.decode(), f"sm{major}{minor}", multiprocessors)
+    return Gpu(index, name.value.decode(), f"sm{major}{minor}", multiprocessors, power_mode())
 
 
 def _unusable(reason: str) -> BackendError:
@@ -134,13 +138,16 @@ class CudaContext:
         """
         if self._context is None:
             raise BackendError("the CUDA context is closed", hint="open the session again")
-        self._context.push()
         try:
-            yield
+            self._context.push()
+            try:
+                yield
+            finally:
+                # After an error in a kernel every call fails, this one too; the first says what happened.
+                with suppress(self._driver.Error):
+                    self._driver.Context.pop()
         except self._driver.Error as error:
             raise BackendError(f"CUDA failed: {error}", hint="`edgewise doctor` checks the GPU") from error
-        finally:
-            self._driver.Context.pop()
 
     def stream(self) -> Any:
         """A new stream; call inside `active`."""
@@ -178,5 +185,6 @@ class TensorBuffer:
         self._driver.memcpy_dtoh_async(self.host, self._device, stream)
 
     def free(self) -> None:
-        """Free the device memory; call inside `active`."""
-        self._device.free()
+        """Free the device memory; call inside `active`. A context that an error has ended holds none."""
+        with suppress(self._driver.Error):
+            self._device.free()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -166,11 +167,13 @@ class TensorRTEngine(HostState):
         if self._closed:
             return
         self._closed = True
-        with self._cuda.active():
+        # An error that ended the context was raised by the call that met it, and must not be hidden here.
+        with suppress(BackendError), self._cuda.active():
             for buffer in self._buffers.values():
                 buffer.free()
-            self._buffers.clear()
             self._context = self._engine = self._runtime = self._stream = None
+        self._buffers.clear()
+        self._context = self._engine = self._runtime = self._stream = None
         self._cuda.close()
 
     def _open(self, plan: bytes, trt: Any) -> None:
@@ -200,11 +203,20 @@ class TensorRTEngine(HostState):
         self._stream = self._cuda.stream()
         for spec in self._inputs:
             if None in tensors[spec.name].shape:
-                self._context.set_input_shape(spec.name, spec.shape)
+                self._take(self._context.set_input_shape(spec.name, spec.shape), spec)
         for spec in (*self._inputs, *self._outputs):
             buffer = self._cuda.buffer(spec.shape, numpy_dtype(tensors[spec.name].dtype))
             self._buffers[spec.name] = buffer
-            self._context.set_tensor_address(spec.name, buffer.address)
+            self._take(self._context.set_tensor_address(spec.name, buffer.address), spec)
+
+    def _take(self, taken: bool, spec: TensorSpec) -> None:
+        """Raise BackendError where TensorRT does not take a tensor's shape or address."""
+        if not taken:
+            raise BackendError(
+                f"TensorRT does not take tensor {spec.name!r} of shape {spec.shape}: {self._reason()}",
+                where=self._where,
+                hint="run `edgewise build` again",
+            )
 
     def _listen(self, severity: str, message: str) -> None:
         if severity == ERROR:

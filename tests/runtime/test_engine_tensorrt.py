@@ -296,9 +296,12 @@ class PretendedTensorRT:
             )
             return not self._fail
 
+        def take(kind: str, values: dict[str, Any]) -> Callable[[str, Any], bool]:
+            return lambda name, value: self._fail != kind and values.setdefault(name, value) == value
+
         return SimpleNamespace(
-            set_input_shape=shapes.__setitem__,
-            set_tensor_address=addresses.__setitem__,
+            set_input_shape=take("shape", shapes),
+            set_tensor_address=take("address", addresses),
             execute_async_v3=execute,
         )
 
@@ -362,6 +365,56 @@ def test_close_frees_everything_once(trt: Any, device: PretendedDevice) -> None:
     assert (device.allocated, device.depth) == ({}, 0)
     with pytest.raises(BackendError, match="closed"):
         engine.run({"image": np.ones((1, 2, 2, 3), np.uint8)})
+
+
+def test_close_after_an_error_that_ended_the_context_hides_nothing(
+    trt: Any, device: PretendedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An illegal address in a kernel makes every later call of the process fail, those that free included."""
+    engine = open_pretended(trt, device)
+
+    def refuse(*arguments: object) -> None:
+        raise device.Error("an illegal memory access was encountered")
+
+    def run() -> None:
+        try:
+            engine.run({"image": np.ones((1, 2, 2, 3), np.uint8)})
+        finally:
+            for owner, name in (
+                (device.Context, "pop"), (device, "_push"), (PretendedMemory, "free"), (device, "_drain")
+            ):  # fmt: skip
+                monkeypatch.setattr(owner, name, refuse)
+            engine.close()
+
+    monkeypatch.setattr(device, "memcpy_dtoh_async", lambda *arguments: refuse())
+    with pytest.raises(BackendError, match="CUDA failed: an illegal memory access") as caught:
+        run()
+    assert caught.value.__context__ is caught.value.__cause__, "nothing was raised on top of it"
+    with pytest.raises(BackendError, match="closed"):
+        engine.run({"image": np.ones((1, 2, 2, 3), np.uint8)})
+
+
+def test_an_error_while_the_context_is_left_does_not_hide_the_first(
+    trt: Any, device: PretendedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_pretended(trt, device)
+
+    def refuse(*arguments: object) -> None:
+        raise device.Error("the second error" if arguments == () else "the first error")
+
+    monkeypatch.setattr(device, "memcpy_htod_async", refuse)
+    monkeypatch.setattr(device.Context, "pop", refuse)
+    with pytest.raises(BackendError, match="the first error"):
+        engine.run({"image": np.ones((1, 2, 2, 3), np.uint8)})
+
+
+@pytest.mark.parametrize(("fail", "spec"), [("shape", "image"), ("address", "image")])
+def test_a_shape_or_an_address_that_tensorrt_does_not_take_is_an_error(
+    trt: Any, device: PretendedDevice, fail: str, spec: str
+) -> None:
+    with pytest.raises(BackendError, match=f"does not take tensor '{spec}'"):
+        open_pretended(trt, device, fail=fail)
+    assert (device.allocated, device.depth) == ({}, 0)
 
 
 def test_engine_of_another_tensorrt_is_refused_with_its_reason(trt: Any, device: PretendedDevice) -> None:
