@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from edgewise.exporter.engines.apart import compile_apart
 from edgewise.exporter.engines.check import check_realised
 from edgewise.exporter.engines.compile import CompileJob, compile_graph
 from edgewise.exporter.engines.pins import Pins, pins_from_types, read_model
@@ -97,7 +98,8 @@ def build_engine(
     if not options.force and (known := cache.lookup(plan.key)) is not None:
         options.progress("found in the cache")
         return known
-    compiled = compile_graph(trt, plan.job)
+    stoppable = hasattr(trt, "IProgressMonitor")
+    compiled = compile_graph(trt, plan.job) if stoppable else compile_apart(target, plan.job)
     options.progress("checking the precision")
     check_realised(
         precision,

@@ -19,7 +19,8 @@ from edgewise.runtime.system.atomic import write_bytes
 from edgewise.runtime.system.errors import BuildError
 
 
-def _silent(message: str) -> None:
+def silent(message: str) -> None:
+    """Report nothing."""
     del message
 
 
@@ -51,7 +52,7 @@ class CompileJob:
     workspace_mib: int | None = None
     optimisation_level: int | None = None
     timing_cache: Path | None = None
-    report: Callable[[str], None] = _silent
+    report: Callable[[str], None] = silent
 
 
 @dataclass(frozen=True)

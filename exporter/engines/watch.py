@@ -57,7 +57,7 @@ def interruptible() -> Generator[Cancellation]:
 
 
 def make_monitor(trt: Any, report: Callable[[str], None], request: Cancellation) -> Any:
-    """An `IProgressMonitor` (TensorRT 9 and later) that reports phases and stops the build on request."""
+    """An `IProgressMonitor` (TensorRT 10 and later) that reports phases and stops the build on request."""
 
     def construct(self: Any) -> None:
         trt.IProgressMonitor.__init__(self)
