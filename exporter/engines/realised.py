@@ -42,6 +42,9 @@ _TYPES = {
     "bool": INTEGER,
 }
 
+_BYTES = {"float": 4, "fp32": 4, "half": 2, "fp16": 2, "bfloat16": 2, "bf16": 2, "int32": 4, "int64": 8}
+"""Of the types wider than one byte."""
+
 _POINTWISE = ("kgen", "reformat", "pointwise", "pointwisev2", "scale", "noop", "constant", "shuffle", "cast")
 """Layers around a weighted one: padding, bias, rescaling."""
 
@@ -63,6 +66,8 @@ class EngineLayer:
         inputs, outputs: Types of its tensors, `fp32`, `fp16`, `int8`, ..., or `integer`.
         weights: Type of its weights; None where it has none.
         tactic: Name of its kernel; empty where none is listed.
+        moved: Bytes of its inputs and outputs, without constants, each counted once; a tensor whose size the
+            list does not say counts 0.
     """
 
     name: str
@@ -72,6 +77,7 @@ class EngineLayer:
     outputs: tuple[str, ...]
     weights: str | None = None
     tactic: str = ""
+    moved: int = 0
 
     def holds(self, node: str) -> bool:
         """Whether an ONNX node went into it; layers without metadata are named `node + node`."""
@@ -189,6 +195,7 @@ def layers_from_log(message: str) -> tuple[EngineLayer, ...]:
                 inputs=_log_types(match["inputs"]),
                 outputs=_log_types(match["outputs"]),
                 weights=max(constants, key=lambda constant: constant[0])[1] if has_weights else None,
+                moved=_log_bytes(match["inputs"]) + _log_bytes(match["outputs"]),
             )
         )
     return tuple(layers)
@@ -219,6 +226,7 @@ def layers_from_inspector(text: str) -> tuple[EngineLayer, ...]:
                 outputs=tuple(_inspector_type(tensor) for tensor in entry.get("Outputs", ())),
                 weights=_inspector_weights(entry),
                 tactic=str(entry.get("TacticName", "")),
+                moved=sum(map(_inspector_bytes, (*entry.get("Inputs", ()), *entry.get("Outputs", ())))),
             )
         )
     return tuple(layers)
@@ -251,6 +259,20 @@ def _inspector_weights(entry: dict[str, Any]) -> str | None:
 
 def _log_types(tensors: str) -> tuple[str, ...]:
     return tuple(_type(tensor["type"]) for tensor in _LOG_TENSOR.finditer(tensors))
+
+
+def _log_bytes(tensors: str) -> int:
+    return sum(
+        math.prod(int(size) for size in tensor["dimensions"].split(",") if size)
+        * _BYTES.get(tensor["type"].lower(), 1)
+        for tensor in _LOG_TENSOR.finditer(tensors)
+    )
+
+
+def _inspector_bytes(tensor: dict[str, Any]) -> int:
+    kind = _inspector_type(tensor)
+    wide = str(tensor.get("Datatype", kind)).lower()
+    return max(0, math.prod(tensor.get("Dimensions", (0,)))) * _BYTES.get(wide, 1)
 
 
 def _type(name: str) -> str:

@@ -75,16 +75,16 @@ def greedy_nms(
     rounds as the longest chain of suppressions, and two equal rounds prove that it is reached.
 
     Args:
-        boxes: float32 [N, k, 4], corner form, sorted by falling score.
-        groups: Numbers [N, k]; boxes of different groups (classes) do not meet. None: all are of one group.
-        valid: bool [N, k]; the others neither survive nor suppress.
+        boxes: float32 [..., k, 4], corner form, sorted by falling score.
+        groups: Numbers [..., k]; boxes of different groups (classes) do not meet. None: all are of one group.
+        valid: bool [..., k]; the others neither survive nor suppress.
         threshold: Largest IoU, in (0, 1], at which both stay.
         rounds: Number of rounds, at least 2. None: as many as it takes, for code that is not exported.
         plus_one: Corners are inclusive: sides are x2 - x1 + 1 (Detectron).
         order: float32 [K, K], K >= k, from `rank_order`, to be shared; None: made here.
 
     Returns:
-        bool [N, k]: survivors. bool [N]: settled, false where the rounds did not suffice for a proof.
+        bool [..., k]: survivors. bool [...]: settled, false where the rounds did not suffice for a proof.
     """
     if plus_one:
         boxes = exclusive(boxes)

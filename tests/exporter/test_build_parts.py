@@ -229,6 +229,12 @@ def test_node_is_found_behind_any_suffix_of_the_metadata() -> None:
     assert turned.holds("a[0]")
 
 
+def test_the_inspector_says_what_a_layer_moves() -> None:
+    first, second = layers_from_inspector(json.dumps({"Layers": [INSPECTED_10, INSPECTED_86]}))
+    assert first.moved == 4 * 8 * 8 + 2 * 32 * 8 * 8
+    assert second.moved == 0, "8.6 lists no sizes here"
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "[]", '{"Layers": ["conv1 + relu1"]}', json.dumps({"Layers": [{**INSPECTED_86, "Inputs": [{}]}]})],
@@ -273,6 +279,7 @@ def test_builder_log_is_read_and_counted() -> None:
     layers = layers_from_log(message)
     assert [layer.computes_in for layer in layers] == ["fp16", "fp16", "integer"]
     assert count_types(layers) == {"fp16": 2, "integer": 1}
+    assert [layer.moved for layer in layers] == [192 + 2 + 512, 512 + 2048, 80 + 40], "constants do not move"
     assert node_type("c", layers) == "fp16"
     assert node_type("elsewhere", layers) is None
 

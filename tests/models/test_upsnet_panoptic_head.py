@@ -13,6 +13,7 @@ from edgewise.models.families.upsnet.panoptic_head import (
     paste,
     prune,
     thing_maps,
+    winners,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -185,8 +186,9 @@ def sequential(masks, classes, valid, overlap):
     count=st.integers(1, 12),
     overlap=st.sampled_from([0.0, 0.3, 0.5, 1.0]),
     density=st.floats(0.05, 0.9),
+    pair_rounds=st.integers(0, 6),
 )
-def test_pruning_is_the_sequential_one(seed, count, overlap, density):
+def test_pruning_is_the_sequential_one(seed, count, overlap, density, pair_rounds):
     rng = np.random.default_rng(seed)
     masks = rng.random((count, 5, 6)) < density
     classes, valid = rng.integers(0, 2, count), rng.random(count) < 0.8
@@ -196,6 +198,7 @@ def test_pruning_is_the_sequential_one(seed, count, overlap, density):
         torch.from_numpy(valid),
         overlap,
         count + 2,
+        pair_rounds,
     )
     assert bool(settled)
     assert keep.tolist() == sequential(masks, classes, valid, overlap)
@@ -212,6 +215,47 @@ def test_a_chain_longer_than_the_rounds_is_not_called_settled():
         keep, settled = prune(masks, classes, valid, 0.3, rounds)
         assert not bool(settled) or keep.tolist() == wanted
         assert bool(settled) == (rounds >= 12)
+
+
+def test_one_round_over_the_pixels_proves_what_pairs_of_masks_say():
+    """In the chain no three masks meet, so the rounds over pairs are enough, however long it is."""
+    masks = torch.zeros(12, 1, 26)
+    for index in range(12):
+        masks[index, 0, 2 * index : 2 * index + 4] = 1
+    classes, valid = torch.zeros(12, dtype=torch.int64), torch.ones(12, dtype=torch.bool)
+    for pair_rounds in range(16):
+        keep, settled = prune(masks, classes, valid, 0.3, 1, pair_rounds)
+        assert bool(settled) == (pair_rounds >= 11)
+        assert not bool(settled) or keep.tolist() == [index % 2 == 0 for index in range(12)]
+
+
+def test_what_pairs_of_masks_get_wrong_is_not_called_settled():
+    """The same fifth of the last mask lies under each of the others: the sum says two fifths."""
+    masks = torch.zeros(3, 1, 30)
+    masks[0, 0, :10] = 1
+    masks[1, 0, 8:18] = 1
+    masks[2, 0, [8, 9, *range(20, 28)]] = 1
+    classes, valid = torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.bool)
+    wanted = sequential(masks.numpy() > 0, classes.numpy(), valid.numpy(), 0.3)
+    assert wanted == [True, True, True]
+    keep, settled = prune(masks, classes, valid, 0.3, 1, 4)
+    assert (keep.tolist(), bool(settled)) == (wanted, False)
+    keep, settled = prune(masks, classes, valid, 0.3, 2, 4)
+    assert (keep.tolist(), bool(settled)) == (wanted, True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31), count=st.integers(1, 6))
+def test_the_winner_is_the_argmax_of_all_logits(seed, count):
+    """Few different values, so that many logits are equal."""
+    rng = np.random.default_rng(seed)
+    scores, things, pasted = (
+        torch.from_numpy(rng.integers(-2, 3, (channels, 6, 7)).astype(np.float32))
+        for channels in (STUFF + THINGS, count, count)
+    )
+    alive = torch.from_numpy(rng.random(count) < 0.6)
+    wanted = panoptic_logits(scores, things, pasted, alive, STUFF).argmax(dim=0)
+    assert torch.equal(winners(scores, things, pasted, alive, STUFF).long(), wanted)
 
 
 def test_slots_that_are_not_alive_change_nothing():

@@ -78,6 +78,7 @@ class DecodingConfig(Config, frozen=True):
     pruning_overlap: Fraction = 0.3
     """A mask falls when more than this share of it lies under better masks of its class."""
     pruning_rounds: Rounds = 8
+    """Rounds of the pruning over pairs of masks; a quarter as many, but two at least, over all pixels."""
     panoptic_stride: PositiveInt = 4
     """Input pixels a cell of the panoptic map."""
     stuff_area_limit: Index = 4096

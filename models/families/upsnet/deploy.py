@@ -67,11 +67,12 @@ class UpsnetDeploy(nn.Module):
             stuff_count=config.stuff_count,
             stride=decoding.panoptic_stride,
             overlap=decoding.pruning_overlap,
-            rounds=decoding.pruning_rounds,
+            rounds=max(2, decoding.pruning_rounds // 4),
+            pair_rounds=decoding.pruning_rounds,
         )
         alive = panoptic.alive.to(scores.dtype)
         settled = settled & panoptic.settled & found.settled[0]
-        channel = maps[0].argmax(dim=0)
+        channel = maps[0].argmax(dim=0).to(torch.int32)
         semantic = torch.where(
             channel < config.stuff_count, channel + config.thing_count, channel - config.stuff_count
         )
@@ -79,8 +80,8 @@ class UpsnetDeploy(nn.Module):
             (exclusive(boxes) * alive[:, None])[None],
             (scores * alive)[None],
             (classes * panoptic.alive.to(classes.dtype)).to(torch.int32)[None],
-            panoptic.segments.to(torch.int32)[None],
-            semantic.to(torch.int32)[None],
+            panoptic.segments[None],
+            semantic[None],
             settled.to(torch.int32).reshape(1),
             *features.proposals.objectness,
             *features.proposals.deltas,

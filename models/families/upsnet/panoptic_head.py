@@ -81,7 +81,7 @@ def _interpolation(low: Tensor, extent: Tensor, bins: int, cells: Tensor) -> Ten
 
 
 def prune(
-    masks: Tensor, classes: Tensor, valid: Tensor, overlap: float, rounds: int
+    masks: Tensor, classes: Tensor, valid: Tensor, overlap: float, rounds: int, pair_rounds: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Which masks stay when, best first, each must be mostly free of the better masks of its class.
 
@@ -89,30 +89,42 @@ def prune(
     masks of its class that stay. Whether i stays depends on better masks only, so repeating the rule for all
     at once has one fixed point, the sequential answer; two equal rounds prove that it is reached.
 
+    Such a round moves as many values as all masks have. The areas that masks share in pairs are counted once,
+    and rounds over those [K, K] values give what it begins with: a union counts as the sum of its parts
+    there, which is right wherever no three masks of a class meet. One full round then proves it.
+
     Args:
         masks: [K, h, w] of 0 and 1 (float32), sorted by falling score.
         classes: int64 [K].
         valid: bool [K]; the others are not there.
         overlap: Share of the mask's area, in [0, 1].
-        rounds: Of the iteration, at least 2.
+        rounds: Over all pixels, at least 1.
+        pair_rounds: Over pairs of masks, before those.
 
     Returns:
         bool [K]: kept. bool []: settled.
     """
     count = masks.shape[0]
     flat = masks.flatten(1)
-    area = flat.sum(dim=1)
+    shared = torch.matmul(flat, flat.transpose(0, 1))
+    area = (shared * torch.eye(count, device=masks.device, dtype=masks.dtype)).sum(dim=1)
     share = Fraction(overlap).limit_denominator(1000)
     present = (valid & (area > 0.5)).to(masks.dtype)
     better = torch.tril(torch.ones(count, count, device=masks.device, dtype=masks.dtype), diagonal=-1)
     rivals = better * (classes[:, None] == classes[None, :]).to(masks.dtype)
+
+    def stay(common: Tensor) -> Tensor:
+        # Whole numbers on both sides: exact below 2^24.
+        return present * (common * share.denominator <= area * share.numerator).to(masks.dtype)
+
     keep = before = present
+    for _ in range(pair_rounds):
+        keep = stay((shared * rivals * keep[None, :]).sum(dim=1))
     for _ in range(rounds):
         before = keep
-        covered = (torch.matmul(rivals * keep[None, :], flat) > 0.5).to(masks.dtype)
-        common = (covered * flat).sum(dim=1)
-        # Whole numbers on both sides: exact below 2^24.
-        keep = present * (common * share.denominator <= area * share.numerator).to(masks.dtype)
+        covered = (torch.matmul(rivals * keep[None, :], flat) > 0.5).to(masks.dtype).reshape(masks.shape)
+        # Row by row first: whole numbers below 2049 are exact in float16 too.
+        keep = stay((covered * masks).sum(dim=2).sum(dim=1))
     return keep > 0.5, (keep - before).abs().amax(dim=0) < 0.5
 
 
@@ -152,20 +164,39 @@ def panoptic_logits(
     Returns:
         float32 [stuff + K + 1, h, w].
     """
-    stuff, anything = scores[:stuff_count], scores[stuff_count:].amax(dim=0, keepdim=True)
+    instances = torch.where(alive[:, None, None], things + pasted, NEVER)
+    unknown = _unknown(scores[stuff_count:], things, alive)
+    return torch.cat((scores[:stuff_count], instances, unknown[None]))
+
+
+def _unknown(things_scores: Tensor, things: Tensor, alive: Tensor) -> Tensor:
+    """The best thing channel, minus the best semantic map of any instance that is alive -> [h, w]."""
+    anything = things_scores.amax(dim=0)
     if things.shape[0] == 0:
-        return torch.cat((stuff, anything))
-    lives = alive[:, None, None]
-    explained = torch.where(lives, things, NEVER).amax(dim=0, keepdim=True)
-    explained = torch.where(explained > 0.5 * NEVER, explained, 0.0)
-    return torch.cat((stuff, torch.where(lives, things + pasted, NEVER), anything - explained))
+        return anything
+    explained = torch.where(alive[:, None, None], things, NEVER).amax(dim=0)
+    return anything - torch.where(explained > 0.5 * NEVER, explained, 0.0)
+
+
+def winners(scores: Tensor, things: Tensor, pasted: Tensor, alive: Tensor, stuff_count: int) -> Tensor:
+    """`panoptic_logits(...).argmax(dim=0)` without the stack of all logits in memory -> int32 [h, w].
+
+    Of equal logits the first one wins: stuff before instances before "unknown".
+    """
+    stuff, best_stuff = scores[:stuff_count].max(dim=0)
+    instance, best_instance = torch.where(alive[:, None, None], things + pasted, NEVER).max(dim=0)
+    slot, channel = best_instance.to(torch.int32), best_stuff.to(torch.int32)
+    found = torch.where(instance > stuff, slot + stuff_count, channel)
+    last = stuff_count + things.shape[0]
+    unknown = _unknown(scores[stuff_count:], things, alive)
+    return torch.where(unknown > torch.maximum(stuff, instance), last, found)
 
 
 class PanopticMap(NamedTuple):
     """What the panoptic head says of one image."""
 
     segments: Tensor
-    """int64 [h, w]: stuff channel, or stuff_count + slot, or stuff_count + K for unknown."""
+    """int32 [h, w]: stuff channel, or stuff_count + slot, or stuff_count + K for unknown."""
     alive: Tensor
     """bool [K]: slots that competed."""
     settled: Tensor
@@ -182,6 +213,7 @@ def panoptic_map(
     stride: int,
     overlap: float,
     rounds: int,
+    pair_rounds: int = 0,
 ) -> PanopticMap:
     """Paste, prune and compete: the whole head at inference.
 
@@ -196,16 +228,15 @@ def panoptic_map(
         valid: bool [K]: the slot holds a candidate; candidates come first, by falling score.
         stuff_count: Number of stuff channels.
         stride: Input pixels a cell of `scores`.
-        overlap: As in `prune`.
-        rounds: As in `prune`.
+        overlap, rounds, pair_rounds: As in `prune`.
     """
     size = (scores.shape[1], scores.shape[2])
     pasted = paste(logits, boxes, size, stride)
-    keep, settled = prune((pasted > 0.0).to(pasted.dtype), classes, valid, overlap, rounds)
+    keep, settled = prune((pasted > 0.0).to(pasted.dtype), classes, valid, overlap, rounds, pair_rounds)
     rank = torch.arange(keep.shape[0], device=keep.device)
     none = keep.to(pasted.dtype).amax(dim=0) < 0.5
     alive = keep | (valid & (rank == 0) & none)
     pasted = pasted * keep.to(pasted.dtype)[:, None, None]
     things = thing_maps(scores, boxes, classes, stuff_count, stride)
-    segments = panoptic_logits(scores, things, pasted, alive, stuff_count).argmax(dim=0)
+    segments = winners(scores, things, pasted, alive, stuff_count)
     return PanopticMap(segments, alive, settled)

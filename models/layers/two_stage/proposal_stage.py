@@ -111,33 +111,51 @@ def proposals(
         K = min(config.kept, sum of the levels' candidates) proposals an image.
     """
     counts = [min(config.candidates, len(level)) for level in anchors]
+    slots = max(counts)
     if order is None:
-        order = rank_order(max(counts), anchors[0].device)
-    boxes, logits, settled = [], [], []
-    for scores, regression, level, count in zip(objectness, deltas, anchors, counts, strict=True):
-        ranked, index = per_anchor(scores, 1)[..., 0].topk(count, dim=1)
-        chosen = level.index_select(0, index.flatten()).reshape(*index.shape, 4)
-        decoded = coding.clip(coding.decode(rows(per_anchor(regression, 4), index), chosen), extent)
-        width, height = coding.sides(decoded)
-        valid = torch.minimum(width, height) >= config.smallest
-        keep, proven = greedy_nms(
-            decoded,
-            None,
-            valid,
-            config.iou_threshold,
-            None if exact else config.rounds,
-            plus_one=coding.plus_one,
-            order=order,
-        )
-        boxes.append(decoded)
-        logits.append(torch.where(keep, ranked, DEAD))
-        settled.append(proven)
-    best, place = torch.cat(logits, dim=1).topk(min(config.kept, sum(counts)), dim=1)
+        order = rank_order(slots, anchors[0].device)
+    ranked, regression, chosen = [], [], []
+    for scores, deltas_here, level, count in zip(objectness, deltas, anchors, counts, strict=True):
+        best, index = per_anchor(scores, 1)[..., 0].topk(count, dim=1)
+        missing = slots - count
+        ranked.append(F.pad(best, (0, missing), value=DEAD))
+        regression.append(F.pad(rows(per_anchor(deltas_here, 4), index), (0, 0, 0, missing)))
+        own = level.index_select(0, index.flatten()).reshape(*index.shape, 4)
+        chosen.append(F.pad(own, (0, 0, 0, missing)))
+    logits = torch.stack(ranked, dim=1)
+    boxes = coding.clip(coding.decode(torch.stack(regression, dim=1), torch.stack(chosen, dim=1)), extent)
+    width, height = coding.sides(boxes)
+    there = torch.arange(slots, device=boxes.device) < torch.tensor(counts, device=boxes.device)[:, None]
+    valid = (torch.minimum(width, height) >= config.smallest) & there
+    keep, settled = _suppressed(boxes, valid, config, coding, order, exact=exact)
+    survivors = torch.where(keep, logits, DEAD).flatten(1)
+    best, place = survivors.topk(min(config.kept, sum(counts)), dim=1)
     alive = best > DEAD / 2
     mask = alive.to(best.dtype)
-    chosen = rows(torch.cat(boxes, dim=1), place) * mask[..., None]
-    proven = torch.stack(settled).all(dim=0)
-    return Proposals(chosen, torch.sigmoid(best) * mask, alive, proven)
+    kept = rows(boxes.flatten(1, 2), place) * mask[..., None]
+    return Proposals(kept, torch.sigmoid(best) * mask, alive, settled)
+
+
+def _suppressed(
+    boxes: Tensor, valid: Tensor, config: ProposalConfig, coding: BoxCoding, order: Tensor, *, exact: bool
+) -> tuple[Tensor, Tensor]:
+    """Which candidates [N, levels, k] of boxes [N, levels, k, 4] survive on their level; bool [N]: settled.
+
+    All levels go through each round together: a round is then one kernel of a compiled graph, not one a
+    level. Without a limit they go one by one, as each takes its own number of rounds and its own memory.
+    """
+
+    def suppress(boxes: Tensor, valid: Tensor, rounds: int | None) -> tuple[Tensor, Tensor]:
+        return greedy_nms(
+            boxes, None, valid, config.iou_threshold, rounds, plus_one=coding.plus_one, order=order
+        )
+
+    if not exact:
+        keep, settled = suppress(boxes, valid, config.rounds)
+        return keep, settled.all(dim=1)
+    levels = [suppress(*level, None) for level in zip(boxes.unbind(1), valid.unbind(1), strict=True)]
+    keeps, proofs = zip(*levels, strict=True)
+    return torch.stack(keeps, dim=1), torch.stack(proofs).all(dim=0)
 
 
 class Divisor(enum.Enum):
