@@ -11,6 +11,7 @@ import numpy as np
 from edgewise.calibration.samples import CalibrationSet, Sample
 from edgewise.exporter.bundle.goldens import Picture, read_frames
 from edgewise.exporter.precision.agreement import TaskMetric
+from edgewise.models.measuring.tasks import TASKS
 from edgewise.runtime.contract.manifest import Budget, CalibrationMethod, Manifest, Precision
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.system.errors import CalibrationError
@@ -122,8 +123,8 @@ def _only_box(box: tuple[float, float, float, float]) -> FrameBoxes:
 
 def _take(request: CalibrationRequest, manifest: Manifest, count: int, exclude: list[Path]) -> CalibrationSet:
     folder, annotations = request.images, request.images
-    if folder.is_dir():
-        annotations = folder / f"{manifest.task}.json"
+    if folder.is_dir() and manifest.task in TASKS:
+        annotations = folder / TASKS[manifest.task].dataset.file_name
     if not annotations.is_file():
         return CalibrationSet.from_folder(folder, count=count, seed=request.seed, exclude=exclude)
     beside = annotations.parent / "images"

@@ -44,7 +44,6 @@ from edgewise.runtime.contract.preprocessing import Preprocess
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-INSTANCES_FILE = "instances.json"
 _HINT = "give a COCO annotation file, or a folder with instances.json and images/"
 
 
@@ -64,6 +63,7 @@ class CocoObjects(AnnotatedImages):
         vocabulary: One class a category, by rising id.
     """
 
+    file_name: ClassVar[str] = "instances.json"
     masks_needed: ClassVar[bool] = True
     """Whether an object without a segmentation is a fault; where it is none, its mask is its box."""
 
@@ -85,7 +85,7 @@ class CocoObjects(AnnotatedImages):
                 name an unknown image or category or have an impossible box or a broken segmentation (all of
                 them at once), or an image file that is missing.
         """
-        json = annotation_file(data, INSTANCES_FILE)
+        json = annotation_file(data, cls.file_name)
         file = read_file(json, _File, "instance", _HINT)
         refuse_lists(file.images, file.categories, json)
         categories = classes_of(file.categories, {one.category_id for one in file.annotations})

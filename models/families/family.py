@@ -62,7 +62,7 @@ class Named:
         if any(not count if isinstance(part, str) else count != part for part, count in counts):
             raise ModelError(
                 f"{self.says}, the vocabulary has {size}",
-                hint=f"give a dataset of the task {task} ({task}.json of a scenes folder)",
+                hint=f"give a dataset of the task {task}",
             )
         return msgspec.structs.replace(
             config, **{part: count for part, count in counts if isinstance(part, str)}

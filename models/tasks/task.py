@@ -61,6 +61,11 @@ class Metric(Protocol):
 class DatasetFormat(Protocol):
     """How the annotations of a task are read: a dataset's class, by its `open`."""
 
+    @property
+    def file_name(self) -> str:
+        """The annotation file in a folder that holds several."""
+        ...
+
     def open(self, data: Path, images: Path | None = None, *, keep: bool = False) -> Dataset:
         """Read and check the annotations.
 

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgewise.models.data.coco_objects import INSTANCES_FILE, CocoObjects
+from edgewise.models.data.coco_objects import CocoObjects
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.pixels.masks import crop_dense
-
-__all__ = ["INSTANCES_FILE", "CocoInstances"]
 
 
 @dataclass

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -46,7 +47,6 @@ from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.kinds.keypoints.sides import flip_pairs, without_partner, without_side
 from edgewise.runtime.system.errors import DatasetError
 
-KEYPOINTS_FILE = "keypoints.json"
 PIXEL_CENTRE = 0.5
 """From COCO's index of a pixel to its centre in continuous coordinates."""
 _HINT = "give a COCO keypoint file, or a folder with keypoints.json and images/"
@@ -107,6 +107,8 @@ class CocoKeypoints(AnnotatedImages):
         vocabulary: The category and its keypoint layout.
     """
 
+    file_name: ClassVar[str] = "keypoints.json"
+
     _people: tuple[tuple[CocoPerson, ...], ...]
     _samples: tuple[tuple[int, CocoPerson], ...]
 
@@ -124,7 +126,7 @@ class CocoKeypoints(AnnotatedImages):
                 that name an unknown image or category or have an impossible box or odd keypoints (all of them
                 at once), no images, or an image file that is missing.
         """
-        json = annotation_file(data, KEYPOINTS_FILE)
+        json = annotation_file(data, cls.file_name)
         file = read_file(json, _File, "keypoint", _HINT)
         refuse_lists(file.images, file.categories, json)
         category = _only_category(file.categories, {one.category_id for one in file.annotations}, json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -36,7 +37,6 @@ from edgewise.runtime.frames.preprocessing import preprocess
 from edgewise.runtime.kinds.panoptic.result import Panoptic
 from edgewise.runtime.system.errors import DatasetError
 
-PANOPTIC_FILE = "panoptic.json"
 VOID = -1
 """Semantic index of pixels that belong to no segment, or to a crowd."""
 _HINT = "give a COCO panoptic json with its folder of segment images beside it (panoptic.json, panoptic/)"
@@ -88,6 +88,8 @@ class CocoPanoptic(AnnotatedImages):
         vocabulary: Things by rising id, then stuff by rising id.
     """
 
+    file_name: ClassVar[str] = "panoptic.json"
+
     segment_folder: Path
     _annotations: tuple[CocoPanopticAnnotation, ...]
     _classes: dict[int, int]
@@ -107,7 +109,7 @@ class CocoPanoptic(AnnotatedImages):
             DatasetError: No such file, not COCO, a picture with no annotation or two, an unknown image or
                 category, a segment id twice, no pictures, or a file that is missing.
         """
-        json = annotation_file(data, PANOPTIC_FILE)
+        json = annotation_file(data, cls.file_name)
         file = read_file(json, _File, "panoptic", _HINT)
         refuse_lists(file.images, file.categories, json)
         used = {one.category_id for picture in file.annotations for one in picture.segments_info}
