@@ -85,7 +85,14 @@ class MaskRule(enum.Enum):
     BILINEAR_HALF_PIXEL = "bilinear-half-pixel"
     """Sample at pixel centres with half-pixel alignment, edge pixels repeated (no antialias)."""
     PASTE_ALIGNED = "paste-aligned"
-    """Sample at pixel centres inside the continuous box with zeros outside (Mask R-CNN, aligned)."""
+    """Sample at pixel centres inside the continuous box with zeros outside (detectron2)."""
+    PASTE_PADDED = "paste-padded"
+    """The mask with a ring of zeros around it fills whole pixels of the enlarged box: both corners are cut
+    off towards 0, and the far one's pixel belongs to it (torchvision)."""
+
+
+PASTE_RULES = (MaskRule.PASTE_ALIGNED, MaskRule.PASTE_PADDED)
+"""Of masks that fill their boxes."""
 
 
 class PrototypeInstances(ResultKind, frozen=True, kw_only=True, tag="prototype-instances"):
@@ -109,7 +116,7 @@ class PrototypeInstances(ResultKind, frozen=True, kw_only=True, tag="prototype-i
 
     def problems(self, manifest: Manifest) -> Iterable[str]:
         yield from super().problems(manifest)
-        yield from _other_rule(self.mask_rule, MaskRule.BILINEAR_HALF_PIXEL)
+        yield from _other_rule(self.mask_rule, (MaskRule.BILINEAR_HALF_PIXEL,))
 
 
 class PastedInstances(ResultKind, frozen=True, kw_only=True, tag="pasted-instances"):
@@ -128,7 +135,7 @@ class PastedInstances(ResultKind, frozen=True, kw_only=True, tag="pasted-instanc
 
     def problems(self, manifest: Manifest) -> Iterable[str]:
         yield from super().problems(manifest)
-        yield from _other_rule(self.mask_rule, MaskRule.PASTE_ALIGNED)
+        yield from _other_rule(self.mask_rule, PASTE_RULES)
 
 
 class PanopticSegments(ResultKind, frozen=True, kw_only=True, tag="panoptic-segments"):
@@ -213,9 +220,10 @@ class HeatmapKeypoints(ResultKind, frozen=True, kw_only=True, tag="heatmap-keypo
             )
 
 
-def _other_rule(stated: MaskRule, implemented: MaskRule) -> Iterable[str]:
-    if stated is not implemented:
-        yield f"these masks are resampled by the rule {implemented.value!r}, not by {stated.value!r}"
+def _other_rule(stated: MaskRule, implemented: tuple[MaskRule, ...]) -> Iterable[str]:
+    if stated not in implemented:
+        names = " or ".join(repr(rule.value) for rule in implemented)
+        yield f"these masks are resampled by the rule {names}, not by {stated.value!r}"
 
 
 _KNOWN: dict[str, type[Postprocess]] = {}

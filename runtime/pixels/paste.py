@@ -85,16 +85,58 @@ def paste_box_masks(
     Raises:
         ResultError: Ill-typed masks or boxes, or values outside 0..1.
     """
+    _check_boxes(masks, boxes, threshold)
+    corners = boxes.astype(np.float64)
+    solid = np.all(corners[:, 2:] > corners[:, :2], axis=1)
+    sides = np.where(solid[:, None], corners[:, 2:] - corners[:, :2], 1.0)
+    pitch = sides / [masks.shape[2], masks.shape[1]]
+    return _paste_ringed(masks, corners[:, :2] - pitch, pitch, solid, frame_size, threshold)
+
+
+def paste_padded_masks(
+    masks: Probabilities, boxes: NDArray[np.floating], frame_size: Size, threshold: float
+) -> MaskCrops:
+    """Masks that fill their boxes, on whole pixels: `MaskRule.PASTE_PADDED`.
+
+    A ring of cells of zeros is put around a mask, and its box grows about its centre as the mask did. The
+    rectangle of the ringed mask begins at the pixel of the box's first corner and ends behind that of the
+    last, coordinates cut off towards 0; it is at least one pixel wide and high.
+
+    Args and raises: as `paste_box_masks`, but a box without an extent is one pixel.
+    """
+    _check_boxes(masks, boxes, threshold)
+    grown = np.array([masks.shape[2] + 2, masks.shape[1] + 2], np.float64)
+    # In float32, as the original: a truncation shows the last bit.
+    corners = boxes.astype(np.float32)
+    centre = (corners[:, 2:] + corners[:, :2]) * np.float32(0.5)
+    half = (corners[:, 2:] - corners[:, :2]) * np.float32(0.5) * (grown / (grown - 2)).astype(np.float32)
+    first, last = np.trunc(centre - half), np.trunc(centre + half)
+    sides = np.maximum(last.astype(np.float64) - first + 1, 1)
+    solid = np.ones(len(masks), np.bool_)
+    return _paste_ringed(masks, first.astype(np.float64), sides / grown, solid, frame_size, threshold)
+
+
+def _check_boxes(masks: Probabilities, boxes: NDArray[np.floating], threshold: float) -> None:
     _check(masks, threshold)
     if boxes.shape != (len(masks), 4) or not np.isfinite(boxes).all():
         raise ResultError(f"{len(masks)} masks need finite boxes [{len(masks)}, 4], not {list(boxes.shape)}")
+
+
+def _paste_ringed(
+    masks: Probabilities,
+    origin: Doubles,
+    pitch: Doubles,
+    solid: NDArray[np.bool_],
+    frame_size: Size,
+    threshold: float,
+) -> MaskCrops:
+    """Masks with a ring of zeros around them, whose cell i begins at `origin` + `pitch` * i (x, y), [n, 2].
+
+    Of what is not `solid`, bool [n], nothing is set.
+    """
     count, down, across = masks.shape
     ringed = np.zeros((count, down + 2, across + 2), np.float32)
     ringed[:, 1:-1, 1:-1] = masks
-    corners = boxes.astype(np.float64)
-    solid = np.all(corners[:, 2:] > corners[:, :2], axis=1)
-    pitch = np.where(solid[:, None], corners[:, 2:] - corners[:, :2], 1.0) / [across, down]
-    origin = corners[:, :2] - pitch
     cells = _cells_above(ringed, threshold)
     cells[~solid, 2:] = -1
     height, width = frame_size

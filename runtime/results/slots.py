@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.postprocessing import MaskRule
+from edgewise.runtime.contract.postprocessing import PASTE_RULES, MaskRule
 from edgewise.runtime.pixels.geometry import Geometry
 from edgewise.runtime.pixels.masks import IntArray, MaskCrops
-from edgewise.runtime.pixels.paste import paste_box_masks, paste_prototype_masks
+from edgewise.runtime.pixels.paste import paste_box_masks, paste_padded_masks, paste_prototype_masks
 from edgewise.runtime.results.outputs import Outputs, read_output, read_scores, read_settled, require
 from edgewise.runtime.system.errors import ResultError
 
@@ -143,8 +143,9 @@ Paste = Callable[[NDArray[np.float32], NDArray[np.float64]], MaskCrops]
 
 
 def _paste(spec: MaskedSlots, geometry: Geometry) -> Paste:
-    if spec.mask_rule is MaskRule.PASTE_ALIGNED:
-        return lambda masks, boxes: paste_box_masks(masks, boxes, geometry.source_size, spec.mask_threshold)
+    if spec.mask_rule in PASTE_RULES:
+        paste = paste_padded_masks if spec.mask_rule is MaskRule.PASTE_PADDED else paste_box_masks
+        return lambda masks, boxes: paste(masks, boxes, geometry.source_size, spec.mask_threshold)
     return lambda masks, boxes: paste_prototype_masks(masks, geometry, spec.mask_threshold)
 
 
