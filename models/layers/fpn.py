@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgewise.models.layers.convolution import convolution
+
 
 class FeaturePyramid(nn.Module):
     """Stage outputs, finest first -> as many levels of `channels`, then `downsamples` coarser ones.
@@ -51,14 +53,20 @@ class NearestFeaturePyramid(nn.Module):
         context: Add a linear projection of the globally averaged coarsest stage to its lateral, from where
             it flows to all.
         extra: Append every other cell of the coarsest level as one more.
+        norm: Batch normalisation behind every convolution, and no bias (torchvision's v2).
     """
 
     def __init__(
-        self, stage_channels: Sequence[int], channels: int, context: bool = False, extra: bool = False
+        self,
+        stage_channels: Sequence[int],
+        channels: int,
+        context: bool = False,
+        extra: bool = False,
+        norm: bool = False,
     ) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(inputs, channels, 1) for inputs in stage_channels)
-        self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, 1, 1) for _ in stage_channels)
+        self.lateral = nn.ModuleList(convolution(inputs, channels, 1, norm=norm) for inputs in stage_channels)
+        self.output = nn.ModuleList(convolution(channels, channels, 3, norm=norm) for _ in stage_channels)
         self.context = nn.Linear(stage_channels[-1], channels) if context else None
         self.extra = extra
 

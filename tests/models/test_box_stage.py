@@ -2,12 +2,19 @@
 
 import math
 
+import msgspec
 import pytest
 import torch
 from torch.nn import functional as F
 
 from edgewise.models.layers.box_coding import BoxCoding
-from edgewise.models.layers.two_stage.box_stage import BoxDecoding, BoxStage, BoxStageConfig, ClearClass
+from edgewise.models.layers.two_stage.box_stage import (
+    BoxDecoding,
+    BoxStage,
+    BoxStageConfig,
+    ClearClass,
+    EveryClass,
+)
 from edgewise.models.layers.two_stage.class_rows import ClassRows
 from edgewise.models.layers.two_stage.region_pooling import RegionPooling
 from edgewise.models.layers.two_stage.sampling import Objects, Regions, RoiSampling, sample_regions
@@ -44,13 +51,19 @@ def stage_of(rows, plus_one: bool = True, slots: int = 12, threshold: float = 0.
             samples_per_bin=2,
         ),
         bins=3,
+        convolutions=0,
         channels=16,
+        layers=2,
         **rows,
         coding=BoxCoding(weights=(10.0, 10.0, 5.0, 5.0), plus_one=plus_one),
         extent=SIZE,
         beta=0.5,
         decoding=BoxDecoding(
-            choice=ClearClass(score_threshold=threshold), iou_threshold=0.4, rounds=40, slots=slots
+            choice=ClearClass(score_threshold=threshold),
+            smallest=0.0,
+            iou_threshold=0.4,
+            rounds=40,
+            slots=slots,
         ),
     )
     torch.manual_seed(0)
@@ -140,6 +153,34 @@ def test_suppression_knows_no_classes():
     found = stage.detect(levels(), regions, torch.tensor([True, True]))
     assert int((found.scores > 0).sum()) == 1
     assert (int(found.classes[0]), found.boxes[0].tolist()) == (0, regions[0].tolist())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("candidates", "slots", "proven"), [(400, 80, True), (30, 3, True), (30, 30, False), (30, 80, False)]
+)
+def test_pairs_that_were_left_out_show(candidates, slots, proven):
+    """Class by class: what is left out matters only where the slots are not full without it."""
+    stage = stage_of(BACKGROUND_FIRST, slots=slots)
+    choice = EveryClass(score_threshold=0.05, candidates=candidates)
+    regions = some_regions(40, 3)
+    decoding = msgspec.structs.replace(stage.config.decoding, choice=choice)
+    stage.config = msgspec.structs.replace(stage.config, decoding=decoding)
+    found = stage.detect(levels(), regions, torch.ones(40, dtype=torch.bool))
+    every = msgspec.structs.replace(decoding, choice=EveryClass(score_threshold=0.05, candidates=3840))
+    stage.config = msgspec.structs.replace(stage.config, decoding=every)
+    wanted = stage.detect(levels(), regions, torch.ones(40, dtype=torch.bool))
+    assert bool(wanted.settled)
+    assert bool(found.settled) == proven
+    assert torch.equal(found.scores, wanted.scores) == proven
+
+
+def test_places_must_be_as_many_as_classes():
+    with pytest.raises(ValueError, match="as many places"):
+        ClassRows(classes=3, count=5, places=(1, 5, 2))
+    rows = ClassRows(classes=3, count=5, places=(4, 1, 2))
+    assert rows.of(torch.tensor([[2, 0]])).tolist() == [[2, 4]]
+    assert rows.select(torch.arange(10).reshape(2, 5)).tolist() == [[4, 1, 2], [9, 6, 7]]
 
 
 def test_a_choice_below_one_half_is_refused():

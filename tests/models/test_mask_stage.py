@@ -39,7 +39,14 @@ def stage_of(rows: ClassRows) -> MaskStage:
     torch.manual_seed(1)
     return MaskStage(
         MaskStageConfig(
-            inputs=4, pooling=pooling, bins=3, channels=8, convolutions=2, rows=rows, targets=TARGETS
+            inputs=4,
+            pooling=pooling,
+            bins=3,
+            channels=8,
+            convolutions=2,
+            norm=False,
+            rows=rows,
+            targets=TARGETS,
         )
     )
 

@@ -199,6 +199,7 @@ def stage_of(objectness: Divisor = Divisor.WHOLE_SAMPLE, box: Divisor = Divisor.
     stage = ProposalStage(
         ProposalStageConfig(
             inputs=4,
+            convolutions=1,
             strides=STRIDES,
             grids=tuple(GRIDS),
             anchor_sizes=tuple((2.0 * stride, 3.0 * stride) for stride in STRIDES),

@@ -182,6 +182,7 @@ class UpsnetConfig(Config, frozen=True):
     def proposal_stage(self) -> ProposalStageConfig:
         return ProposalStageConfig(
             inputs=self.pyramid_channels,
+            convolutions=1,
             strides=self.level_strides,
             grids=self.level_sizes,
             anchor_sizes=tuple(
@@ -204,7 +205,9 @@ class UpsnetConfig(Config, frozen=True):
             inputs=self.pyramid_channels,
             pooling=self._pooling,
             bins=self.box_bins,
+            convolutions=0,
             channels=self.box_channels,
+            layers=2,
             logits=self._class_rows,
             background=0,
             regression=self._class_rows,
@@ -213,6 +216,7 @@ class UpsnetConfig(Config, frozen=True):
             beta=1.0,
             decoding=BoxDecoding(
                 choice=ClearClass(score_threshold=decoding.score_threshold),
+                smallest=0.0,
                 iou_threshold=decoding.iou_threshold,
                 rounds=decoding.rounds,
                 slots=decoding.slots,
@@ -227,6 +231,7 @@ class UpsnetConfig(Config, frozen=True):
             bins=self.mask_bins,
             channels=self.mask_channels,
             convolutions=self.mask_convolutions,
+            norm=False,
             rows=self._class_rows,
             targets=MaskTargets(plus_one=True, half_pixel=True, samples_per_bin=2, threshold=0.5),
         )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgewise.models.layers.boxes import exclusive
+from edgewise.models.layers.convolution import convolution
 from edgewise.models.layers.roi_align import roi_align
 from edgewise.models.layers.two_stage.class_rows import ClassRows
 from edgewise.models.layers.two_stage.region_pooling import RegionPooling
@@ -22,17 +23,17 @@ class MaskTargets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         plus_one: Corners of regions are inclusive; they are read to the end of their last pixel.
         half_pixel: RoIAlign reads continuous coordinates; else those of pixel centres.
         samples_per_bin: Samples along each axis of a cell.
-        threshold: A cell of at least this share is 1, any other 0.
+        threshold: A cell of at least this share is 1, any other 0; None: the share itself is learnt.
     """
 
     plus_one: bool
     half_pixel: bool
     samples_per_bin: int
-    threshold: float
+    threshold: float | None
 
     @torch.no_grad()
     def read(self, masks: Tensor, boxes: Tensor, objects: Tensor, side: int) -> Tensor:
-        """Masks [n, H, W] of objects int64 [r] inside boxes float32 [r, 4] -> [r, side, side] of 0 and 1."""
+        """Masks [n, H, W] of objects int64 [r] inside boxes float32 [r, 4] -> [r, side, side] in 0..1."""
         if len(boxes) == 0:
             return boxes.new_zeros(0, side, side)
         read = roi_align(
@@ -44,7 +45,8 @@ class MaskTargets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             half_pixel=self.half_pixel,
             images=objects,
         )
-        return (read[:, 0] >= self.threshold).to(boxes.dtype)
+        shares = read[:, 0]
+        return shares if self.threshold is None else (shares >= self.threshold).to(boxes.dtype)
 
 
 class MaskStageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -56,6 +58,7 @@ class MaskStageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         bins: Side of a pooled region; maps are twice as large.
         channels: Of the hidden layers.
         convolutions: How many 3x3 convolutions come before the map is doubled.
+        norm: They have batch normalisation, and no bias.
         rows: Of the mask logits.
         targets: How the wanted maps are read.
     """
@@ -65,6 +68,7 @@ class MaskStageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     bins: int
     channels: int
     convolutions: int
+    norm: bool
     rows: ClassRows
     targets: MaskTargets
 
@@ -77,7 +81,8 @@ class MaskStageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 class MaskStage(nn.Module):
     """Mask logits of every class at twice the pooled resolution; rows of the background are never read.
 
-    Keys: `convolutions.{i}`, `doubling`, `score`, each `.{weight,bias}`.
+    Keys: `convolutions.{i}`, `doubling`, `score`, each `.{weight,bias}`; with `norm`
+    `convolutions.{i}.{weight,norm.*}`.
     """
 
     def __init__(self, config: MaskStageConfig) -> None:
@@ -85,7 +90,7 @@ class MaskStage(nn.Module):
         self.config = config
         channels = config.channels
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(config.inputs if index == 0 else channels, channels, 3, 1, 1)
+            convolution(config.inputs if index == 0 else channels, channels, 3, norm=config.norm)
             for index in range(config.convolutions)
         )
         self.doubling = nn.ConvTranspose2d(channels, channels, 2, 2)
@@ -93,8 +98,8 @@ class MaskStage(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """[R, inputs, bins, bins] -> [R, rows, side, side]."""
-        for convolution in self.convolutions:
-            pooled = F.relu(convolution(pooled))
+        for hidden in self.convolutions:
+            pooled = F.relu(hidden(pooled))
         return self.score(F.relu(self.doubling(pooled)))
 
     def logits(self, levels: Sequence[Tensor], regions: Tensor, classes: Tensor, images: Tensor) -> Tensor:

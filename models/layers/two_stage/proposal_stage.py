@@ -174,7 +174,8 @@ class ProposalStageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """Sizes and conventions of the stage.
 
     Attributes:
-        inputs: Channels of the pyramid, and of the hidden layer.
+        inputs: Channels of the pyramid, and of the hidden layers.
+        convolutions: How many hidden layers.
         strides: Input pixels a cell of each level, finest first.
         grids: (rows, columns) of each level.
         anchor_sizes: Square roots of the anchors' areas of each level, input pixels.
@@ -183,12 +184,13 @@ class ProposalStageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         coding: Box regression and corner convention.
         extent: (height, width) that proposals are clipped to.
         sampling: Which anchors are learnt from.
-        beta: Where the smooth L1 loss turns linear.
+        beta: Where the smooth L1 loss turns linear; 0: L1.
         objectness_divisor: Of the objectness term.
         box_divisor: Of the box term.
     """
 
     inputs: int
+    convolutions: int
     strides: tuple[int, ...]
     grids: tuple[tuple[int, int], ...]
     anchor_sizes: tuple[tuple[float, ...], ...]
@@ -220,7 +222,8 @@ class ProposalMaps(NamedTuple):
 class ProposalStage(nn.Module):
     """Objectness and box deltas of every anchor, by one head for all levels.
 
-    Keys: `conv`, `objectness`, `deltas`, each `.{weight,bias}`.
+    Keys: `conv`, `further.{i}` (hidden layers after the first), `objectness`, `deltas`, each
+    `.{weight,bias}`.
     """
 
     def __init__(self, config: ProposalStageConfig) -> None:
@@ -228,6 +231,9 @@ class ProposalStage(nn.Module):
         self.config = config
         cell = len(config.anchor_ratios) * len(config.anchor_sizes[0])
         self.conv = nn.Conv2d(config.inputs, config.inputs, 3, 1, 1)
+        self.further = nn.ModuleList(
+            nn.Conv2d(config.inputs, config.inputs, 3, 1, 1) for _ in range(config.convolutions - 1)
+        )
         self.objectness = nn.Conv2d(config.inputs, cell, 1)
         self.deltas = nn.Conv2d(config.inputs, 4 * cell, 1)
         for index, level in enumerate(config.anchors()):
@@ -240,7 +246,9 @@ class ProposalStage(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> ProposalMaps:
         """Levels [N, inputs, h, w] -> the maps of each."""
-        hidden = [F.relu(self.conv(level)) for level in levels]
+        hidden = list(levels)
+        for convolution in (self.conv, *self.further):
+            hidden = [F.relu(convolution(level)) for level in hidden]
         return ProposalMaps(tuple(map(self.objectness, hidden)), tuple(map(self.deltas, hidden)))
 
     def propose(

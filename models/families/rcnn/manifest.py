@@ -1,0 +1,65 @@
+"""What the manifests of R-CNNs have in common: tensors, preprocessing, names of the raw heads."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from edgewise.models.families.rcnn.config import RcnnConfig
+from edgewise.models.families.rcnn.network import Features
+from edgewise.models.families.tensors import class_tensor, float_tensor, frame_tensor, settled_tensor
+from edgewise.runtime.contract.manifest import Graph, TensorSpec
+from edgewise.runtime.contract.preprocessing import ColourOrder, PadSide, ShortestEdge
+
+
+def graph(config: RcnnConfig) -> Graph:
+    """Of the deploy module."""
+    slots = config.decoding.slots
+    outputs = [
+        float_tensor(
+            "boxes", (1, slots, 4), "x1, y1, x2, y2 in input pixels, corner convention, inside the canvas"
+        ),
+        float_tensor("scores", (1, slots), "falling; 0 marks an empty slot", (0.0, 1.0)),
+        class_tensor(slots, config.class_count),
+    ]
+    if config.mask is not None:
+        side = 2 * config.mask.bins
+        outputs.append(float_tensor("masks", (1, slots, side, side), "probability over the box", (0.0, 1.0)))
+    outputs.append(settled_tensor("every suppression is proven to be done, of all candidates"))
+    probes = (
+        *_maps("objectness", config, 1, "logits of the anchors"),
+        *_maps("deltas", config, 4, "box regression against the anchors"),
+    )
+    return Graph(inputs=(frame_tensor(config.input_size),), outputs=tuple(outputs), probes=probes)
+
+
+def preprocessing(config: RcnnConfig) -> ShortestEdge:
+    """The published rule on one canvas; the rest of it has the mean colour, which is 0 to the network."""
+    image = config.image
+    mean = image.mean if image.colour is ColourOrder.BGR else image.mean[::-1]
+    blue, green, red = (round(image.scale * value) for value in mean)
+    return ShortestEdge(
+        shortest=config.shortest,
+        longest=config.longest,
+        rounding=config.rounding,
+        size=config.input_size,
+        shrink_to_fit=True,
+        pad_value=(blue, green, red),
+        pad_side=PadSide.BOTTOM_RIGHT,
+    )
+
+
+def raw_heads(features: Features) -> dict[str, Tensor]:
+    """The graph's probes: the maps that the stages on regions start from."""
+    return {
+        **{f"objectness_{level}": value for level, value in enumerate(features.proposals.objectness)},
+        **{f"deltas_{level}": value for level, value in enumerate(features.proposals.deltas)},
+    }
+
+
+def _maps(name: str, config: RcnnConfig, width: int, meaning: str) -> list[TensorSpec]:
+    """One tensor a level of the proposal network, `width` values an anchor."""
+    channels = width * config.anchors_per_cell
+    return [
+        float_tensor(f"{name}_{level}", (1, channels, *size), f"{meaning}, level {level}")
+        for level, size in enumerate(config.level_sizes)
+    ]
