@@ -37,6 +37,15 @@ class WeightedOp:
 
 
 @dataclass(frozen=True)
+class Edge:
+    """The reading of `tensor` by a node's input number `position`."""
+
+    tensor: str
+    node: str
+    position: int
+
+
+@dataclass(frozen=True)
 class GraphIndex:
     """The main graph of a model, by tensor name. Subgraphs of If and Loop are not looked into."""
 
@@ -161,6 +170,16 @@ def weighted_op(index: GraphIndex, node: NodeProto) -> WeightedOp | None:
     transposed = node.op_type == "Gemm" and attribute_int(node, "transB", 0) == 1
     axis = 0 if transposed else 1
     return WeightedOp(node, activation, weight, axis, shape[1 - axis], shape[axis], 1)
+
+
+def weighted_depth(index: GraphIndex) -> dict[str, int]:
+    """For every computed tensor, the largest number of weighted nodes on a way from the inputs to it."""
+    depth: dict[str, int] = {}
+    for node in index.model.graph.node:
+        here = max((depth.get(tensor, 0) for tensor in node.input), default=0)
+        here += weighted_op(index, node) is not None
+        depth.update(dict.fromkeys(node.output, here))
+    return depth
 
 
 def attribute_int(node: NodeProto, name: str, default: int) -> int:

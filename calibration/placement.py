@@ -1,40 +1,35 @@
 """Which edges of a graph carry eight-bit codes, and which weighted nodes stay wider and why.
 
-The rules are NVIDIA's for explicit quantisation:
+Every weighted node (Conv, ConvTranspose, Gemm, MatMul by constant weights) reads codes; its output stays
+float, because the kernel writes codes by itself when the next reader wants them. Which other nodes read codes
+depends on what a target's kernels fuse: `tensorrt_codes.py`, `onnxruntime_codes.py`. One tensor has one scale
+and one QuantizeLinear, however many readers it has.
 
-* every weighted node (Conv, ConvTranspose, Gemm, MatMul by constant weights) reads codes; its output stays
-  float, because the kernel writes codes by itself when the next reader wants them;
-* where a convolution's output is added to a skip connection, the skip reads codes and the convolution's
-  branch does not: convolution, addition, activation and rounding are then one kernel;
-* a node that computes new values without weights (a linear resize, an average) reads codes where its result
-  becomes codes; nodes that only move values (MaxPool, Transpose, Concat) need nothing, codes pass through;
-* one tensor has one scale and one QuantizeLinear, however many readers it has;
-* sampling (RoiAlign, DeformConv, GridSample) has no integer kernel and makes no codes; a node whose result
-  moves sampling points (the offsets and masks of a DeformConv) stays wider, because its error is a shift.
-
-ONNX Runtime's CPU kernels know no such fusion: an addition runs on codes only when both of its inputs are
-codes, and a node's result becomes codes only when nobody reads it as a float. For that target the branch of
-an addition gets codes too, and all readers of a tensor with codes read the codes.
+Sampling (RoiAlign, DeformConv, GridSample) has no integer kernel and makes no codes; a node whose result
+moves sampling points (the offsets and masks of a DeformConv) stays wider, because its error is a shift.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import onnx
-from onnx import NodeProto
 
 from edgewise.calibration.graph import (
+    Edge,
     GraphIndex,
     WeightedOp,
     index_graph,
     multiplies_one_row,
     static_shape,
+    weighted_depth,
     weighted_op,
     with_node_names,
 )
+from edgewise.calibration.onnxruntime_codes import is_branch, onnxruntime_edges
+from edgewise.calibration.tensorrt_codes import UNARY, WINDOWS, shared_scales, tensorrt_edges
 from edgewise.runtime.contract.manifest import KeptNode, Precision, Target
 from edgewise.runtime.system.errors import CalibrationError
 
@@ -44,8 +39,6 @@ _MOVES_POINTS = {"DeformConv": (2, 4)}
 _BETWEEN_WEIGHTS_AND_POINTS = frozenset(
     {"Sigmoid", "Tanh", "Clip", "Mul", "Add", "Slice", "Split", "Concat", "Reshape", "Transpose", "Identity"}
 )
-
-_COMPUTES_WITHOUT_WEIGHTS = frozenset({"Resize", "AveragePool", "GlobalAveragePool"})
 
 
 @dataclass(frozen=True)
@@ -70,15 +63,6 @@ class PlacementRules:
 
 
 @dataclass(frozen=True)
-class Edge:
-    """The reading of `tensor` by a node's input number `position`."""
-
-    tensor: str
-    node: str
-    position: int
-
-
-@dataclass(frozen=True)
 class Placement:
     """The decision for one graph.
 
@@ -86,11 +70,13 @@ class Placement:
         edges: Readings that see codes, in graph order of the reader.
         weighted: Weighted nodes whose weights become int8.
         kept: Weighted nodes that stay wider, with the reason of each.
+        scales: Tensor -> the tensor whose scale its codes have, where that is not its own.
     """
 
     edges: tuple[Edge, ...]
     weighted: tuple[str, ...]
     kept: tuple[KeptNode, ...]
+    scales: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -141,10 +127,8 @@ def place(
             hint="ask for FP16 instead of INT8",
         )
     edges = {Edge(op.activation, name, 0) for name, op in chosen.items()}
-    edges |= _weightless_edges(index, {edge.tensor for edge in edges}, chosen)
-    if target is Target.ONNXRUNTIME:
-        edges |= _branch_edges(index, edges, chosen)
-        edges |= _remaining_readers(index, {edge.tensor for edge in edges})
+    further = onnxruntime_edges if target is Target.ONNXRUNTIME else tensorrt_edges
+    edges |= further(index, edges, chosen)
     edges = {edge for edge in edges if edge.tensor not in unbounded}
     position = {node.name: number for number, node in enumerate(index.model.graph.node)}
     return Placement(
@@ -154,6 +138,7 @@ def place(
             KeptNode(node=name, precision=wider, reason=reason)
             for name, reason in {**reasons, **sampling}.items()
         ),
+        scales={} if target is Target.ONNXRUNTIME else shared_scales(index, edges),
     )
 
 
@@ -169,10 +154,14 @@ def candidate_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
     index = index_graph(with_node_names(model))
     candidates = weighted_nodes(index)
     tensors = {op.activation for op in candidates.values()}
+    leading = _tensors_read_by_weights(index, candidates)
     for node in index.model.graph.node:
-        if node.op_type in _COMPUTES_WITHOUT_WEIGHTS:
+        leads_on = not leading.isdisjoint(node.output)
+        if node.op_type in WINDOWS or (node.op_type in UNARY and leads_on and _is_read(index, node.input[0])):
             tensors.add(node.input[0])
-        elif node.op_type == "Add" and any(_branch(index, t, node, candidates) for t in node.input):
+        elif node.op_type == "Add" and (
+            leads_on or any(is_branch(index, t, node, candidates) for t in node.input)
+        ):
             tensors.update(node.input)
     return tuple(
         tensor
@@ -182,20 +171,17 @@ def candidate_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
     )
 
 
+def _is_read(index: GraphIndex, tensor: str) -> bool:
+    """Whether a unary node may have to read a tensor from memory: others do, or no kernel ends in it."""
+    maker = index.producers.get(tensor)
+    ends_there = maker is not None and (maker.op_type == "Add" or weighted_op(index, maker) is not None)
+    return len(index.consumers.get(tensor, ())) > 1 or not ends_there
+
+
 def weighted_nodes(index: GraphIndex) -> dict[str, WeightedOp]:
     """The weighted operations of a graph by node name, in graph order."""
     found = ((node.name, weighted_op(index, node)) for node in index.model.graph.node)
     return {name: op for name, op in found if op is not None and index.is_float(op.activation)}
-
-
-def weighted_depth(index: GraphIndex) -> dict[str, int]:
-    """For every computed tensor, the largest number of weighted nodes on a way from the inputs to it."""
-    depth: dict[str, int] = {}
-    for node in index.model.graph.node:
-        here = max((depth.get(tensor, 0) for tensor in node.input), default=0)
-        here += weighted_op(index, node) is not None
-        depth.update(dict.fromkeys(node.output, here))
-    return depth
 
 
 def _reasons(
@@ -268,80 +254,3 @@ def _tensors_read_by_weights(index: GraphIndex, candidates: Mapping[str, Weighte
         if node.name in candidates or reached.intersection(node.output):
             reached.update(node.input)
     return reached
-
-
-def _weightless_edges(index: GraphIndex, coded: Set[str], chosen: Mapping[str, WeightedOp]) -> set[Edge]:
-    """Edges into additions and resizes whose results become codes, found from the outputs backwards."""
-    coded = set(coded)
-    depth = weighted_depth(index)
-    edges: set[Edge] = set()
-    for node in reversed(index.model.graph.node):
-        if not _becomes_codes(index, node, coded):
-            continue
-        if node.op_type in _COMPUTES_WITHOUT_WEIGHTS and index.is_float(node.input[0]):
-            edges.add(Edge(node.input[0], node.name, 0))
-        elif node.op_type == "Add":
-            skip = _skip_input(index, node, chosen, depth)
-            if skip is not None:
-                edges.add(Edge(node.input[skip], node.name, skip))
-        coded.update(edge.tensor for edge in edges)
-    return edges
-
-
-def _branch_edges(index: GraphIndex, edges: Set[Edge], chosen: Mapping[str, WeightedOp]) -> set[Edge]:
-    """For every addition that reads codes on one side, the other side, where weights made it."""
-    found: set[Edge] = set()
-    for edge in edges:
-        reader = next(node for node in index.consumers[edge.tensor] if node.name == edge.node)
-        other = 1 - edge.position
-        if reader.op_type == "Add" and _branch(index, reader.input[other], reader, chosen):
-            found.add(Edge(reader.input[other], edge.node, other))
-    return found
-
-
-def _remaining_readers(index: GraphIndex, coded: Set[str]) -> set[Edge]:
-    return {
-        Edge(tensor, node.name, position)
-        for tensor in coded
-        for node in index.consumers[tensor]
-        for position, read in enumerate(node.input)
-        if read == tensor
-    }
-
-
-def _becomes_codes(index: GraphIndex, node: NodeProto, coded: Set[str]) -> bool:
-    """Whether the result is quantised, directly or behind an activation that reads nothing else."""
-    if len(node.output) != 1:
-        return False
-    tensor = node.output[0]
-    if tensor in coded:
-        return True
-    readers = index.consumers.get(tensor, ())
-    return len(readers) == 1 and readers[0].op_type in ("Relu", "Clip") and readers[0].output[0] in coded
-
-
-def _skip_input(
-    index: GraphIndex, node: NodeProto, chosen: Mapping[str, WeightedOp], depth: Mapping[str, int]
-) -> int | None:
-    """Which input of an addition is the skip connection beside a quantised convolution's output."""
-    first, second = (_branch(index, tensor, node, chosen) for tensor in node.input)
-    if first and second:
-        # Both are convolutions: the shorter way is the projection of the skip.
-        skip = 1 if depth[node.input[0]] >= depth[node.input[1]] else 0
-    elif first or second:
-        skip = 1 if first else 0
-    else:
-        return None
-    tensor = node.input[skip]
-    return skip if index.is_float(tensor) and tensor not in index.constants else None
-
-
-def _branch(index: GraphIndex, tensor: str, reader: NodeProto, chosen: Mapping[str, WeightedOp]) -> bool:
-    """Whether a tensor is a weighted node's output that only `reader` reads."""
-    producer = index.producers.get(tensor)
-    return (
-        producer is not None
-        and producer.name in chosen
-        and index.consumers[tensor] == (reader,)
-        and tensor not in index.outputs
-    )

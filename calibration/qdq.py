@@ -8,6 +8,7 @@ stored as int8 behind a DequantizeLinear; biases stay float. Rounding is half to
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -53,6 +54,8 @@ def quantise_s8(
     index = index_graph(with_node_names(model))
     _require_opset(model)
     taken = tensor_names(model)
+    shared = {tensor: table.range_of(source) for tensor, source in placement.scales.items()}
+    table = msgspec.structs.replace(table, tensors={**table.tensors, **shared})
     writer = CodeWriter(index, table, taken, half_scales=half_scales)
     rewired = {(edge.node, edge.position): edge.tensor for edge in placement.edges}
     weighted = frozenset(placement.weighted)

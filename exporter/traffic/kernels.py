@@ -4,7 +4,7 @@ A kernel has one result. An operator joins the kernel of its readers where it ha
 
 * elementwise operators and those that move values join each other and stand before a reduction;
 * a product (Conv, Gemm, MatMul) takes elementwise operators of its own size behind it, with one more
-  operand: bias, activation, an addition, BatchNormalization, rounding to codes;
+  operand: bias, activation, an addition, BatchNormalization, and if it multiplies codes, rounding to codes;
 * a reduction takes elementwise operators on both sides;
 * pooling and resizing take rounding behind them; whatever else is a kernel alone.
 
@@ -13,7 +13,7 @@ Every kernel reads each of its operands once and writes its result once; what li
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -88,6 +88,7 @@ def _fused(graph: Computed) -> list[_Fused]:
     for operator in graph.operators:
         for root, _ in operator.reads:
             readers.setdefault(root, []).append(operator)
+    makers = {name: operator for operator in graph.operators for name in operator.outputs}
     kernel_of: dict[int, _Fused] = {}
     kernels: list[_Fused] = []
     for operator in reversed(graph.operators):
@@ -96,7 +97,8 @@ def _fused(graph: Computed) -> list[_Fused]:
         }
         given = any(name in graph.outputs for name in operator.outputs)
         kernel = next(iter(behind.values())) if len(behind) == 1 and not given else None
-        if kernel is None or not _fits(operator, kernel, graph):
+        ends = operator.node.op_type == "QuantizeLinear" and _rounds_at_once(operator, makers, readers, graph)
+        if kernel is None or ends or not _fits(operator, kernel, graph):
             kernel = _Fused([])
             kernels.append(kernel)
         kernel.add(operator)
@@ -120,11 +122,33 @@ def _fits(operator: Operator, kernel: _Fused, graph: Computed) -> bool:
         size = graph.tensors[operator.outputs[0]].elements
         made = {*kernel.made, *operator.outputs}
         others = {root for each in kernel.operators for root, _ in each.reads if root not in made}
+        around = [*others, *kernel.operators[-1].outputs]
+        if any(graph.tensors[name].codes for name in around) and not _on_integers(operator, graph):
+            return False
         return len(others) <= 1 and all(
             each.role is Role.ELEMENTWISE and graph.tensors[each.outputs[0]].elements == size
             for each in kernel.operators
         )
     return operator.role is Role.REDUCING
+
+
+def _rounds_at_once(
+    rounding: Operator,
+    makers: Mapping[str, Operator],
+    readers: Mapping[str, Sequence[Operator]],
+    graph: Computed,
+) -> bool:
+    """Whether the kernel that makes a tensor can end in its codes, and nobody else reads the tensor."""
+    source = rounding.reads[0][0]
+    maker = makers.get(source)
+    if maker is None or len(readers[source]) > 1 or source in graph.outputs or maker.role is Role.ALONE:
+        return False
+    return maker.role is not Role.WEIGHTED or _on_integers(maker, graph)
+
+
+def _on_integers(operator: Operator, graph: Computed) -> bool:
+    """Whether a product multiplies codes."""
+    return any(graph.tensors[root].codes for root, _ in operator.reads)
 
 
 def _all_behind(operator: Operator, kernel: _Fused) -> bool:

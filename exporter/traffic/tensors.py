@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from edgewise.calibration.graph import tensor_infos
 from edgewise.exporter.graph.edit import attribute, constants
@@ -25,16 +27,16 @@ from edgewise.exporter.traffic.operators import (
 from edgewise.runtime.system.errors import ExportError
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An activation: its fixed shape and the bytes of an element."""
+    """An activation: its fixed shape, the bytes of an element, and whether those are codes of reals."""
 
     shape: tuple[int, ...]
     width: float
+    codes: bool = False
 
     @property
     def elements(self) -> int:
@@ -122,6 +124,11 @@ class _Graph:
             readers = _readers(self.operators)
             source = rounding.inputs[0]
             mover = next((each for each in self.operators if source in each.outputs), None)
+            if mover is not None and self._undoes(mover, rounding):
+                self.operators.remove(rounding)
+                for each in self.operators:
+                    each.inputs = [mover.inputs[0] if n == rounding.outputs[0] else n for n in each.inputs]
+                continue
             if mover is None or not commutes_with_rounding(mover.node) or len(mover.outputs) > 1:
                 continue
             moved = [name for name in mover.inputs if name not in self.weights]
@@ -131,8 +138,8 @@ class _Graph:
             before: list[Operator] = []
             for name in dict.fromkeys(moved):
                 codes = f"{name}/codes before {mover.node.name}"
-                self.tensors[codes] = Tensor(
-                    self.tensors[name].shape, self.tensors[rounding.outputs[0]].width
+                self.tensors[codes] = replace(
+                    self.tensors[rounding.outputs[0]], shape=self.tensors[name].shape
                 )
                 inputs = [name, *rounding.inputs[1:]]
                 before.append(Operator(rounding.node, Role.ELEMENTWISE, inputs, [codes]))
@@ -141,6 +148,13 @@ class _Graph:
             self.operators.remove(rounding)
             self.operators[place:place] = before
             pending += before
+
+    def _undoes(self, widening: Operator, rounding: Operator) -> bool:
+        """Whether a QuantizeLinear gives back the codes that a DequantizeLinear of its scale read."""
+        if widening.node.op_type != "DequantizeLinear" or rounding.outputs[0] in self.outputs:
+            return False
+        read, written = (self.values.get(each.inputs[1]) for each in (widening, rounding))
+        return read is not None and written is not None and np.array_equal(read, written)
 
     def resolve(self) -> Computed:
         """Find where every operator really reads."""
@@ -256,4 +270,5 @@ def _tensor(info: onnx.ValueInfoProto) -> Tensor:
     kind = info.type.tensor_type
     width = {TensorProto.INT4: 0.5, TensorProto.UINT4: 0.5}.get(kind.elem_type)
     width = width or float(helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize)
-    return Tensor(tuple(max(1, dim.dim_value) for dim in kind.shape.dim), width)
+    codes = kind.elem_type in (TensorProto.INT8, TensorProto.INT4)
+    return Tensor(tuple(max(1, dim.dim_value) for dim in kind.shape.dim), width, codes)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import onnx
 import pytest
@@ -12,7 +14,10 @@ from edgewise.calibration.placement import (
     candidate_tensors,
     place,
 )
-from edgewise.runtime.contract.manifest import Precision, Target
+from edgewise.calibration.qdq import quantise_s8
+from edgewise.calibration.table import CalibrationTable, TensorRange
+from edgewise.exporter.traffic.kernels import kernels_of
+from edgewise.runtime.contract.manifest import CalibrationMethod, Precision, Target
 from edgewise.runtime.system.errors import CalibrationError
 
 
@@ -135,3 +140,112 @@ def test_nodes_without_names_get_them(residual: onnx.ModelProto) -> None:
     for node in model.graph.node:
         node.name = ""
     assert "Conv_a1" in place(model).weighted
+
+
+# ---------------------------------------------------------------- residual trunks
+
+
+def pre_activation(net: type, outputs: Sequence[str] = ("points",)) -> onnx.ModelProto:
+    """Units of BatchNorm, ReLU, convolution on a trunk that is pooled, enlarged and added to again."""
+    builder = net(0)
+    builder.add("Cast", ["image"], "pixels", to=onnx.TensorProto.FLOAT)
+    builder.add("Transpose", ["pixels"], "planes", perm=[0, 3, 1, 2])
+    builder.conv("planes", "stem", (3, 32), 3)
+    builder.relu(builder.conv("stem", "first", (32, 32)), "x")
+    unit(builder, "x", "a")
+    builder.add("MaxPool", ["a"], "pooled", kernel_shape=[2, 2], strides=[2, 2])
+    unit(builder, "pooled", "low")
+    builder.constant("scales", np.array([1, 1, 2, 2], np.float32))
+    builder.add("Resize", ["low", "", "scales"], "enlarged", mode="nearest")
+    unit(builder, "a", "high")
+    builder.add("Add", ["high", "enlarged"], "merged")
+    unit(builder, "merged", "last")
+    builder.conv("last", "points", (32, 17))
+    shapes = {"points": (1, 17, 48, 48), "a": (1, 32, 48, 48), "merged": (1, 32, 48, 48)}
+    return builder.model({name: shapes[name] for name in outputs})
+
+
+def unit(builder: object, tensor: str, name: str) -> None:
+    ones, zeros = np.ones(32, np.float32), np.zeros(32, np.float32)
+    parameters = [
+        builder.constant(f"{name}_{part}", values)
+        for part, values in (("gamma", ones), ("beta", zeros), ("mean", zeros), ("variance", ones))
+    ]
+    builder.add("BatchNormalization", [tensor, *parameters], f"{name}_normal")
+    builder.relu(f"{name}_normal", f"{name}_active")
+    builder.conv(f"{name}_active", f"{name}_branch", (32, 32), 3)
+    builder.add("Add", [f"{name}_branch", tensor], name)
+
+
+def test_the_trunk_of_pre_activation_units_is_codes(net: type) -> None:
+    placement = place(pre_activation(net))
+    assert readers(placement, "a") == {"high_normal", "high", "pooled"}
+    assert readers(placement, "pooled") == {"low_normal", "low"}
+    assert readers(placement, "low") == {"enlarged"}
+    assert readers(placement, "high") == readers(placement, "enlarged") == {"merged"}
+    assert readers(placement, "merged") == {"last_normal", "last"}
+    for fused in ("a_branch", "low_branch", "a_normal"):
+        assert readers(placement, fused) == set()
+    # What MaxPool and the nearest neighbour make of codes are the same codes.
+    assert placement.scales == {"pooled": "a", "enlarged": "low"}
+
+
+def test_a_trunk_that_somebody_reads_as_floats_stays_float(net: type) -> None:
+    shown = place(pre_activation(net, ("points", "a")))
+    assert readers(shown, "a") == set()
+    assert readers(shown, "merged") == {"last_normal", "last"}
+    kept = place(pre_activation(net), keep={"node_last_branch": "measured"})
+    assert readers(kept, "merged") == set()
+
+
+def test_a_product_with_float_weights_makes_no_codes_for_the_trunk(net: type) -> None:
+    placement = place(pre_activation(net), keep={"node_first": "measured"})
+    assert readers(placement, "x") == set()
+    assert readers(placement, "a_active") == {"a_branch"}
+
+
+def test_codes_beside_the_weights_lower_the_traffic(net: type, residual: onnx.ModelProto) -> None:
+    """Each edge that no weighted node asks for is there because it spares bytes."""
+    for model, keeps in (
+        (residual, ("", "node_b2", "node_side", "node_top")),
+        (pre_activation(net), ("", "node_first", "node_low_branch", "node_last_branch")),
+    ):
+        for keep in keeps:
+            placement = place(model, keep={keep: "measured"} if keep else None)
+            weighted = set(placement.weighted)
+            bare = Placement(
+                tuple(edge for edge in placement.edges if edge.node in weighted), placement.weighted, ()
+            )
+            assert moved(model, placement) < moved(model, bare), keep
+
+
+def moved(model: onnx.ModelProto, placement: Placement) -> int:
+    """Modelled bytes of activations; what the codes stand for plays no part."""
+    ranges = dict.fromkeys(placement.tensors, 1.0)
+    written = quantise_s8(model, table_of(ranges), placement)
+    return sum(kernel.activations for kernel in kernels_of(written))
+
+
+def table_of(largest: Mapping[str, float]) -> CalibrationTable:
+    method = CalibrationMethod.MINMAX
+    return CalibrationTable(
+        method=method,
+        sample_count=1,
+        seed=0,
+        samples_sha256="0" * 64,
+        preprocess_sha256="0" * 64,
+        tensors={
+            tensor: TensorRange(minimum=0.0, maximum=amax, amax=amax, method=method)
+            for tensor, amax in largest.items()
+        },
+    )
+
+
+def test_shared_scales_are_written(net: type) -> None:
+    model = pre_activation(net)
+    placement = place(model)
+    table = table_of({tensor: float(number) for number, tensor in enumerate(placement.tensors, 1)})
+    written = quantise_s8(model, table, placement)
+    scales = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in written.graph.initializer}
+    assert scales["pooled_scale"] == scales["a_scale"] != scales["low_scale"]
+    assert scales["enlarged_scale"] == scales["low_scale"]

@@ -138,16 +138,53 @@ def test_a_slice_of_whole_planes_reads_what_it_shows() -> None:
     assert moved(model) == [(PLANE, PLANE)]
 
 
+BEFORE_POOLING = """
+    m = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(y)
+    mc = QuantizeLinear(m, s, z) mr = DequantizeLinear(mc, s, z)
+    h = DequantizeLinear<axis = 0>(q, c, n) t = Conv(mr, h)
+"""
+POOLED = [(PLANE, PLANE // 4), (PLANE // 4, PLANE)]
+
+
 def test_rounding_moves_in_front_of_what_only_moves_values() -> None:
+    on_codes = (
+        "xc = QuantizeLinear(x, s, z) xr = DequantizeLinear(xc, s, z) k = DequantizeLinear<axis = 0>(q, c, n)"
+    )
+    model = graph(f"{on_codes} y = Conv(xr, k) {BEFORE_POOLING}", "float[1, 16, 4, 4] t")
+    assert moved(model)[1:] == [(PLANE, PLANE), *POOLED]
+
+
+def test_codes_that_are_rounded_to_their_own_scale_again_stay_as_they_are() -> None:
     model = graph(
-        """
-        y = Conv(x, w) m = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(y)
-        mc = QuantizeLinear(m, s, z) mr = DequantizeLinear(mc, s, z)
-        k = DequantizeLinear<axis = 0>(q, c, n) t = Conv(mr, k)
-        """,
+        f"xc = QuantizeLinear(x, s, z) y = DequantizeLinear(xc, s, z) {BEFORE_POOLING}",
         "float[1, 16, 4, 4] t",
     )
-    assert moved(model) == [(4 * PLANE, PLANE), (PLANE, PLANE // 4), (PLANE // 4, PLANE)]
+    assert moved(model) == [(4 * PLANE, PLANE), *POOLED]
+
+
+def test_a_product_of_floats_neither_reads_nor_writes_codes() -> None:
+    model = graph(f"y = Conv(x, w) {BEFORE_POOLING}", "float[1, 16, 4, 4] t")
+    assert moved(model) == [(4 * PLANE, 4 * PLANE), (4 * PLANE, PLANE), *POOLED]
+    skip = graph(
+        """
+        xc = QuantizeLinear(x, s, z) xr = DequantizeLinear(xc, s, z) y = Conv(x, w) t = Add(y, xr)
+        u = Neg(xr)
+        """,
+        "float[1, 16, 8, 8] t, float[1, 16, 8, 8] u",
+    )
+    assert moved(skip)[:3] == [(4 * PLANE, PLANE), (4 * PLANE, 4 * PLANE), (5 * PLANE, 4 * PLANE)]
+
+
+def test_resizing_ends_in_codes() -> None:
+    model = graph(
+        """
+        xc = QuantizeLinear(x, s, z) xr = DequantizeLinear(xc, s, z)
+        sizes = Constant<value = int64[4] {1, 16, 16, 16}>() y = Resize<mode = "linear">(xr, , , sizes)
+        yc = QuantizeLinear(y, s, z) yr = DequantizeLinear(yc, s, z) t = Neg(yr)
+        """,
+        "float[1, 16, 16, 16] t",
+    )
+    assert moved(model) == [(4 * PLANE, PLANE), (PLANE, 4 * PLANE), (4 * PLANE, 16 * PLANE)]
 
 
 def test_one_reduction_takes_what_stands_around_it() -> None:
