@@ -8,7 +8,7 @@ them, and the tensors never leave it. Memory is one forward pass and the buffers
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from edgewise.calibration.graph import (
 )
 from edgewise.calibration.histogram import MagnitudeHistogram
 from edgewise.calibration.observers import DEFAULT_PERCENTILE, choose_amax
-from edgewise.calibration.placement import candidate_tensors
+from edgewise.calibration.placement import candidate_tensors, carried_sums
 from edgewise.calibration.samples import CalibrationSet, preprocess_sha256
 from edgewise.calibration.table import CalibrationTable, TensorRange
 from edgewise.runtime.contract.manifest import CalibrationMethod
@@ -99,7 +99,7 @@ def calibrate(
         seed=samples.seed,
         samples_sha256=samples.samples_sha256,
         preprocess_sha256=preprocess_sha256(preprocess),
-        tensors=seen.ranges(method, percentile),
+        tensors=seen.ranges(method, percentile, plan.carried),
     )
 
 
@@ -119,17 +119,25 @@ class Observations:
     histograms: Mapping[str, MagnitudeHistogram]
     extremes: Mapping[str, Extremes]
 
-    def ranges(self, method: CalibrationMethod, percentile: float) -> dict[str, TensorRange]:
-        """Every tensor's range; `method` chooses where there is a histogram, min-max elsewhere."""
+    def ranges(
+        self, method: CalibrationMethod, percentile: float, carried: Collection[str] = ()
+    ) -> dict[str, TensorRange]:
+        """Every tensor's range; `method` chooses where there is a histogram, min-max elsewhere.
+
+        Entropy clips for the sake of the many small values. Of `carried` sums nothing may be clipped again
+        and again: their range has the least squared error in its place.
+        """
         found: dict[str, TensorRange] = {}
         for tensor in self.order:
             histogram = self.histograms.get(tensor)
             if histogram is not None and histogram.counts.any():
+                clips = method is CalibrationMethod.ENTROPY and tensor in carried
+                chosen = CalibrationMethod.MSE if clips else method
                 found[tensor] = TensorRange(
                     minimum=histogram.minimum,
                     maximum=histogram.maximum,
-                    amax=choose_amax(histogram, method, percentile),
-                    method=method,
+                    amax=choose_amax(histogram, chosen, percentile),
+                    method=chosen,
                     unbounded=histogram.unbounded,
                 )
             else:
@@ -170,6 +178,7 @@ class _Plan:
     order: tuple[str, ...]
     counted: dict[str, tuple[int, ...]]
     reduced: tuple[str, ...]
+    carried: frozenset[str]
     serialised: bytes
 
 
@@ -181,7 +190,8 @@ def _plan(model: onnx.ModelProto, histograms: Iterable[str] | None) -> _Plan:
     counted = {tensor: _fixed_shape(index, tensor) for tensor in activations if tensor in chosen}
     reduced = tuple(tensor for tensor in activations if tensor not in chosen)
     observed = _with_observed_outputs(index, tuple(counted), reduced)
-    return _Plan(index.inputs, activations, counted, reduced, observed.SerializeToString())
+    carried = carried_sums(model)
+    return _Plan(index.inputs, activations, counted, reduced, carried, observed.SerializeToString())
 
 
 def _observe(plan: _Plan, feeds: Feeds, threads: int | None) -> Observations:

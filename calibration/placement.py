@@ -29,7 +29,7 @@ from edgewise.calibration.graph import (
     with_node_names,
 )
 from edgewise.calibration.onnxruntime_codes import is_branch, onnxruntime_edges
-from edgewise.calibration.tensorrt_codes import UNARY, WINDOWS, shared_scales, tensorrt_edges
+from edgewise.calibration.tensorrt_codes import UNARY, WINDOWS, moves_values, shared_scales, tensorrt_edges
 from edgewise.runtime.contract.manifest import KeptNode, Precision, Target
 from edgewise.runtime.system.errors import CalibrationError
 
@@ -169,6 +169,18 @@ def candidate_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
         for tensor in node.output
         if tensor in tensors and tensor not in index.constants and index.is_float(tensor)
     )
+
+
+def carried_sums(model: onnx.ModelProto) -> frozenset[str]:
+    """The candidates that hold sums and that no weights read: the trunk of a network that normalises behind
+    its additions. What is lost of them is lost for everything that is added later."""
+    index = index_graph(with_node_names(model))
+    read_by_weights = {op.activation for op in weighted_nodes(index).values()}
+    sums: set[str] = set()
+    for node in index.model.graph.node:
+        if node.op_type == "Add" or (moves_values(node) and node.input[0] in sums):
+            sums.update(node.output)
+    return frozenset(sums.intersection(candidate_tensors(model)) - read_by_weights)
 
 
 def _is_read(index: GraphIndex, tensor: str) -> bool:

@@ -63,10 +63,15 @@ def shared_scales(index: GraphIndex, edges: Set[Edge]) -> dict[str, str]:
     coded = {edge.tensor for edge in edges}
     found: dict[str, str] = {}
     for node in index.model.graph.node:
-        moves = node.op_type in MOVERS - {"Concat"} or _is_nearest(node)
-        if moves and node.output[0] in coded and Edge(node.input[0], node.name, 0) in edges:
+        if moves_values(node) and node.output[0] in coded and Edge(node.input[0], node.name, 0) in edges:
             found[node.output[0]] = found.get(node.input[0], node.input[0])
     return found
+
+
+def moves_values(node: NodeProto) -> bool:
+    """Whether a node's result holds nothing but values of its first input."""
+    nearest = node.op_type == "Resize" and attribute_text(node, "mode", "nearest") == "nearest"
+    return nearest or node.op_type in MOVERS - {"Concat"}
 
 
 class _Search:
@@ -183,7 +188,3 @@ class _Search:
 
     def _is_activation(self, tensor: str) -> bool:
         return bool(tensor) and tensor not in self._index.constants and self._index.is_float(tensor)
-
-
-def _is_nearest(node: NodeProto) -> bool:
-    return node.op_type == "Resize" and attribute_text(node, "mode", "nearest") == "nearest"

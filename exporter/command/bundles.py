@@ -262,6 +262,9 @@ def _say_written(bundle: Bundle, asked: list[Precision] | None) -> None:
             )
 
     steps = {step.step: step.detail for step in bundle.manifest.provenance.steps}
+    for step in bundle.manifest.provenance.steps:
+        if step.step == "traffic":
+            say(f"{step.detail} (`edgewise inspect --traffic`)")
     made = {file.precision for graph in bundle.manifest.graphs.values() for file in graph.files}
     for precision in Precision:
         reason = steps.get(precision.value, "")

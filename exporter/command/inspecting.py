@@ -71,13 +71,9 @@ def _table(title: str, found: Comparison) -> Table:
 
 
 def _verdict(found: Comparison) -> str:
-    fastest = min(found.layers, key=lambda precision: found.total(precision).total)
-    words = f"{fastest.value} moves least"
-    heavier = found.heavier()
-    if heavier:
-        named = ", ".join(f"{group} (+{_megabytes(more)} MB)" for group, more in heavier.items())
-        words += f"; int8 moves more than fp16 in {named}"
-    return words
+    least = min(found.layers, key=lambda precision: found.total(precision).total)
+    words = found.in_words()
+    return f"{least.value} moves least" + (f"; {words}" if words else "")
 
 
 def _cell(traffic: Traffic) -> str:

@@ -42,6 +42,7 @@ from edgewise.exporter.precision.typed_graphs import (
     require_budget,
 )
 from edgewise.exporter.targets.lowering import lower_fp32, newest, stored
+from edgewise.exporter.traffic.layers import compare
 from edgewise.runtime.command.selftest import golden_boxes
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.check import image_input
@@ -72,7 +73,10 @@ COMPARED_SAMPLES = 2
 NOT_MADE = "not made: "
 """How the provenance step of a precision begins that missed its budget."""
 
-_STEPS = ("calibrate", "fp16", "int8")
+TRAFFIC = "traffic"
+"""The provenance step that says how many bytes INT8 moves beside FP16."""
+
+_STEPS = ("calibrate", "fp16", "int8", TRAFFIC)
 """The provenance steps that a new calibration replaces."""
 
 
@@ -316,6 +320,7 @@ def _compose(
             )
         )
         steps += [step for each in typed[name] for step in each.steps]
+        steps += _traffic(typed[name])
     steps += [
         ProvenanceStep(step=precision.value, tool="edgewise", detail=f"{NOT_MADE}{_in_one_line(error)}")
         for precision, error in missed.items()
@@ -342,6 +347,20 @@ def _compose(
         files,
         missed,
     )
+
+
+def _traffic(typed: Sequence[TypedGraph]) -> list[ProvenanceStep]:
+    """What the model of TensorRT's kernels says of a graph's INT8; nothing without FP16 to compare with."""
+    for target in (Target.TENSORRT, Target.TENSORRT_RTX):
+        models = {each.record.precision: each.lowered.get(target) for each in typed}
+        if len(models) < 2 or any(files is None for files in models.values()):
+            continue
+        try:
+            words = compare({p: newest(files) for p, files in models.items() if files}).in_words()
+        except ExportError as error:
+            words = f"not modelled: {_in_one_line(error)}"
+        return [ProvenanceStep(step=TRAFFIC, tool="edgewise", detail=f"on {target.value} {words}")]
+    return []
 
 
 def _in_one_line(error: EdgewiseError) -> str:

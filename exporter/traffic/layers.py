@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 OUTSIDE = "(outside of modules)"
 """The group of nodes without a module's name, such as the decoding that a deploy module's forward does."""
 
+NAMED_FROM = 0.005
+"""Share of FP16's bytes by which INT8 makes a group heavier before words name it."""
+
 
 @dataclass(frozen=True)
 class Traffic:
@@ -78,6 +81,22 @@ class Comparison:
             for group in self.groups
         }
         return dict(sorted(((g, n) for g, n in more.items() if n > 0), key=lambda entry: -entry[1]))
+
+    def in_words(self) -> str:
+        """How INT8 compares with FP16, and which layers it makes heavier; empty without both."""
+        ratio = self.ratio()
+        if ratio is None:
+            return ""
+        half = self.total(Precision.FP16).total
+        named = [
+            f"{group} (+{more / 1e6:.2f} MB)"
+            for group, more in self.heavier().items()
+            if more >= NAMED_FROM * half
+        ]
+        words = f"int8 moves {ratio:.2f} of fp16's bytes"
+        if ratio > 1:
+            words += ", so it is the slower one"
+        return f"{words}; more in {', '.join(named)}" if named else words
 
 
 def traffic_of(model: onnx.ModelProto) -> dict[str, Traffic]:

@@ -12,6 +12,7 @@ from edgewise.calibration.placement import (
     Placement,
     PlacementRules,
     candidate_tensors,
+    carried_sums,
     place,
 )
 from edgewise.calibration.qdq import quantise_s8
@@ -188,6 +189,13 @@ def test_the_trunk_of_pre_activation_units_is_codes(net: type) -> None:
         assert readers(placement, fused) == set()
     # What MaxPool and the nearest neighbour make of codes are the same codes.
     assert placement.scales == {"pooled": "a", "enlarged": "low"}
+
+
+def test_sums_on_the_trunk_are_told_apart(net: type, residual: onnx.ModelProto) -> None:
+    model = pre_activation(net)
+    assert carried_sums(model) == {"a", "pooled", "low", "high", "enlarged", "merged"}
+    assert carried_sums(model) <= set(candidate_tensors(model))
+    assert carried_sums(residual) == set()  # weights read every sum there, at once or behind a Relu
 
 
 def test_a_trunk_that_somebody_reads_as_floats_stays_float(net: type) -> None:

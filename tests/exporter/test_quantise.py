@@ -25,6 +25,7 @@ from edgewise.exporter.precision import typed_graphs as precisions
 from edgewise.exporter.precision.agreement import Agreement, Models
 from edgewise.exporter.precision.calibration_images import CalibrationRequest, choose_images
 from edgewise.exporter.precision.quantise import calibrate_bundle
+from edgewise.exporter.traffic.layers import compare_bundle
 from edgewise.exporter.way.export import ExportOptions, export_bundle
 from edgewise.runtime.command.selftest import selftest
 from edgewise.runtime.compare.checks import Check, Level
@@ -107,7 +108,8 @@ def test_the_manifest_tells_the_whole_way(calibrated: Bundle, pictures: Path) ->
     manifest = calibrated.manifest
     steps = [step.step for step in manifest.provenance.steps]
     assert steps == [
-        "export", "simplify", "plain-reshape", "opset-17", "demote-probes", "calibrate", "fp16", "int8"
+        "export", "simplify", "plain-reshape", "opset-17", "demote-probes", "calibrate", "fp16", "int8",
+        "traffic",
     ]  # fmt: skip
     assert [record.precision for record in manifest.precisions] == list(Precision)
     calibration = manifest.calibration
@@ -118,6 +120,13 @@ def test_the_manifest_tells_the_whole_way(calibrated: Bundle, pictures: Path) ->
     assert table.samples_sha256 == calibration.samples_sha256
     golden = cv2.imdecode(np.frombuffer(calibrated.read(manifest.goldens[0].frames[0].image), np.uint8), 1)
     assert any(np.array_equal(golden, cv2.imread(str(path))) for path in pictures.iterdir())
+
+
+def test_provenance_tells_what_int8_moves_beside_fp16(calibrated: Bundle) -> None:
+    step = calibrated.manifest.provenance.steps[-1]
+    found = compare_bundle(calibrated)["main"]
+    assert step.detail == f"on tensorrt {found.in_words()}"
+    assert f"int8 moves {found.ratio():.2f} of fp16's bytes" in step.detail
 
 
 def test_int8_files_hold_codes_and_the_kept_node_is_float16(calibrated: Bundle) -> None:

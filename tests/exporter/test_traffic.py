@@ -240,6 +240,12 @@ def test_layers_that_int8_makes_heavier_are_named() -> None:
     assert found.ratio("c") is None
     model = graph(CODED, "float[1, 16, 8, 8] t")
     assert compare({Precision.FP32: model}).heavier() == {}
+    assert compare({Precision.FP32: model}).in_words() == ""
+    assert found.in_words() == "int8 moves 0.95 of fp16's bytes; more in b (+0.00 MB), c (+0.00 MB)"
+    worse = Comparison({**found.layers, Precision.INT8: {"a": Traffic(1, 300, 0), "b": Traffic(1, 111, 0)}})
+    assert worse.in_words() == (
+        "int8 moves 1.87 of fp16's bytes, so it is the slower one; more in a (+0.00 MB)"
+    )
 
 
 def test_inspect_shows_the_traffic_of_a_bundle(spots_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
