@@ -158,6 +158,10 @@ def build(
     optimisation_level: Annotated[
         int | None, typer.Option(min=0, max=5, help="0 builds quickly, 5 searches longest; 3 if left out.")
     ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="An engine of exactly so many looks; 1 to the bundle's batch if left out."),
+    ] = None,
     force: Annotated[bool, typer.Option(help="Build even where the engine is in the cache.")] = False,
 ) -> None:
     """Build the engine of every graph, and check that it computes in the precision that was asked for."""
@@ -175,6 +179,7 @@ def build(
                     output=output,
                     workspace_mib=workspace,
                     optimisation_level=optimisation_level,
+                    batch=batch,
                     force=force,
                     progress=step,
                 )

@@ -26,8 +26,10 @@ from edgewise.exporter.engines.compile import CompileJob, compile_graph
 from edgewise.exporter.engines.pins import Pins, pins_from_types, read_model
 from edgewise.exporter.engines.realised import count_nodes, count_types
 from edgewise.exporter.engines.recipe import TensorRTFeatures, choose_recipe
+from edgewise.exporter.graph.batch_axis import fix_batch
 from edgewise.runtime.contract.bundle import Bundle
-from edgewise.runtime.contract.manifest import KeptNode, Precision, RealisedPrecision, Target
+from edgewise.runtime.contract.manifest import Graph, KeptNode, Precision, RealisedPrecision, Target
+from edgewise.runtime.engines.base import of_looks
 from edgewise.runtime.engines.cache import EngineCache, EngineKey, cache_folder
 from edgewise.runtime.engines.cache import EngineRecord as EngineRecord
 from edgewise.runtime.engines.cuda import find_gpu
@@ -49,6 +51,7 @@ class BuildOptions:
         output: Folder for the engine and its record; None means the user's cache, which `edgewise run` reads.
         workspace_mib: Limit of the builder's scratch memory in MiB; None leaves TensorRT's.
         optimisation_level: 0 (quick) to 5 (slow, thorough); None leaves TensorRT's 3.
+        batch: Looks of every launch, fewer are padded; None takes 1 to as many as the graph does, unpadded.
         force: Build even where the engine is in the cache.
         progress: Called with the name of each phase.
     """
@@ -58,6 +61,7 @@ class BuildOptions:
     output: Path | None = None
     workspace_mib: int | None = None
     optimisation_level: int | None = None
+    batch: int | None = None
     force: bool = False
     progress: Callable[[str], None] = field(default=_silent, compare=False)
 
@@ -142,15 +146,22 @@ def _plan(trt: Any, bundle: Bundle, target: Target, precision: Precision, option
     release = str(trt.__version__)
     named = bundle.graph_bytes(options.graph, target, precision, release)
     graph = bundle.graph(options.graph)
+    if options.batch is not None and options.batch > graph.batch:
+        raise BuildError(
+            f"{options.batch} looks in one launch of a graph that takes {graph.batch}",
+            where=f"{bundle.path}, graph {options.graph}",
+            hint=f"export the bundle with --batch {options.batch}, or build with --batch {graph.batch}",
+        )
     recipe = choose_recipe(TensorRTFeatures.of(trt), precision)
     device = _device(target, options)
     source = bundle.graph_entry(options.graph, target, recipe.source, release)
     model = bundle.model(source.path)
     pins = _pins(bundle, options.graph, target, release, model) if recipe.pin_layers else {}
+    fixed = options.batch if graph.batch > 1 else None
     job = CompileJob(
-        model=model,
+        model=model if fixed is None else _of_exactly(model, fixed),
         where=str(bundle.path / source.path),
-        graph=graph,
+        graph=graph if fixed is None else _of_looks(graph, fixed),
         network_flags=recipe.network_flags,
         set_flags=recipe.set_flags,
         clear_flags=recipe.clear_flags,
@@ -159,6 +170,7 @@ def _plan(trt: Any, bundle: Bundle, target: Target, precision: Precision, option
         workspace_mib=options.workspace_mib,
         optimisation_level=options.optimisation_level,
         timing_cache=_timing_cache(trt, device),
+        batch=graph.batch,
         report=options.progress,
     )
     key = EngineKey(
@@ -170,7 +182,7 @@ def _plan(trt: Any, bundle: Bundle, target: Target, precision: Precision, option
         tool_version=release,
         compute_capabilities=device.compute_capabilities,
         gpu=device.gpu,
-        shapes={spec.name: spec.shape for spec in graph.inputs},
+        shapes={spec.name: spec.shape for spec in of_looks(graph.inputs, fixed or graph.batch)},
         flags=recipe.flags(),
         options=_named_options(options),
         writer=_writer(),
@@ -238,6 +250,8 @@ def _check_options(target: Target, options: BuildOptions) -> None:
         raise BuildError(f"a workspace of {options.workspace_mib} MiB", hint="give 1 or more, e.g. 1024")
     if options.optimisation_level is not None and not 0 <= options.optimisation_level <= 5:
         raise BuildError(f"optimisation level {options.optimisation_level}", hint="give 0 to 5")
+    if options.batch is not None and options.batch < 1:
+        raise BuildError(f"a batch of {options.batch} looks", hint="give 1 or more, or leave it out")
 
 
 def _device(target: Target, options: BuildOptions) -> Device:
@@ -253,6 +267,17 @@ def _device(target: Target, options: BuildOptions) -> Device:
             hint="name the GPUs that shall run it, e.g. --compute-capability sm86,sm89",
         ) from None
     return Device((gpu.compute_capability,), gpu.tuned_for if target is Target.TENSORRT else "")
+
+
+def _of_exactly(model: bytes, looks: int) -> bytes:
+    """A file of free batch as one of exactly so many looks."""
+    return fix_batch(read_model(model), looks).SerializeToString(deterministic=True)
+
+
+def _of_looks(graph: Graph, looks: int) -> Graph:
+    return msgspec.structs.replace(
+        graph, inputs=tuple(of_looks(graph.inputs, looks)), outputs=tuple(of_looks(graph.outputs, looks))
+    )
 
 
 def _kept(bundle: Bundle, graph: str, precision: Precision) -> tuple[KeptNode, ...]:
@@ -273,6 +298,7 @@ def _named_options(options: BuildOptions) -> dict[str, str]:
     named = {
         "workspace_mib": options.workspace_mib,
         "optimisation_level": options.optimisation_level,
+        "batch": options.batch,
     }
     return {name: str(value) for name, value in named.items() if value is not None}
 

@@ -31,13 +31,14 @@ class CompileJob:
     Attributes:
         model: The serialised ONNX model.
         where: Its name in errors.
-        graph: What its inputs and outputs must be.
+        graph: What its inputs and outputs must be; of one look where their first axis is free.
         network_flags, set_flags, clear_flags: Names of TensorRT's flags.
         compute_capabilities: Targets of TensorRT-RTX (`sm86`); empty for TensorRT, which builds for its GPU.
         pins: Layer types of a weakly typed build.
         workspace_mib: Limit of scratch memory; None leaves TensorRT's.
         optimisation_level: 0 to 5; None leaves TensorRT's.
         timing_cache: File of kernel timings that is read and renewed; None for none.
+        batch: Most looks of a run, where the first axis is free.
         report: Called with the name of each phase.
     """
 
@@ -52,6 +53,7 @@ class CompileJob:
     workspace_mib: int | None = None
     optimisation_level: int | None = None
     timing_cache: Path | None = None
+    batch: int = 1
     report: Callable[[str], None] = silent
 
 
@@ -187,7 +189,9 @@ def _configure(trt: Any, builder: Any, network: Any, config: Any, job: CompileJo
     if free:
         profile = builder.create_optimization_profile()
         for tensor in free:
-            profile.set_shape(tensor.name, shapes[tensor.name], shapes[tensor.name], shapes[tensor.name])
+            fewest = shapes[tensor.name]
+            most = (job.batch * fewest[0], *fewest[1:])
+            profile.set_shape(tensor.name, fewest, most, most)
         if config.add_optimization_profile(profile) < 0:
             raise BuildError(
                 f"TensorRT does not take the shapes {', '.join(f'{name} {shapes[name]}' for name in shapes)}",

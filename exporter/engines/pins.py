@@ -45,7 +45,7 @@ def read_model(data: bytes) -> onnx.ModelProto:
         import onnx  # noqa: F401
     except ImportError:
         raise BuildError(
-            "this TensorRT takes FP16 and INT8 from builder flags, for which the onnx package is needed",
+            "the onnx package is needed: for builder flags of FP16 and INT8, and for a fixed batch",
             hint="pip install onnx",
         ) from None
     from edgewise.calibration.graph import load_model

@@ -12,7 +12,8 @@ and all of it fails closed:
 5. the decoded result against the stored one within the manifest's budget, over all goldens together; on no
    frame may one side be empty and the other not;
 6. every graph that the schedule can run has run;
-7. a black frame, a white one and one of noise give results (`edgewise.runtime.walk.extremes`).
+7. where one launch takes several looks, the tensors of as many golden looks in one;
+8. a black frame, a white one and one of noise give results (`edgewise.runtime.walk.extremes`).
 
 State passes from frame to frame of a clip as it does in use. Lowered files demote probes to inner tensors, so
 on a device 4 is the outputs alone; parity compares probes.
@@ -20,8 +21,9 @@ on a device 4 is the outputs alone; parity compares probes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import msgspec
@@ -44,7 +46,7 @@ from edgewise.runtime.system.documents import decode_json
 from edgewise.runtime.system.errors import BundleError, ResultError
 from edgewise.runtime.walk.extremes import extreme_checks
 from edgewise.runtime.walk.session import Session
-from edgewise.runtime.walk.walk import Walk
+from edgewise.runtime.walk.walk import Prepared, Walk
 
 SAME_DECODING_SIMILARITY = 0.999
 SAME_DECODING_SCORE = 1e-5
@@ -89,19 +91,19 @@ def selftest(
             "the bundle has no golden sample to test with", where=str(bundle.path), hint="export it again"
         )
     checks: list[Check] = []
-    tally, ran = MatchTally(), set[str]()
+    tally, rerun = MatchTally(), list[_Rerun]()
     with Session.open(bundle, backend=options, precision=asked) as session:
         engine = ", ".join(dict.fromkeys(engine.name for engine in session.engines.values()))
         for golden in bundle.manifest.goldens:
             session.reset()
             for frame in golden.frames:
-                graph, found, matching = _rerun(bundle, session.walk, frame, budget)
-                ran.add(graph)
-                checks += found
-                tally.add(matching)
+                rerun.append(_rerun(bundle, session.walk, frame, budget))
+                checks += rerun[-1].checks
+                tally.add(rerun[-1].matching)
+        checks += _launched(session.walk, rerun, budget)
         checks += extreme_checks(session.walk)
     checks += decoded_checks("all goldens", tally, budget)
-    checks += _unproven(bundle.manifest, ran)
+    checks += _unproven(bundle.manifest, {frame.prepared.graph for frame in rerun})
     return SelfTestReport(bundle.manifest.name, engine, options.target, asked, tuple(checks))
 
 
@@ -127,10 +129,43 @@ def _unproven(manifest: Manifest, ran: set[str]) -> Iterator[Check]:
             )
 
 
-def _rerun(
-    bundle: Bundle, walk: Walk, golden: GoldenFrame, budget: Budget
-) -> tuple[str, list[Check], Matching]:
-    """The graph that ran on a frame, what was checked, and its result against the stored one."""
+@dataclass(frozen=True, eq=False)
+class _Rerun:
+    """A golden's frame that ran again.
+
+    Attributes:
+        stored: The tensors of each look that lie in the bundle.
+        checks: What was checked.
+        matching: Its result against the stored one.
+    """
+
+    prepared: Prepared
+    stored: list[dict[str, Tensor]]
+    checks: list[Check]
+    matching: Matching
+
+
+def _launched(walk: Walk, rerun: Sequence[_Rerun], budget: Budget) -> Iterator[Check]:
+    """The tensors of golden looks that fill a launch together; nothing where a launch takes one."""
+    if walk.batch == 1:
+        return
+    looks, together = 0, list[_Rerun]()
+    for frame in cycle(rerun):  # each has a look at least
+        if looks >= walk.batch:
+            break
+        together.append(frame)
+        looks += len(frame.stored)
+    inferred = walk.infer_together([frame.prepared for frame in together])
+    for frame, found in zip(together, inferred, strict=True):
+        graph = walk.manifest.graphs[found.graph]
+        for number, (wanted, outputs) in enumerate(zip(frame.stored, found.outputs, strict=True), start=1):
+            look = f"{frame.prepared.frame.name}, look {number} among {looks}"
+            yield from range_checks(look, graph.outputs, outputs)
+            yield from output_checks(look, walk.manifest, graph, wanted, outputs, budget)
+
+
+def _rerun(bundle: Bundle, walk: Walk, golden: GoldenFrame, budget: Budget) -> _Rerun:
+    """Run a golden's frame again and check it."""
     manifest, name = bundle.manifest, golden.image
     image = decode_image(bundle.read(name), where=name)
     prepared = walk.prepare(Frame(0, name, image, 0.0), golden_boxes(golden))
@@ -161,7 +196,7 @@ def _rerun(
             sample=name,
         )
     )
-    return prepared.graph, checks, matching
+    return _Rerun(prepared, stored, checks, matching)
 
 
 def _same_decoding(name: str, manifest: Manifest, expected: Result, decoded: Result) -> Iterator[Check]:

@@ -176,13 +176,17 @@ class TensorBuffer:
         """The device address."""
         return int(self._device)
 
-    def upload(self, stream: Any) -> None:
-        """Queue the copy from host to device."""
-        self._driver.memcpy_htod_async(self._device, self.host, stream)
+    def first(self, rows: int | None) -> Tensor:
+        """The first rows of the host's array; all of it where None."""
+        return self.host if rows is None else self.host[:rows]
 
-    def download(self, stream: Any) -> None:
+    def upload(self, stream: Any, rows: int | None = None) -> None:
+        """Queue the copy from host to device, of all or of the first rows."""
+        self._driver.memcpy_htod_async(self._device, self.first(rows), stream)
+
+    def download(self, stream: Any, rows: int | None = None) -> None:
         """Queue the copy from device to host; the host array is valid after the stream is synchronised."""
-        self._driver.memcpy_dtoh_async(self.host, self._device, stream)
+        self._driver.memcpy_dtoh_async(self.first(rows), self._device, stream)
 
     def free(self) -> None:
         """Free the device memory; call inside `active`. A context that an error has ended holds none."""

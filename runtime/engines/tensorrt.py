@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgewise.runtime.contract.manifest import DType, Precision, Target, TensorSpec
-from edgewise.runtime.engines.base import HostState, Tensor, check_signature, check_tensors, numpy_dtype
+from edgewise.runtime.engines.base import (
+    HostState,
+    Tensor,
+    check_signature,
+    count_looks,
+    numpy_dtype,
+    of_looks,
+)
 from edgewise.runtime.engines.cache import EngineCache
 from edgewise.runtime.engines.cuda import CudaContext, TensorBuffer, find_gpu
 from edgewise.runtime.engines.tensorrt_api import (
@@ -76,6 +83,7 @@ def open_tensorrt(
         trt,
         inputs=declared.inputs,
         outputs=declared.outputs,
+        batch=declared.batch,
         where=str(cache.engine_path(record)),
         name=f"{target.value} {trt.__version__} {precision.value}, {gpu.name}",
         device=device,
@@ -88,7 +96,8 @@ class TensorRTEngine(HostState):
     Args:
         plan: The engine. It is executable code: take it from an `EngineCache` and nowhere else.
         trt: The module from `import_tensorrt`.
-        inputs, outputs: What the engine must have, no more and no less.
+        inputs, outputs: What the engine must have, no more and no less; of one look.
+        batch: Most looks of a run of the graph; the engine may be built for fewer, or for exactly so many.
         where: Name of the engine in errors.
         name: What `Engine.name` says.
         device: Index of the GPU.
@@ -106,8 +115,12 @@ class TensorRTEngine(HostState):
         outputs: Sequence[TensorSpec],
         where: str,
         name: str,
+        batch: int = 1,
         device: int = 0,
     ) -> None:
+        self._batch = batch
+        self._launched: int | None = None
+        """Looks of every launch of an engine that was built for exactly so many."""
         self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
         self._where = where
@@ -121,6 +134,9 @@ class TensorRTEngine(HostState):
         self._runtime: Any = None
         self._engine: Any = None
         self._context: Any = None
+        self._free: list[TensorSpec] = []
+        """Inputs with a free axis."""
+        self._shaped_for = 0
         try:
             with self._cuda.active():
                 self._open(plan, trt)
@@ -131,6 +147,10 @@ class TensorRTEngine(HostState):
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def batch(self) -> int:
+        return self._batch
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -144,21 +164,27 @@ class TensorRTEngine(HostState):
         """Run once; see `Engine.run`."""
         if self._closed:
             raise BackendError("the engine is closed", where=self._where, hint="open the session again")
-        check_tensors(self._inputs, inputs, role="input", where=self._where)
+        looks = count_looks(self._inputs, inputs, self._batch, where=self._where)
+        # A graph of one look may have outputs without an axis for it.
+        rows = None if self._batch == 1 else looks
         with self._cuda.active():
+            if self._free and looks != self._shaped_for:
+                self._shape_for(looks)
             for spec in self._inputs:
                 buffer = self._buffers[spec.name]
-                fill(buffer.host, inputs[spec.name], name=spec.name, where=self._where)
-                buffer.upload(self._stream)
+                fill(buffer.first(rows), inputs[spec.name], name=spec.name, where=self._where)
+                if rows is not None and self._launched is not None:
+                    buffer.host[rows:] = buffer.host[rows - 1]
+                buffer.upload(self._stream, self._launched or rows)
             if not self._context.execute_async_v3(self._stream.handle):
                 raise BackendError(
                     f"TensorRT failed: {self._reason()}", where=self._where, hint="run `edgewise selftest`"
                 )
             for spec in self._outputs:
-                self._buffers[spec.name].download(self._stream)
+                self._buffers[spec.name].download(self._stream, rows)
             self._stream.synchronize()
         return {
-            spec.name: self._buffers[spec.name].host.astype(numpy_dtype(spec.dtype), copy=True)
+            spec.name: self._buffers[spec.name].first(rows).astype(numpy_dtype(spec.dtype), copy=True)
             for spec in self._outputs
         }
 
@@ -190,9 +216,14 @@ class TensorRTEngine(HostState):
         wide = not has_int64(trt)
         for role, specs in (("input", self._inputs), ("output", self._outputs)):
             found = {
-                name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items() if tensor.role == role
+                name: (tensor.dtype, tensor.shape if self._batch == 1 else (None, *tensor.shape[1:]))
+                for name, tensor in tensors.items()
+                if tensor.role == role
             }
             check_signature(specs, widened(found, specs) if wide else found, role=role, where=self._where)
+        self._free = [spec for spec in self._inputs if None in tensors[spec.name].shape]
+        if self._batch > 1:
+            self._read_batch(tensors[self._inputs[0].name].shape[0])
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise BackendError(
@@ -201,10 +232,8 @@ class TensorRTEngine(HostState):
                 hint="is the GPU's memory full?",
             )
         self._stream = self._cuda.stream()
-        for spec in self._inputs:
-            if None in tensors[spec.name].shape:
-                self._take(self._context.set_input_shape(spec.name, spec.shape), spec)
-        for spec in (*self._inputs, *self._outputs):
+        self._shape_for(self._batch)
+        for spec in of_looks((*self._inputs, *self._outputs), self._batch):
             buffer = self._cuda.buffer(spec.shape, numpy_dtype(tensors[spec.name].dtype))
             self._buffers[spec.name] = buffer
             self._take(self._context.set_tensor_address(spec.name, buffer.address), spec)
@@ -217,6 +246,25 @@ class TensorRTEngine(HostState):
                 where=self._where,
                 hint="run `edgewise build` again",
             )
+
+    def _read_batch(self, built_for: int | None) -> None:
+        """How many looks the engine takes: exactly what it was built for, or its profile's most."""
+        if built_for is None:
+            shapes = self._engine.get_tensor_profile_shape(self._inputs[0].name, 0)
+            self._batch = min(self._batch, int(shapes[2][0]))
+        elif built_for <= self._batch:
+            self._batch = self._launched = built_for
+        else:
+            raise BackendError(
+                f"the engine takes {built_for} looks, the manifest says {self._batch}",
+                where=self._where,
+                hint="run `edgewise build` again",
+            )
+
+    def _shape_for(self, looks: int) -> None:
+        for spec in of_looks(self._free, looks):
+            self._take(self._context.set_input_shape(spec.name, spec.shape), spec)
+        self._shaped_for = looks
 
     def _listen(self, severity: str, message: str) -> None:
         if severity == ERROR:

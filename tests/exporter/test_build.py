@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgewise.exporter.bundle.model_files import name_model_files
 from edgewise.exporter.bundle.writer import update_bundle, write_bundle
 from edgewise.exporter.engines.build import BuildOptions, EngineRecord, build_engine, with_realised
+from edgewise.exporter.passes.free_batch import free_batch
 from edgewise.runtime.contract import manifest as contract
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import DType, KeptNode, Precision, PrecisionRecord, Target, TensorSpec
@@ -157,6 +158,7 @@ def make_bundle(
     folder: Path,
     models: Mapping[Precision, onnx.ModelProto] | None = None,
     kept: Mapping[Precision, tuple[KeptNode, ...]] | None = None,
+    batch: int = 1,
 ) -> Bundle:
     models = models or {precision: detector(precision) for precision in Precision}
     lowered = {
@@ -165,11 +167,12 @@ def make_bundle(
         for target in Target
     }
     named = name_model_files("main", lowered)
+    graph = contract.Graph(inputs=(IMAGE,), outputs=tuple(SPECS.values()), files=named.entries, batch=batch)
     manifest = contract.Manifest(
         writer="a test",
         name="detector",
         provenance=contract.Provenance(definition="hand-made"),
-        graphs={"main": contract.Graph(inputs=(IMAGE,), outputs=tuple(SPECS.values()), files=named.entries)},
+        graphs={"main": graph},
         preprocess=Stretch(size=(SIZE, SIZE)),
         keypoints=contract.KeypointLayout(names=("corner",)),
         postprocess=HeatmapKeypoints(heatmaps="boxes"),  # no test decodes: only names and types count
@@ -211,6 +214,36 @@ def test_engines_build_in_every_precision_without_a_gpu(
     assert record.key.compute_capabilities == tuple(sorted(capabilities))
     assert record.realised.layers[precision.value] >= len(CONVOLUTIONS)
     assert record.realised.device == ", ".join(sorted(capabilities))
+
+
+@pytest.fixture(scope="module")
+def batched(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same detector, of four looks a launch."""
+    sample = {"image": np.random.default_rng(2).integers(0, 256, IMAGE.shape, dtype=np.uint8)}
+    models = {precision: free_batch(detector(precision), [sample]) for precision in Precision}
+    return make_bundle(tmp_path_factory.mktemp("batch") / "detector.bundle", models, batch=4)
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_a_free_batch_and_any_fixed_one_build(batched: Bundle, precision: Precision) -> None:
+    records = {batch: build(batched, precision, batch=batch) for batch in (None, 1, 3, 4)}
+    looks = {batch: record.key.shapes["image"][0] for batch, record in records.items()}
+    assert looks == {None: 4, 1: 1, 3: 3, 4: 4}
+    assert len({record.key.digest() for record in records.values()}) == 4
+    for record in records.values():
+        assert record.key.shapes["image"][1:] == IMAGE.shape[1:]
+        assert record.realised.layers[precision.value] >= len(CONVOLUTIONS)
+    again = build(batched, precision, batch=3)
+    assert again == records[3]
+
+
+def test_more_looks_than_the_bundle_takes_are_refused(bundle: Bundle, batched: Bundle) -> None:
+    for refusing, most in ((bundle, 1), (batched, 4)):
+        with pytest.raises(BuildError, match=f"{most + 1} looks in one launch .* takes {most}") as caught:
+            build(refusing, Precision.FP16, batch=most + 1)
+        assert f"export the bundle with --batch {most + 1}" in caught.value.hint
+    with pytest.raises(BuildError, match="a batch of 0 looks"):
+        build(batched, Precision.FP16, batch=0)
 
 
 def test_int8_engine_is_smaller_and_has_no_float_convolution(bundle: Bundle) -> None:

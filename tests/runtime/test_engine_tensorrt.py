@@ -212,13 +212,13 @@ class PretendedDevice:
     def memcpy_htod_async(self, memory: PretendedMemory, host: np.ndarray, stream: Any) -> None:
         self._need_context()
         self.queue.append(
-            lambda: memory.data.__setitem__(slice(None), np.frombuffer(host.tobytes(), np.uint8))
+            lambda: memory.data.__setitem__(slice(host.nbytes), np.frombuffer(host.tobytes(), np.uint8))
         )
 
     def memcpy_dtoh_async(self, host: np.ndarray, memory: PretendedMemory, stream: Any) -> None:
         self._need_context()
         self.queue.append(
-            lambda: np.copyto(host, np.frombuffer(memory.data.tobytes(), host.dtype).reshape(host.shape))
+            lambda: np.copyto(host, memory.data[: host.nbytes].view(host.dtype).reshape(host.shape))
         )
 
 
@@ -252,13 +252,22 @@ class PretendedMemory:
 
 
 class PretendedTensorRT:
-    """A TensorRT whose only engine gives the sum of the image; its names are those of the real wheel."""
+    """A TensorRT whose only engine gives the sum of every image; its names are those of the real wheel.
 
-    def __init__(self, real: Any, device: PretendedDevice, *, fail: str = "") -> None:
+    Args:
+        looks: What the engine was built for; -1 leaves its first axis free.
+        most: The most that the profile of a free axis allows.
+    """
+
+    def __init__(
+        self, real: Any, device: PretendedDevice, *, fail: str = "", looks: int = -1, most: int = 1
+    ) -> None:
+        self._looks, self._most = looks, most
         self.ILogger, self.TensorIOMode, self.DataType = real.ILogger, real.TensorIOMode, real.DataType
         self.__version__ = "1.2.3"
         self._device, self._fail = device, fail
         self.plugin_loggers: list[Any] = []
+        self.launches: list[int] = []
 
     def init_libnvinfer_plugins(self, logger: Any, namespace: str) -> bool:
         assert namespace == ""
@@ -273,9 +282,11 @@ class PretendedTensorRT:
                 logger.log(self.ILogger.Severity.ERROR, "magic tag does not match")
                 return None
             engine = ListedEngine(
-                image=(self.TensorIOMode.INPUT, self.DataType.UINT8, (-1, 2, 2, 3)),
-                total=(self.TensorIOMode.OUTPUT, self.DataType.INT32, (-1, 1)),
+                image=(self.TensorIOMode.INPUT, self.DataType.UINT8, (self._looks, 2, 2, 3)),
+                total=(self.TensorIOMode.OUTPUT, self.DataType.INT32, (self._looks, 1)),
             )
+            one, most = (1, 2, 2, 3), (self._most, 2, 2, 3)
+            engine.get_tensor_profile_shape = lambda name, profile: (one, most, most)  # type: ignore[attr-defined]
             engine.create_execution_context = self._context  # type: ignore[attr-defined]
             return engine
 
@@ -287,17 +298,20 @@ class PretendedTensorRT:
 
         def execute(stream: int) -> bool:
             assert stream == 7
-            assert shapes == {"image": (1, 2, 2, 3)}
+            looks = self._looks if self._looks > 0 else shapes["image"][0]
+            self.launches.append(looks)
             image, total = (self._device.allocated[addresses[name]] for name in ("image", "total"))
-            self._device.queue.append(
-                lambda: total.data.__setitem__(
-                    slice(None), np.frombuffer(np.int32(image.data.sum()).tobytes(), np.uint8)
-                )
-            )
+
+            def compute() -> None:
+                sums = image.data[: looks * 12].reshape(looks, 12).sum(axis=1, dtype=np.int32)
+                total.data[: sums.nbytes] = np.frombuffer(sums.tobytes(), np.uint8)
+                self.given = image.data[: looks * 12].copy()
+
+            self._device.queue.append(compute)
             return not self._fail
 
         def take(kind: str, values: dict[str, Any]) -> Callable[[str, Any], bool]:
-            return lambda name, value: self._fail != kind and values.setdefault(name, value) == value
+            return lambda name, value: self._fail != kind and values.update({name: value}) is None
 
         return SimpleNamespace(
             set_input_shape=take("shape", shapes),
@@ -342,6 +356,49 @@ def test_run_copies_in_and_out_and_leaves_no_context_behind(trt: Any, device: Pr
     second = engine.run({"image": np.full((1, 2, 2, 3), 1, np.uint8)})["total"]
     assert (first.tolist(), second.tolist()) == ([[120]], [[12]])
     assert (first.dtype, device.depth, device.deepest, device.queue) == (np.int32, 0, 1, [])
+
+
+def pretended_batch(
+    trt: Any, device: PretendedDevice, *, looks: int, batch: int = 4
+) -> tuple[TensorRTEngine, PretendedTensorRT]:
+    pretended = PretendedTensorRT(trt, device, looks=looks, most=batch)
+    return (
+        TensorRTEngine(
+            b"a plan",
+            pretended,
+            inputs=[DECLARED_IMAGE],
+            outputs=[DECLARED_TOTAL],
+            batch=batch,
+            where="an engine",
+            name="pretended",
+        ),
+        pretended,
+    )
+
+
+@pytest.mark.parametrize("looks", [-1, 1, 3, 4])
+def test_an_engine_runs_any_number_up_to_its_batch(trt: Any, device: PretendedDevice, looks: int) -> None:
+    """A free engine launches what there is; one of exactly so many is filled up with the last look."""
+    engine, pretended = pretended_batch(trt, device, looks=looks)
+    assert engine.batch == (4 if looks < 0 else looks)
+    images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    for count in (engine.batch, 1, engine.batch):
+        totals = engine.run({"image": images[:count]})["total"]
+        assert totals.tolist() == [[12 * value] for value in range(count)]
+        assert pretended.launches[-1] == (count if looks < 0 else looks)
+        assert pretended.given.reshape(-1, 12)[count:].tolist() == [[count - 1] * 12] * (
+            pretended.launches[-1] - count
+        )
+    for count in (0, engine.batch + 1):
+        with pytest.raises(BackendError, match=r"looks are given|is uint8"):
+            engine.run({"image": images[:count]})
+    engine.close()
+    assert device.allocated == {}
+
+
+def test_an_engine_of_more_looks_than_the_bundle_is_refused(trt: Any, device: PretendedDevice) -> None:
+    with pytest.raises(BackendError, match="the engine takes 5 looks, the manifest says 4"):
+        pretended_batch(trt, device, looks=5)
 
 
 def test_engine_runs_in_another_thread_than_it_was_opened_in(trt: Any, device: PretendedDevice) -> None:
