@@ -7,8 +7,10 @@ changed.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING
 
 from edgewise.calibration.graph import tensor_infos
@@ -20,7 +22,7 @@ from edgewise.exporter.graph.numerics import (
     first_difference,
     run_graph,
 )
-from edgewise.exporter.graph.regions import Region, run_regions
+from edgewise.exporter.graph.regions import Region, cut_out, flow, rewritten, run_part
 from edgewise.runtime.contract.manifest import ProvenanceStep
 from edgewise.runtime.system.errors import ExportError
 
@@ -41,8 +43,9 @@ class Pass:
         apply: Pure: gets a copy that it may edit and return.
         requires: Conditions on the model it is given.
         ensures: Conditions on the model it returns.
-        tolerance: Largest relative error that it may cause. 0 demands equal bits in every output that both
-            models have; more than 0 compares the tensors that the runner was told to compare, and those only.
+        tolerance: Largest relative error that it may cause. 0 demands equal bits of every part that it wrote
+            anew; more than 0 compares the tensors that the runner was told to compare, and those only;
+            infinity leaves the judgement to whoever runs the pass.
         regions: The parts that it writes anew, found in the model that it is given. Where it names them, each
             is compared alone, on what flows into it and by its own tolerance.
         detail: What it did, for the provenance.
@@ -68,20 +71,28 @@ class PassResult:
 
 @dataclass
 class PassRunner:
-    """Runs passes one after another and remembers the last numbers, so that each model runs once.
+    """Runs passes one after another, from one model on, and runs again no part whose numbers it knows.
 
     Attributes:
         samples: Inputs on which models are compared.
         compared: Tensor names that a lossy pass is judged by (`onnx_export.comparable_names`). Where a model
             has them as inner tensors only, they are exposed for the comparison.
         roles: What the outputs among them are.
+        steps: What was run, for the provenance.
     """
 
     samples: Sequence[Tensors]
     compared: Sequence[str]
     roles: Roles = every_float_alike
     steps: list[ProvenanceStep] = field(default_factory=list)
-    _last: tuple[bytes, list[dict[str, np.ndarray]]] | None = None
+    _known: list[dict[str, np.ndarray]] = field(default_factory=list, repr=False)
+    _equal: set[tuple[bytes, bytes, float]] = field(default_factory=set, repr=False)
+    _begun: dict[int, tuple[onnx.ModelProto, PassRunner]] = field(default_factory=dict, repr=False)
+
+    def beginning_with(self, model: onnx.ModelProto) -> PassRunner:
+        """The runner for passes from another model on: with the same steps, but knowing its numbers only."""
+        fresh = replace(self, _known=[], _equal=set())
+        return self._begun.setdefault(id(model), (model, fresh))[1]
 
     def run(self, pass_: Pass, model: onnx.ModelProto) -> PassResult:
         """Apply one pass to a copy of `model`.
@@ -107,50 +118,57 @@ class PassRunner:
                 raise ExportError(
                     f"the pass {pass_.name!r} made an invalid graph", where=str(error).strip().splitlines()[0]
                 ) from error
-            if pass_.regions is not None:
-                self._compare_regions(pass_, pass_.regions(model), model, after_model)
-            else:
-                self._compare(pass_, model, before, after_model, after)
+            self._compare(pass_, model, after_model)
         step = ProvenanceStep(
             step=pass_.name, tool="edgewise", detail=pass_.detail if changed else "nothing to change"
         )
         self.steps.append(step)
         return PassResult(after_model, changed, step)
 
-    def _compare(
-        self,
-        pass_: Pass,
-        before: onnx.ModelProto,
-        before_key: bytes,
-        after: onnx.ModelProto,
-        after_key: bytes,
-    ) -> None:
-        reference = self._numbers(before, before_key)
-        values = self._numbers(after, after_key)
-        self._last = (after_key, values)
-        for number, (new, old) in enumerate(zip(values, reference, strict=True)):
-            names = self.compared if pass_.tolerance > 0 else [name for name in old if name in new]
+    def _compare(self, pass_: Pass, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+        if pass_.regions is not None:
+            regions = pass_.regions(before)
+        else:
+            regions = rewritten(before, after) if pass_.tolerance == 0 else None
+        if regions is not None:
+            self._compare_regions(pass_, regions, before, after)
+        elif pass_.tolerance < inf:
+            self._compare_whole(pass_, before, after)
+
+    def _compare_whole(self, pass_: Pass, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+        new, old = (run_graph(expose(model, self.compared), self.samples) for model in (after, before))
+        for number, (values, reference) in enumerate(zip(new, old, strict=True)):
+            names = self.compared if pass_.tolerance > 0 else [name for name in reference if name in values]
             roles = self.roles if pass_.tolerance > 0 else every_float_alike
-            _refuse(pass_, number, first_difference(new, old, names, pass_.tolerance, roles))
+            _refuse(pass_, number, first_difference(values, reference, names, pass_.tolerance, roles))
 
     def _compare_regions(
         self, pass_: Pass, regions: Sequence[Region], before: onnx.ModelProto, after: onnx.ModelProto
     ) -> None:
-        made = {name for node in before.graph.node for name in node.output}
-        inner = dict.fromkeys(name for region in regions for name in region.inputs if name in made)
-        flowing = run_graph(expose(before, list(inner)), self.samples)
-        feeds = [{**sample, **values} for sample, values in zip(self.samples, flowing, strict=True)]
-        results = zip(
-            regions, run_regions(after, regions, feeds), run_regions(before, regions, feeds), strict=True
-        )
-        for region, values, reference in results:
-            for number, (new, old) in enumerate(zip(values, reference, strict=True)):
-                _refuse(pass_, number, first_difference(new, old, region.outputs, region.tolerance))
+        known = self._values()
+        wanted = dict.fromkeys(name for region in regions for name in region.inputs if name not in known[0])
+        if wanted:
+            for values, found in zip(known, flow(before, known, list(wanted)), strict=True):
+                values.update(found)
+        for region, new, old in zip(regions, cut_out(after, regions), cut_out(before, regions), strict=True):
+            key = (_digest(old), _digest(new), region.tolerance)
+            if key in self._equal:
+                continue
+            pairs = zip(run_part(new, known), run_part(old, known), strict=True)
+            for number, (values, reference) in enumerate(pairs):
+                found = first_difference(values, reference, region.outputs, region.tolerance)
+                _refuse(pass_, number, found)
+            self._equal.add(key)
 
-    def _numbers(self, model: onnx.ModelProto, key: bytes) -> list[dict[str, np.ndarray]]:
-        if self._last is not None and self._last[0] == key:
-            return self._last[1]
-        return run_graph(expose(model, self.compared), self.samples)
+    def _values(self) -> list[dict[str, np.ndarray]]:
+        """What is known of every sample: the inputs, and what flowed into the regions so far."""
+        if not self._known:
+            self._known += [dict(sample) for sample in self.samples]
+        return self._known
+
+
+def _digest(model: onnx.ModelProto) -> bytes:
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).digest()
 
 
 def expose(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

@@ -95,7 +95,8 @@ class Workbench:
 
     def lowered(self, form: Callable[[Release], onnx.ModelProto]) -> dict[Target, Files]:
         """The typed graph of every release line, lowered for it."""
-        return {target: lower_for(form, target, self.runner()) for target in self.targets}
+        runner = self.runner()
+        return {target: lower_for(form, target, runner) for target in self.targets}
 
     def judged(self, used: float, precision: Precision) -> str:
         """The provenance's words for a verdict."""

@@ -114,6 +114,7 @@ def passes_for(release: Release) -> tuple[Pass, ...]:
 
 
 def _lowered(model: onnx.ModelProto, release: Release, runner: PassRunner) -> onnx.ModelProto:
+    runner = runner.beginning_with(model)
     for pass_ in passes_for(release):
         result = runner.run(pass_, model)
         step = runner.steps.pop()
