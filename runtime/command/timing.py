@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.sources import Frame
-from edgewise.runtime.walk.walk import Walk
+from edgewise.runtime.walk.walk import Prepared, Walk
 
 Given = TypeVar("Given")
 
@@ -45,7 +45,8 @@ def time_stages(
 ) -> tuple[StageTimes, ...]:
     """Time preprocess, inference, postprocess and their sum on one image, after `warm_up` untimed runs.
 
-    A stage takes all looks at the image: one a box for a model of crops, two with the flip test.
+    A stage takes all looks at the image: one a box for a model of crops, two with the flip test. Where
+    several such frames share a launch, inference of so many is timed too; the time is that of one of them.
     """
     frame = Frame(0, "bench", image, 0.0)
     prepare = partial(walk.prepare, boxes=boxes)
@@ -60,7 +61,17 @@ def time_stages(
                 times[name].append(value)
     stages = [StageTimes(name, tuple(values)) for name, values in times.items()]
     total = StageTimes("total", tuple(sum(parts) for parts in zip(*times.values(), strict=True)))
-    return (*stages, total)
+    return (*stages, total, *_shared_launch(walk, prepare(frame), runs=runs, warm_up=warm_up))
+
+
+def _shared_launch(walk: Walk, prepared: Prepared, *, runs: int, warm_up: int) -> tuple[StageTimes, ...]:
+    """Inference of as many frames as share a launch, a frame; nothing where that is one."""
+    count = walk.batch // max(len(prepared.looks.looks), 1)
+    if count < 2:
+        return ()
+    frames = [prepared] * count
+    times = [_timed(walk.infer_together, frames)[1] for _ in range(warm_up + runs)][warm_up:]
+    return (StageTimes(f"inference, {count} frames a launch", tuple(time / count for time in times)),)
 
 
 Made = TypeVar("Made")

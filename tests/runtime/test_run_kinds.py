@@ -240,6 +240,31 @@ def test_bench_looks_at_the_boxes_of_the_golden(edgewise: Verb, pose_folder: Pat
     assert "postprocess" in out
 
 
+def test_bench_times_frames_that_share_a_launch(edgewise: Verb, tmp_path: Path) -> None:
+    """Two people a frame: four frames share eight looks, two with the flip test, none share two."""
+    for batch, settings, frames in ((8, (), 4), (8, ("--set", FLIP_TEST), 2), (2, (), 0)):
+        folder = build_pose_bundle(tmp_path / f"{batch}-{len(settings)}.bundle", batch=batch)
+        status, out, _ = edgewise("bench", folder, "--runs", 2, "--warm-up", 1, "--threads", 1, *settings)
+        assert status == 0
+        assert (f"inference, {frames} frames a launch" in out) == bool(frames)
+        assert ("a launch" in out) == bool(frames)
+
+
+def test_run_shares_launches_and_writes_the_same(edgewise: Verb, tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(7):
+        cv2.imwrite(str(frames / f"{number}.png"), np.roll(person_frame(PEOPLE), 4 * number, axis=1))
+    written = []
+    for batch in (1, 3):
+        folder = build_pose_bundle(tmp_path / f"{batch}.bundle", batch=batch)
+        output = tmp_path / f"out-{batch}"
+        assert edgewise("run", folder, frames, "-o", output, "--no-overlay", "--threads", 1)[0] == 0
+        written.append((output / "results.json").read_bytes())
+    assert written[0] == written[1]
+    assert len(json.loads(written[0])) == 7
+
+
 def test_inspect_and_selftest(edgewise: Verb, pose_folder: Path) -> None:
     status, out, _ = edgewise("inspect", pose_folder)
     assert status == 0
