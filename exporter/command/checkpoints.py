@@ -111,7 +111,7 @@ def evaluate(
 
 @app.command()
 def import_checkpoint(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A published .pth or .safetensors.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A published .pth, .pkl or .safetensors.")],
     model: Annotated[str, typer.Option(help="Name in the registry, e.g. yolact-r50.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors checkpoint to write.")],
     weights: Annotated[

@@ -12,37 +12,16 @@ import pickletools
 import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections import OrderedDict
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
+from edgewise.models.checkpoints.opaque import Opaque, OpaqueDict
 from edgewise.runtime.system.errors import CheckpointError
 
 _PLAIN_PICKLES = 4
 """A file from before torch saved zip archives begins with magic number, protocol, machine and content."""
-
-
-class Opaque:
-    """Stands for an object of the file whose class is not known here; `name` is that class."""
-
-    name = ""
-
-    def __new__(cls, *arguments: object) -> Any:
-        del arguments
-        return super().__new__(cls)
-
-    def __setstate__(self, state: object) -> None:
-        del state
-
-
-class _OpaqueDict(Opaque):
-    """The same for a class that is a dictionary, whose items follow: torch sets those of plain ones only."""
-
-    def __new__(cls, *arguments: object) -> Any:
-        del arguments
-        return OrderedDict()
 
 
 def read_pickle(file: Path, hint: str = "fetch the file again") -> Any:
@@ -57,7 +36,7 @@ def read_pickle(file: Path, hint: str = "fetch the file again") -> Any:
     """
     names = _global_names(file)
     if names is not None:
-        for base in (Opaque, _OpaqueDict):
+        for base in (Opaque, OpaqueDict):
             # NumPy sets the state of what it made, which no dictionary takes.
             stand_ins = [
                 (type("Opaque", (Opaque if name.startswith("numpy") else base,), {"name": name}), name)

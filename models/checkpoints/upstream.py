@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edgewise.models import registry
+from edgewise.models.checkpoints.array_pickle import is_array_pickle, read_arrays
 from edgewise.models.checkpoints.checkpoint import CheckpointMeta, refuse_non_finite, save_checkpoint
-from edgewise.models.checkpoints.pickled import Opaque, read_pickle
+from edgewise.models.checkpoints.opaque import Opaque
+from edgewise.models.checkpoints.pickled import read_pickle
 from edgewise.models.checkpoints.weight_sets import WeightSet, flatten, weight_sets
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.families.family import ModelEntry
@@ -65,7 +67,8 @@ def import_checkpoint(
     """Load a published checkpoint into the training definition of `entry`, in eval mode.
 
     Args:
-        file: A .pth or .safetensors file. Its weights may hang under wrappers and prefixes.
+        file: A .pth or .safetensors file, or a .pkl of arrays. Its weights may hang under wrappers and
+            prefixes.
         entry: The model it is for.
         weights: Which of several sets of weights to take, e.g. `ema` or `model`.
 
@@ -146,14 +149,17 @@ def named_classes(classes: str, entry: ModelEntry) -> Vocabulary:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Every tensor of a .pth or .safetensors file by its whole name, on the CPU; no code of the file is run.
+    """Every tensor of a .pth, .pkl or .safetensors file by its whole name, on the CPU; none of its code runs.
 
     Raises:
         CheckpointError: No such file, broken, or without any named tensor.
     """
     if not file.is_file():
         raise CheckpointError("no such checkpoint", where=str(file))
-    content = _read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file)
+    if file.suffix == ".safetensors":
+        content = _read_safetensors(file)
+    else:
+        content = read_arrays(file) if is_array_pickle(file) else read_pickle(file)
     tensors = flatten(content)
     if not tensors or "" in tensors:
         pickled = f", but a pickled {content.name}" if isinstance(content, Opaque) else ""
