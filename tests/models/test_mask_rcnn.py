@@ -58,7 +58,7 @@ def lively(module: nn.Module) -> nn.Module:
     torch.manual_seed(7)
     for name, parameter in module.named_parameters():
         if parameter.ndim > 1:
-            gain = 3.0 if "cls_score" in name else 0.4 if "deltas" in name else 1.4
+            gain = 2.0 if "cls_score" in name else 0.4 if "deltas" in name else 1.4
             nn.init.normal_(parameter, std=gain / math.sqrt(parameter[0].numel()))
     nn.init.normal_(module.get_parameter("box_head.bbox_pred.weight"), std=0.2)
     return module.eval()

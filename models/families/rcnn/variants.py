@@ -97,7 +97,7 @@ MICRO = msgspec.structs.replace(
     norm=True,
     anchor_sizes=((8.0,), (16.0,), (32.0,), (48.0,), (64.0,)),
     proposal_convolutions=2,
-    canonical_size=64.0,
+    canonical_size=24.0,
     box_convolutions=1,
     box_channels=16,
     mask=MaskConfig(bins=7, convolutions=2, channels=8),
