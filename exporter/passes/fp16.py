@@ -24,6 +24,7 @@ from edgewise.exporter.graph.edit import (
     attribute,
     constants,
     consumers,
+    drop_attribute,
     drop_unused_initialisers,
     drop_value_info,
     element_types,
@@ -386,6 +387,9 @@ def narrow_nodes(model: onnx.ModelProto, narrow: Collection[str]) -> onnx.ModelP
                 rewritten.append(_cast(name, half_names[name], half))
             node.input[position] = half_names[name]
         rewritten.append(node)
+        if node.op_type == "Cast":
+            drop_attribute(node, "to")
+            node.attribute.append(onnx.helper.make_attribute("to", half))
         for position, name in enumerate(node.output):
             if name in made_half and half_names[name] != name:
                 node.output[position] = half_names[name]

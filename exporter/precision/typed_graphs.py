@@ -26,6 +26,7 @@ from edgewise.calibration.table import CalibrationTable
 from edgewise.exporter.from_torch.onnx_export import comparable_names
 from edgewise.exporter.graph.numerics import Tensors, roles_in
 from edgewise.exporter.graph.passes import PassResult, PassRunner
+from edgewise.exporter.passes.exact_halves import exact_halves
 from edgewise.exporter.passes.fp16 import (
     WEIGHTED,
     Fp16Choice,
@@ -94,9 +95,22 @@ class Workbench:
         return PassRunner(self.samples, comparable_names(self.graph), roles_in(self.manifest, self.graph))
 
     def lowered(self, form: Callable[[Release], onnx.ModelProto]) -> dict[Target, Files]:
-        """The typed graph of every release line, lowered for it."""
+        """The typed graph of every release line, lowered for it; compilers get its counting in float16."""
         runner = self.runner()
-        return {target: lower_for(form, target, runner) for target in self.targets}
+        counted: list[tuple[onnx.ModelProto, onnx.ModelProto]] = []
+
+        def narrower(release: Release) -> onnx.ModelProto:
+            model = form(release)
+            if release.target is Target.ONNXRUNTIME:
+                return model
+            # One object for one graph: lines that read the same share what it is lowered to.
+            for wide, narrow in counted:
+                if wide is model:
+                    return narrow
+            counted.append((model, runner.run(exact_halves(), model).model))
+            return counted[-1][1]
+
+        return {target: lower_for(narrower, target, runner) for target in self.targets}
 
     def judged(self, used: float, precision: Precision) -> str:
         """The provenance's words for a verdict."""
