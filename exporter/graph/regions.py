@@ -66,16 +66,20 @@ def flow(
 def rewritten(before: onnx.ModelProto, after: onnx.ModelProto) -> list[Region] | None:
     """The parts in which two models differ, which must give equal bits; empty where they say the same.
 
-    Every other node is the same to the byte and reads the same constants, or tensors of the same name. What
-    only one model gives is no difference here: conditions say which outputs a pass must keep.
+    Every other node is the same to the byte and reads the same constants, or tensors of the same name and
+    type. What only one model gives is no difference here: conditions say which outputs a pass must keep.
 
     Returns:
         Regions whose inputs and outputs both models have; None where a part has an output that one model
         lacks, so that the models can only be compared whole.
     """
     old, new = ({node.SerializeToString(): node for node in each.graph.node} for each in (before, after))
-    constants = _changed_constants(before, after)
-    same = {key for key, node in old.items() if key in new and constants.isdisjoint(node.input)}
+    differing = _changed_constants(before, after) | _retyped(before, after)
+    same = {
+        key
+        for key, node in old.items()
+        if key in new and differing.isdisjoint(node.input) and differing.isdisjoint(node.output)
+    }
     changed = [[node for key, node in each.items() if key not in same] for each in (old, new)]
     made = [{name for node in nodes for name in node.output if name} for nodes in changed]
     read = {name for key in same for name in old[key].input} | (_outputs(before) & _outputs(after))
@@ -100,6 +104,16 @@ def _changed_constants(before: onnx.ModelProto, after: onnx.ModelProto) -> set[s
         for tensor in after.graph.initializer
         if tensor.name in old and tensor.SerializeToString() != old[tensor.name].SerializeToString()
     }
+
+
+def _retyped(before: onnx.ModelProto, after: onnx.ModelProto) -> set[str]:
+    """Tensors of one name and another element type."""
+    old, new = ({name: _type(info) for name, info in tensor_infos(each).items()} for each in (before, after))
+    return {name for name, kind in new.items() if old.get(name, kind) != kind}
+
+
+def _type(info: onnx.ValueInfoProto) -> int:
+    return info.type.tensor_type.elem_type
 
 
 def _outputs(model: onnx.ModelProto) -> set[str]:

@@ -107,7 +107,7 @@ def _counts_exactly(node: onnx.NodeProto, facts: _Facts) -> bool:
 
 
 def _worthwhile(narrow: list[onnx.NodeProto], facts: _Facts) -> frozenset[str]:
-    """Of the nodes that count, those in a group (joined by float32 tensors) with a large one and some work."""
+    """Of the nodes that count, those in a group joined by float32 tensors with a large one and work."""
     groups: dict[str, int] = {}
     members: list[list[onnx.NodeProto]] = []
     for node in narrow:
