@@ -17,6 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from edgewise.exporter.graph.batch_axis import fix_batch
 from edgewise.exporter.traffic.operators import CHANGE_TYPE, Role
 from edgewise.exporter.traffic.tensors import Computed, Operator, computed
 
@@ -52,12 +53,12 @@ def kernels_of(model: onnx.ModelProto) -> tuple[Kernel, ...]:
     """The kernels of a graph, in the order of their results.
 
     Args:
-        model: Of any precision; types count as they stand. A free dimension counts as 1.
+        model: Of any precision; types count as they stand. Of a free batch one look is counted.
 
     Raises:
         ExportError: A tensor's type or shape is unknown.
     """
-    graph = computed(model)
+    graph = computed(fix_batch(model, 1))
     read = {root for each in graph.operators for root, _ in each.reads} | graph.outputs
     named: dict[str, str] = {}
     kernels: list[Kernel] = []

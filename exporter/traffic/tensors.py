@@ -71,9 +71,7 @@ class Computed:
 
 
 def computed(model: onnx.ModelProto) -> Computed:
-    """What of a graph is left to compute and to move.
-
-    A free dimension counts as 1.
+    """What of a graph of fixed shapes is left to compute and to move.
 
     Raises:
         ExportError: A tensor's type or rank is unknown.
@@ -96,7 +94,8 @@ class _Graph:
         ]
         for node in model.graph.node:
             for name in node.output:
-                if name and name not in self.tensors and name not in self.values:
+                known = name in self.values or (name in self.tensors and self.tensors[name].elements > 0)
+                if name and not known:
                     raise ExportError(
                         "the traffic of a tensor of unknown type or shape cannot be counted",
                         where=f"{name} of {node.name or node.op_type}",
@@ -271,4 +270,4 @@ def _tensor(info: onnx.ValueInfoProto) -> Tensor:
     width = {TensorProto.INT4: 0.5, TensorProto.UINT4: 0.5}.get(kind.elem_type)
     width = width or float(helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize)
     codes = kind.elem_type in (TensorProto.INT8, TensorProto.INT4)
-    return Tensor(tuple(max(1, dim.dim_value) for dim in kind.shape.dim), width, codes)
+    return Tensor(tuple(dim.dim_value for dim in kind.shape.dim), width, codes)
