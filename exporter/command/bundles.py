@@ -166,7 +166,7 @@ def build(
 ) -> None:
     """Build the engine of every graph, and check that it computes in the precision that was asked for."""
     with needs("build"):
-        from edgewise.exporter.engines.build import BuildOptions, build_engine, with_realised
+        from edgewise.exporter.engines.build import CHECKS_ONLY, BuildOptions, build_engine, with_realised
         from edgewise.runtime.contract.bundle import Bundle
 
         opened = Bundle.open(bundle)
@@ -189,6 +189,8 @@ def build(
                 f"{name}, {record.realised.tool} for {record.realised.device}: "
                 f"{record.size / 1e6:.1f} MB, {record.realised.counts()}"
             )
+        if (target, precision) in CHECKS_ONLY:
+            say(f"{precision.value} on {target.value} is {CHECKS_ONLY[target, precision]}")
 
 
 @app.command()

@@ -17,7 +17,13 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from edgewise.exporter.engines.build import BuildOptions, EngineRecord, build_engine, with_realised
+from edgewise.exporter.engines.build import (
+    CHECKS_ONLY,
+    BuildOptions,
+    EngineRecord,
+    build_engine,
+    with_realised,
+)
 from edgewise.exporter.parity import ParityRequest, parity
 from edgewise.exporter.precision.calibration_images import HELD_OUT, CalibrationRequest
 from edgewise.exporter.way.export import ExportOptions, export_checkpoint
@@ -135,8 +141,9 @@ def summary(made: Demo) -> Group:
         table.add_row("results", str(model.results))
         table.add_row("parity report", str(model.report_page))
         for record in model.engines:
+            check = " (a check only)" if (record.key.target, record.key.precision) in CHECKS_ONLY else ""
             table.add_row(
-                f"engine {record.key.precision.value}",
+                f"engine {record.key.precision.value}{check}",
                 f"{record.size / 1e6:.1f} MB, {record.realised.counts()}",
             )
     bundles = {model.bundle.manifest.name: model.bundle.path for model in made.models}

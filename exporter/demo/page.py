@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.exporter.engines.build import CHECKS_ONLY
 from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
 from edgewise.runtime.command.sinks import OVERLAY_FOLDER, OVERLAY_SUFFIX
-from edgewise.runtime.contract.manifest import Precision
+from edgewise.runtime.contract.manifest import Precision, Target
 from edgewise.runtime.frames.images import read_image
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def render_page(made: Demo) -> str:
         columns=[_column(made, model) for model in made.models],
         scenes=_scenes(made),
         images=made.models[0].report.images,
+        int8_engine=CHECKS_ONLY[Target.TENSORRT_RTX, Precision.INT8],
         seconds=made.seconds,
     )
 

@@ -36,6 +36,15 @@ from edgewise.runtime.engines.cuda import find_gpu
 from edgewise.runtime.engines.tensorrt_api import import_tensorrt
 from edgewise.runtime.system.errors import BackendError, BuildError
 
+CHECKS_ONLY = {
+    (
+        Target.TENSORRT_RTX,
+        Precision.INT8,
+    ): "a check of graph and numbers, not a fast engine: no convolution of "
+    "TensorRT-RTX ends in codes, so it moves more bytes than fp16"
+}
+"""What engines are that nobody should run for their speed."""
+
 
 def _silent(message: str) -> None:
     del message

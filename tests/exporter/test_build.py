@@ -16,9 +16,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
 
 from edgewise.exporter.bundle.model_files import name_model_files
 from edgewise.exporter.bundle.writer import update_bundle, write_bundle
+from edgewise.exporter.cli import app
 from edgewise.exporter.engines.build import BuildOptions, EngineRecord, build_engine, with_realised
 from edgewise.exporter.passes.free_batch import free_batch
 from edgewise.runtime.contract import manifest as contract
@@ -244,6 +246,15 @@ def test_more_looks_than_the_bundle_takes_are_refused(bundle: Bundle, batched: B
         assert f"export the bundle with --batch {most + 1}" in caught.value.hint
     with pytest.raises(BuildError, match="a batch of 0 looks"):
         build(batched, Precision.FP16, batch=0)
+
+
+def test_the_verb_says_that_int8_is_only_a_check_on_tensorrt_rtx(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "detector.bundle")
+    for precision, said in ((Precision.INT8, True), (Precision.FP16, False)):
+        arguments = ["build", str(bundle.path), "--target", "tensorrt-rtx", "--precision", precision.value]
+        result = CliRunner().invoke(app, [*arguments, "--compute-capability", "sm86"])
+        assert result.exit_code == 0, result.output
+        assert ("is a check of graph and numbers" in result.output) is said
 
 
 def test_int8_engine_is_smaller_and_has_no_float_convolution(bundle: Bundle) -> None:

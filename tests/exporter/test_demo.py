@@ -42,6 +42,7 @@ def test_the_whole_way_once(tmp_path: Path) -> None:
     page = (made.folder / PAGE).read_text()
     assert DETECTOR in page
     assert POSES not in page
+    assert "a check of graph and numbers, not a fast engine" in page
     assert "nan" not in page.split("</table>")[0]
     assert page.count("data:image/jpeg") == SCENES_SHOWN * 2
     shown = Console(record=True, width=200, file=io.StringIO())
