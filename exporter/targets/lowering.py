@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from edgewise.exporter.graph.batch_axis import fix_batch
 from edgewise.exporter.graph.numerics import Roles, Tensors
 from edgewise.exporter.graph.passes import Pass, PassRunner
 from edgewise.exporter.passes.demote_probes import demote_probes
@@ -13,8 +14,8 @@ from edgewise.exporter.passes.lower_deform_conv import lower_deform_conv
 from edgewise.exporter.passes.lower_opset import lower_opset, obstacle
 from edgewise.exporter.passes.lower_roi_align import lower_roi_align
 from edgewise.exporter.passes.plain_reshape import plain_reshape
-from edgewise.exporter.targets.profiles import Release, check_release, releases_of
-from edgewise.runtime.contract.manifest import Graph, ProvenanceStep, Target
+from edgewise.exporter.targets.profiles import Release, check_release, reads, releases_of
+from edgewise.runtime.contract.manifest import Graph, Precision, ProvenanceStep, Target
 from edgewise.runtime.system.errors import ExportError
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 Files = dict[str, "onnx.ModelProto"]
 """A target's lowered graphs by the oldest release that reads each (`GraphFile.since`), newest first."""
-
-Key = TypeVar("Key")
 
 
 def canonicalise(simplified: onnx.ModelProto, runner: PassRunner) -> onnx.ModelProto:
@@ -79,8 +78,11 @@ def lower_for(form: Callable[[Release], onnx.ModelProto], target: Target, runner
 
 
 def stored(
-    lowered: Mapping[Key, Files], batch: int, samples: Sequence[Tensors], roles: Roles
-) -> dict[Key, dict[str, bytes]]:
+    lowered: Mapping[tuple[Target, Precision], Files],
+    batch: int,
+    samples: Sequence[Tensors],
+    roles: Roles,
+) -> dict[tuple[Target, Precision], dict[str, bytes]]:
     """The graphs as a bundle stores them: of free batch where a run takes several looks.
 
     Args:
@@ -89,17 +91,26 @@ def stored(
         roles: What the outputs are, for the comparison.
 
     Raises:
-        ExportError: A graph that mixes the looks of one run.
+        ExportError: A graph that mixes the looks of one run, or a release line that reads it of one look and
+            not of several.
     """
-    freed: dict[bytes, bytes] = {}
+    freed: dict[bytes, onnx.ModelProto] = {}
 
-    def store(model: onnx.ModelProto) -> bytes:
+    def store(model: onnx.ModelProto, target: Target) -> bytes:
         data = model.SerializeToString(deterministic=True)
-        if batch > 1 and data not in freed:
-            freed[data] = free_batch(model, samples, roles).SerializeToString(deterministic=True)
-        return freed[data] if batch > 1 else data
+        if batch == 1:
+            return data
+        if data not in freed:
+            freed[data] = free_batch(model, samples, roles)
+        for release in releases_of(target):
+            if reads(release, model):
+                check_release(fix_batch(freed[data], batch), release)
+        return freed[data].SerializeToString(deterministic=True)
 
-    return {key: {since: store(model) for since, model in files.items()} for key, files in lowered.items()}
+    return {
+        (target, precision): {since: store(model, target) for since, model in files.items()}
+        for (target, precision), files in lowered.items()
+    }
 
 
 def newest(files: Files) -> onnx.ModelProto:

@@ -88,6 +88,15 @@ def check_release(model: onnx.ModelProto, release: Release) -> None:
         raise ExportError(problem, where=release.name, hint="cast to float before anything else")
 
 
+def reads(release: Release, model: onnx.ModelProto) -> bool:
+    """Whether a release line reads a lowered graph."""
+    try:
+        check_release(model, release)
+    except ExportError:
+        return False
+    return True
+
+
 def refusals(model: onnx.ModelProto, release: Release) -> Iterable[tuple[onnx.NodeProto, str]]:
     """Every node that a release refuses with the reason, in graph order."""
     facts = GraphFacts(constants(model), shapes(model), element_types(model), opset_of(model))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from onnx import TensorProto, helper
 from edgewise.exporter.graph.batch_axis import first_axis, fix_batch, has_free_batch
 from edgewise.exporter.graph.numerics import GraphRunner, every_float_alike
 from edgewise.exporter.passes.free_batch import free_batch
+from edgewise.exporter.targets import lowering
 from edgewise.exporter.targets.lowering import stored
+from edgewise.exporter.targets.profiles import releases_of
+from edgewise.runtime.contract.manifest import Precision, Target
 from edgewise.runtime.system.errors import ExportError
 
 from .float_graph import float_graph
@@ -219,11 +223,25 @@ def test_an_operator_that_mixes_the_looks_is_named(name: str) -> None:
 
 def test_one_look_is_stored_as_it_is() -> None:
     model = model_of(APART["convolution"])
-    files = {"a": {"10": model, "": model}}
+    key = (Target.TENSORRT, Precision.FP32)
+    files = {key: {"10": model, "": model}}
     data = model.SerializeToString(deterministic=True)
-    assert stored(files, 1, SAMPLES, every_float_alike) == {"a": {"10": data, "": data}}
-    freed = stored(files, 8, SAMPLES, every_float_alike)["a"]
+    assert stored(files, 1, SAMPLES, every_float_alike) == {key: {"10": data, "": data}}
+    freed = stored(files, 8, SAMPLES, every_float_alike)[key]
     assert freed["10"] == freed[""] != data
+
+
+def test_a_line_that_reads_one_look_must_read_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flat gather becomes GatherND; a line that has none is found at export, not on the device."""
+    model = model_of(APART["a flat gather"])
+    files = {(Target.TENSORRT, Precision.FP32): {"": model}}
+    assert stored(files, 8, SAMPLES, every_float_alike)
+    (oldest, *_) = releases_of(Target.TENSORRT)
+    lacking = replace(oldest, refused={**oldest.refused, "GatherND": "its parser does not know it"})
+    monkeypatch.setattr(lowering, "releases_of", lambda target: (lacking,))
+    with pytest.raises(ExportError, match=r"TensorRT 8.6 refuses GatherND"):
+        stored(files, 8, SAMPLES, every_float_alike)
+    assert stored(files, 1, SAMPLES, every_float_alike)
 
 
 def test_a_free_batch_can_be_fixed_again() -> None:
