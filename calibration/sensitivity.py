@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgewise.calibration.collect import Feeds
+from edgewise.calibration.collect import Feeds, frugal_options
 from edgewise.calibration.graph import (
     GraphIndex,
     WeightedOp,
@@ -134,12 +134,9 @@ def _ranked(
     import onnxruntime as ort
 
     twins = _with_twins(index, weighted, writer)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options = frugal_options(threads)
     # The twins are float emulations; fused integer kernels would only add their own rounding.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
     session = ort.InferenceSession(twins.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     sums = np.zeros(len(names), np.float64)

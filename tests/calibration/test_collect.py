@@ -219,3 +219,34 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
     few, many = peak(4), peak(96)
     assert many < 1.05 * few
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_a_few_tensors_where_only_extremes_are_wanted(net: type, tmp_path: Path) -> None:
+    """Twenty-four tensors of 16 MiB: each is reduced as soon as it is there, and freed."""
+    size, layers = 512, 12
+    builder = net(0)
+    builder.add("Cast", ["image"], "pixels", to=TensorProto.FLOAT)
+    builder.add("Reshape", ["pixels", builder.constant("planar", np.array([1, 16, size, size]))], "x0")
+    for layer in range(layers):
+        builder.relu(builder.conv(f"x{layer}", f"c{layer}", (16, 16), 1), f"x{layer + 1}")
+    model = builder.model({f"x{layers}": (1, 16, size, size)})
+    model.graph.input[0].type.tensor_type.shape.CopyFrom(
+        helper.make_tensor_type_proto(TensorProto.UINT8, [1, size, size, 16]).tensor_type.shape
+    )
+    del model.graph.value_info[:]
+    onnx.save(onnx.shape_inference.infer_shapes(model), str(tmp_path / "model.onnx"))
+    program = """
+import resource, sys
+import numpy as np, onnx
+from edgewise.calibration.collect import observe
+model = onnx.load(sys.argv[1])
+shape = tuple(size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim)
+feeds = [(str(i), {"image": np.full(shape, i, np.uint8)}) for i in range(2)]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+observe(model, feeds, histograms=(), threads=1)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "model.onnx")]
+    mebibytes = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert mebibytes < 8 * 16
