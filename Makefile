@@ -44,6 +44,8 @@ tiny: $(READY)
 	$(BIN)/edgewise train yolact-tiny --seed 1 --data build/scenes-train --output build/yolact-tiny.safetensors
 	$(BIN)/edgewise train upsnet-tiny --seed 1 --data build/scenes-train --initial build/yolact-tiny.safetensors \
 		--output build/upsnet-tiny.safetensors
+	$(BIN)/edgewise train mask-rcnn-tiny --seed 1 --data build/scenes-train --initial build/upsnet-tiny.safetensors \
+		--output build/mask-rcnn-tiny.safetensors
 	$(BIN)/edgewise train hourglass-tiny --seed 1 --data build/scenes-train --output build/hourglass-tiny.safetensors
 
 # torch is pinned because its newest release may bring several gigabytes of GPU libraries along.
