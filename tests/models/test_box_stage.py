@@ -221,8 +221,11 @@ def test_regions_of_a_batch_know_their_image():
 
 @LAYOUTS
 @CONVENTIONS
-def test_the_loss_is_the_formula_region_by_region(rows, plus_one):
+@pytest.mark.parametrize("beta", [0.5, 0.0])
+def test_the_loss_is_the_formula_region_by_region(rows, plus_one, beta):
+    """Smooth L1, and L1 where beta is 0."""
     stage, maps = stage_of(rows, plus_one), levels(3)
+    stage.config = msgspec.structs.replace(stage.config, beta=beta)
     config, regions = stage.config, sampled(stage)
     got_class, got_box = stage.loss(maps, regions)
     entropies, differences, count = [], [], 0
@@ -236,7 +239,8 @@ def test_the_loss_is_the_formula_region_by_region(rows, plus_one):
             count += 1
             if label >= 0:
                 error = (deltas[0, config.regression.first + label] - item.deltas[index]).abs()
-                differences.append(torch.where(error < 0.5, error**2, error - 0.25).sum())
+                smooth = error**2 / (2 * beta) if beta else error
+                differences.append(torch.where(error < beta, smooth, error - beta / 2).sum())
     assert len(differences) >= 2
     torch.testing.assert_close(got_class, torch.stack(entropies).mean())
     torch.testing.assert_close(got_box, torch.stack(differences).sum() / count)

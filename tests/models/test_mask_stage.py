@@ -92,11 +92,12 @@ def discs(count: int) -> torch.Tensor:
     return torch.tensor(np.array([(rows - y) ** 2 / 150 + (columns - x) ** 2 / 300 < 1 for y, x in centres]))
 
 
+@pytest.mark.parametrize("threshold", [0.5, None])
 @pytest.mark.parametrize("plus_one", [True, False])
-def test_a_target_is_the_mask_at_the_cells_of_its_region(plus_one):
-    """Regions whose cells are blocks of two by two pixels: a cell is 1 where half of its block is."""
+def test_a_target_is_the_mask_at_the_cells_of_its_region(plus_one, threshold):
+    """Regions whose cells are blocks of two by two pixels: a cell is the share, or 1 from half on."""
     masks = discs(2)
-    targets = MaskTargets(plus_one=plus_one, half_pixel=True, samples_per_bin=2, threshold=0.5)
+    targets = MaskTargets(plus_one=plus_one, half_pixel=True, samples_per_bin=2, threshold=threshold)
     one = 1.0 if plus_one else 0.0
     regions = torch.tensor([[10.0, 8, 34, 32], [20, 12, 44, 36], [28, 16, 52, 40]])
     regions[:, 2:] -= one
@@ -105,7 +106,9 @@ def test_a_target_is_the_mask_at_the_cells_of_its_region(plus_one):
     assert 0.05 < float(got.mean()) < 0.95
     for read, (x1, y1, *_), item in zip(got, regions.int().tolist(), objects, strict=True):
         window = masks[item, y1 : y1 + 24, x1 : x1 + 24].float()
-        assert torch.equal(read, (F.avg_pool2d(window[None], 2)[0] >= 0.5).float())
+        share = F.avg_pool2d(window[None], 2)[0]
+        torch.testing.assert_close(read, share if threshold is None else (share >= threshold).float())
+    assert ((got > 0) & (got < 1)).any() == (threshold is None)
 
 
 def test_the_loss_is_the_mean_over_all_cells_of_all_images():
