@@ -25,6 +25,24 @@ def uint8_is_cast_first(model: onnx.ModelProto) -> str | None:
     return None
 
 
+def uint8_is_cast_last(model: onnx.ModelProto) -> str | None:
+    """A uint8 output is made by a Cast and read by no node (TensorRT makes uint8 nowhere else)."""
+    import onnx
+
+    outputs = {
+        value.name
+        for value in model.graph.output
+        if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    }
+    for node in model.graph.node:
+        if node.op_type != "Cast":
+            for name in outputs.intersection(node.output):
+                return f"the uint8 output {name!r} is made by {node.op_type} ({node.name}), not by a Cast"
+        for name in outputs.intersection(node.input):
+            return f"the uint8 output {name!r} is read by {node.op_type} ({node.name})"
+    return None
+
+
 def only_standard_operators(model: onnx.ModelProto) -> str | None:
     """No node of another domain and no model-local function."""
     for node in model.graph.node:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edgewise.exporter.graph.conditions import opset_of, uint8_is_cast_first
+from edgewise.exporter.graph.conditions import opset_of, uint8_is_cast_first, uint8_is_cast_last
 from edgewise.exporter.graph.edit import constants, element_types, shapes
 from edgewise.exporter.targets import rules
 from edgewise.exporter.targets.rules import GraphFacts, Rule
@@ -38,7 +38,7 @@ class Release:
         refused: Operator -> why it is not taken.
         rules: Operator -> rules on its use.
         everywhere: Rules on every node but Slice, whose bounds are clamped.
-        cast_first: A uint8 input may feed nothing but Cast.
+        cast_first: A uint8 input may feed nothing but Cast, and a uint8 output comes from nothing else.
         plugins: Operators that its parser takes from the plugin registry, which must be filled before
             (`edgewise.runtime.engines.tensorrt_api.register_plugins`).
         half_scales: It reads scales of codes in float16, so that float16 lies between two quantised nodes.
@@ -83,9 +83,13 @@ def check_release(model: onnx.ModelProto, release: Release) -> None:
             f"the graph uses {opset_of(model)}",
             hint="the provenance step `opset-17` says which operator needs the newer set",
         )
-    problem = uint8_is_cast_first(model) if release.cast_first else None
-    if problem is not None:
-        raise ExportError(problem, where=release.name, hint="cast to float before anything else")
+    if release.cast_first:
+        problem = uint8_is_cast_first(model)
+        if problem is not None:
+            raise ExportError(problem, where=release.name, hint="cast to float before anything else")
+        problem = uint8_is_cast_last(model)
+        if problem is not None:
+            raise ExportError(problem, where=release.name, hint="compute in int32, and cast last")
 
 
 def reads(release: Release, model: onnx.ModelProto) -> bool:

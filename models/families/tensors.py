@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from edgewise.runtime.contract.manifest import DType, TensorSpec
 
 Shape = tuple[int, ...]
@@ -21,6 +24,17 @@ def float_tensor(name: str, shape: Shape, meaning: str, value_range: Range | Non
 def int_tensor(name: str, shape: Shape, meaning: str, value_range: Range) -> TensorSpec:
     """An int32 output: indices, labels."""
     return _tensor(DType.INT32, name, shape, meaning, value_range)
+
+
+def label_map_tensor(name: str, size: tuple[int, int], meaning: str, last: int) -> TensorSpec:
+    """A map [1, height, width] of labels 0..last: uint8 where they fit, a quarter of what a device copies."""
+    dtype = DType.UINT8 if last <= 255 else DType.INT32
+    return _tensor(dtype, name, (1, *size), meaning, (0.0, float(last)))
+
+
+def label_map(labels: Tensor, last: int) -> Tensor:
+    """Labels [h, w] as the output [1, h, w] that `label_map_tensor` declares."""
+    return labels[None].to(torch.uint8 if last <= 255 else torch.int32)
 
 
 def class_tensor(slots: int, count: int) -> TensorSpec:

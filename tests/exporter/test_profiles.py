@@ -198,6 +198,26 @@ def test_uint8_goes_into_a_cast(line: str) -> None:
     assert caught.value.where == line
 
 
+@pytest.mark.parametrize("line", NVIDIA)
+@pytest.mark.parametrize(
+    ("nodes", "says"),
+    [
+        ("y = Cast <to = 2> (x)", ""),
+        ("whole = Cast <to = 2> (x)  y = Identity(whole)", "made by Identity"),
+        ("y = Cast <to = 2> (x)  z = Cast <to = 1> (y)", "read by Cast"),
+    ],
+)
+def test_uint8_comes_out_of_a_cast(line: str, nodes: str, says: str) -> None:
+    outputs = "uint8[2] y, float[2] z" if " z =" in nodes else "uint8[2] y"
+    text = f'<ir_version: 8, opset_import: ["" : 17]> maps (float[2] x) => ({outputs}) {{ {nodes} }}'
+    model = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text))
+    if not says:
+        check_release(model, LINES[line])
+        return
+    with pytest.raises(ExportError, match=says):
+        check_release(model, LINES[line])
+
+
 def test_slices_may_reach_beyond_int32() -> None:
     bounds = {"from": np.array([0]), "to": np.array([2**63 - 1]), "axes": np.array([1])}
     check_target(one("Slice", bounds), Target.TENSORRT)

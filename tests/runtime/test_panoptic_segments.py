@@ -193,6 +193,16 @@ def test_a_score_equal_to_the_threshold_is_no_instance():
     assert "cat" not in decode(spec, head(), stretched()).names
 
 
+def test_maps_of_bytes_say_the_same():
+    wide = head()
+    narrow = head(**{name: wide[name].astype(np.uint8) for name in ("segments", "semantic")})
+    found, wanted = decode(SPEC, narrow, stretched()), decode(SPEC, wide, stretched())
+    np.testing.assert_array_equal(found.segments, wanted.segments)
+    np.testing.assert_array_equal(found.areas, wanted.areas)
+    with pytest.raises(ResultError, match="outside"):
+        decode(SPEC, head(segments=np.full((1, 8, 12), 255, np.uint8)), stretched())
+
+
 def test_all_void():
     everything = np.full((1, 8, 12), UNKNOWN, np.int32)
     found = decode(SPEC, head(segments=everything), stretched())

@@ -155,6 +155,11 @@ class UpsnetConfig(Config, frozen=True):
         return self.thing_count + self.stuff_count
 
     @property
+    def last_segment(self) -> int:
+        """The largest value of the panoptic map: unknown."""
+        return self.stuff_count + self.decoding.slots
+
+    @property
     def anchors_per_cell(self) -> int:
         return len(self.anchors.ratios) * len(self.anchors.scales)
 

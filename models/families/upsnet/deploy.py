@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgewise.models.families.tensors import label_map
 from edgewise.models.families.upsnet.config import UpsnetConfig
 from edgewise.models.families.upsnet.network import Upsnet
 from edgewise.models.families.upsnet.panoptic_head import panoptic_map
@@ -25,12 +26,14 @@ class UpsnetDeploy(nn.Module):
     | boxes | float32 [1, K, 4] | x1, y1, x2, y2 in input pixels, corner convention, inside the canvas |
     | scores | float32 [1, K] | 0 = empty or pruned, its box and class are 0 too; the others fall |
     | classes | int32 [1, K] | index into the manifest's classes; things come first there |
-    | segments | int32 [1, h, w] | 0..S-1: stuff; S + i: slot i; S + K: unknown |
-    | semantic | int32 [1, h, w] | index into the manifest's classes, by the semantic head alone |
+    | segments | uint8 [1, h, w] | 0..S-1: stuff; S + i: slot i; S + K: unknown |
+    | semantic | uint8 [1, h, w] | index into the manifest's classes, by the semantic head alone |
     | settled | int32 [1] | 1 = every suppression and the pruning are proven to be the sequential ones |
     | objectness_0, ... | float32 [1, A, h, w] | probes, one a level: logits of the anchors |
     | deltas_0, ... | float32 [1, 4 A, h, w] | probes, one a level: box regression of the anchors |
     | fcn_score | float32 [1, C, H/4, W/4] | probe: semantic logits, stuff first |
+
+    The maps are int32 where labels beyond 255 exist.
 
     Where this differs from the published inference: boxes are clipped to the canvas and not to the picture
     inside it, because a graph of fixed shape does not know the picture's size; at most K candidates take part
@@ -80,8 +83,8 @@ class UpsnetDeploy(nn.Module):
             (exclusive(boxes) * alive[:, None])[None],
             (scores * alive)[None],
             (classes * panoptic.alive.to(classes.dtype)).to(torch.int32)[None],
-            panoptic.segments[None],
-            semantic[None],
+            label_map(panoptic.segments, config.last_segment),
+            label_map(semantic, config.class_count - 1),
             settled.to(torch.int32).reshape(1),
             *features.proposals.objectness,
             *features.proposals.deltas,

@@ -12,7 +12,7 @@ from edgewise.models.families.tensors import (
     class_tensor,
     float_tensor,
     frame_tensor,
-    int_tensor,
+    label_map_tensor,
     settled_tensor,
 )
 from edgewise.models.families.upsnet import recipes
@@ -60,21 +60,20 @@ def raw_heads(features: Features) -> dict[str, Tensor]:
 
 
 def _outputs(config: UpsnetConfig) -> tuple[TensorSpec, ...]:
-    slots, (height, width) = config.decoding.slots, config.panoptic_size
-    last = config.class_count - 1.0
+    slots, size = config.decoding.slots, config.panoptic_size
     return (
         float_tensor(
             "boxes", (1, slots, 4), "x1, y1, x2, y2 in input pixels, corner convention, inside the canvas"
         ),
         float_tensor("scores", (1, slots), "0 marks an empty slot", (0.0, 1.0)),
         class_tensor(slots, config.thing_count),
-        int_tensor(
+        label_map_tensor(
             "segments",
-            (1, height, width),
+            size,
             "stuff class, or number of stuff classes + slot, or (last value) unknown",
-            (0.0, float(config.stuff_count + slots)),
+            config.last_segment,
         ),
-        int_tensor("semantic", (1, height, width), "index into the manifest's classes", (0.0, last)),
+        label_map_tensor("semantic", size, "index into the manifest's classes", config.class_count - 1),
         settled_tensor("suppressions and pruning are proven to be done"),
     )
 

@@ -43,8 +43,8 @@ def decode_fusion(
         manifest: Its classes.
         looks: The one look at the frame.
         outputs: Of that look: boxes, scores, classes, masks and settled as for instances; semantic float32
-            [1, C, h, w] logits or int32 or int64 [1, h, w] channel numbers, over the whole network input. The
-            channel of a cell is the one with the greatest logit, the lowest of equal ones.
+            [1, C, h, w] logits or uint8, int32 or int64 [1, h, w] channel numbers, over the whole network
+            input. The channel of a cell is the one with the greatest logit, the lowest of equal ones.
 
     Raises:
         ResultError: An output is missing, mis-shaped, ill-typed or out of range.
@@ -212,7 +212,7 @@ def _channels(spec: PanopticFusion, outputs: Outputs) -> LabelMap:
         logits = read_output(outputs, spec.semantic, (1, count, None, None), np.float32)[0]
         require(np.isfinite(logits).all(), spec.semantic, "holds a logit that is not a number")
         return _argmax(logits)
-    channels = read_output(outputs, spec.semantic, (1, None, None), np.int32, np.int64)[0]
+    channels = read_output(outputs, spec.semantic, (1, None, None), np.uint8, np.int32, np.int64)[0]
     within = channels.min() >= 0 and channels.max() < count
     require(within, spec.semantic, f"holds a channel outside 0..{count - 1}")
     return channels

@@ -39,7 +39,7 @@ def decode_segments(
         outputs: Of that look: scores float32 [1, K]; classes [1, K], index into its classes; segments [1, h,
             w]: 0..S - 1 is the s-th stuff class, S + i slot i, S + K unknown; semantic [1, h, w], index into
             its classes; both maps cover the whole network input; settled [1] where `spec` names it. Integers
-            are int32 or int64.
+            are int32 or int64, those of maps uint8 too.
 
     Raises:
         ResultError: An output is missing, mis-shaped, ill-typed or out of range.
@@ -103,8 +103,8 @@ def _read(spec: PanopticSegments, labels: tuple[ClassLabel, ...], outputs: Outpu
     scores = read_scores(outputs, spec.scores)
     slots = len(scores)
     classes = read_output(outputs, spec.classes, (1, slots), *integers)[0].astype(np.int64)
-    segments = read_output(outputs, spec.segments, (1, None, None), *integers)[0]
-    semantic = read_output(outputs, spec.semantic, (1, *segments.shape), *integers)[0]
+    segments = read_output(outputs, spec.segments, (1, None, None), np.uint8, *integers)[0]
+    semantic = read_output(outputs, spec.semantic, (1, *segments.shape), np.uint8, *integers)[0]
     settled = read_settled(outputs, spec.settled)
     things = np.array([label.kind is ClassKind.THING for label in labels], np.bool_)
     stuff = np.flatnonzero(~things)
