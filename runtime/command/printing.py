@@ -64,7 +64,8 @@ def _identity(bundle: Bundle) -> Table:
 
 
 def _graph(name: str, graph: Graph) -> Table:
-    table = _table(f"graph {name}", "", "tensor", "meaning")
+    several = f", 1 to {graph.batch} looks a launch" if graph.batch > 1 else ""
+    table = _table(f"graph {name}{several}", "", "tensor", "meaning")
     for role, specs in (("input", graph.inputs), ("output", graph.outputs), ("probe", graph.probes)):
         for spec in specs:
             _row(table, role, describe(spec), spec.meaning)

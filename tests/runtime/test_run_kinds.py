@@ -248,6 +248,7 @@ def test_bench_times_frames_that_share_a_launch(edgewise: Verb, tmp_path: Path) 
         assert status == 0
         assert (f"inference, {frames} frames a launch" in out) == bool(frames)
         assert ("a launch" in out) == bool(frames)
+        assert f"graph main, 1 to {batch} looks a launch" in edgewise("inspect", folder)[1]
 
 
 def test_run_shares_launches_and_writes_the_same(edgewise: Verb, tmp_path: Path) -> None:
