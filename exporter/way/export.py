@@ -227,6 +227,8 @@ def _export(
         graphs[name] = msgspec.structs.replace(graph, canonical=path, files=named.entries)
         fp32[name] = made.fp32
         steps += [*made.steps, *runner.steps]
+        # With the tensors that it compared passes on, which quantising needs the memory of.
+        del runner
         if graph.batch > 1:
             free = f"1 to {graph.batch} looks in one run"
             steps.append(ProvenanceStep(step="free-batch", tool="edgewise", detail=free))
