@@ -18,7 +18,6 @@ WITHOUT_A_ROW = (
     "upsnet-r50-coco",
     "retinanet-r50-v1",
     "retinanet-r50-v2",
-    "retinanet-tiny",
     "mask-rcnn-r50-v1",
     "mask-rcnn-r50-v2",
     "mask-rcnn-r50-detectron2",

@@ -11,7 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import edgewise.models
 from edgewise.models import registry
+from edgewise.models.checkpoints.checkpoint import load_checkpoint
 from edgewise.models.checkpoints.upstream import import_checkpoint
 from edgewise.models.data.instance_targets import InstanceTargets
 from edgewise.models.data.labels import COCO_THINGS
@@ -375,6 +377,16 @@ def test_the_names_are_those_of_the_published_files() -> None:
 def shapes_of(name: str) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         return {key: tuple(value.shape) for key, value in registry.find(name).build().state_dict().items()}
+
+
+def test_the_shipped_file_is_small_and_says_how_it_came_about() -> None:
+    path = Path(edgewise.models.__file__).parent / "pretrained" / "retinanet-tiny.safetensors"
+    assert path.stat().st_size <= 1_000_000
+    meta, tensors = load_checkpoint(path)
+    assert {value.dtype for value in tensors.values()} == {torch.float16, torch.int64}
+    assert meta.training_command.startswith("edgewise train retinanet-tiny --seed 1")
+    assert meta.metrics["box_ap"] >= 0.5
+    assert meta.entry().config == registry.find("retinanet-tiny").config
 
 
 def test_rows_of_the_class_logits() -> None:
