@@ -214,6 +214,12 @@ def test_an_unknown_shape_is_refused() -> None:
         kernels_of(model)
 
 
+def test_of_a_free_batch_one_look_is_counted() -> None:
+    free = graph(f"{CODED} f = Flatten(t)", "float[N, 1024] f", "float[N, 16, 8, 8] x")
+    fixed = graph(f"{CODED} f = Flatten(t)", "float[1, 1024] f")
+    assert moved(free) == moved(fixed)
+
+
 def test_groups_are_modules() -> None:
     assert group_of("network/backbone/layers/0/1/conv2/Conv") == "network/backbone/layers/0"
     assert group_of("network/fpn/lateral/Conv") == "network/fpn"
