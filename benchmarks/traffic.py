@@ -25,6 +25,7 @@ from edgewise.calibration.placement import place
 from edgewise.calibration.qdq import quantise_s8
 from edgewise.calibration.table import CalibrationTable, TensorRange
 from edgewise.exporter.bundle.goldens import drawn_frame
+from edgewise.exporter.passes.exact_halves import exact_halves
 from edgewise.exporter.passes.fp16 import choose_fp16, narrow_nodes
 from edgewise.exporter.passes.narrow_codes import narrow_codes
 from edgewise.exporter.passes.raise_opset import raise_opset
@@ -95,8 +96,8 @@ def typed_graphs(fp32: onnx.ModelProto, graph: Graph) -> Mapping[Precision, onnx
     codes = quantise_s8(raise_opset().apply(_copy(fp32)), table, place(fp32), half_scales=True)
     typed = {
         Precision.FP32: _copy(fp32),
-        Precision.FP16: narrow_nodes(_copy(fp32), islands),
-        Precision.INT8: narrow_codes(codes, islands),
+        Precision.FP16: exact_halves().apply(narrow_nodes(_copy(fp32), islands)),
+        Precision.INT8: exact_halves().apply(narrow_codes(codes, islands)),
     }
     for pass_ in passes_for(releases_of(Target.TENSORRT)[-1]):
         typed = {precision: pass_.apply(each) for precision, each in typed.items()}
