@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from edgewise.exporter.graph.batch_axis import first_axis, fix_batch, has_free_batch
@@ -17,7 +19,11 @@ from edgewise.exporter.passes.free_batch import free_batch
 from edgewise.exporter.targets import lowering
 from edgewise.exporter.targets.lowering import stored
 from edgewise.exporter.targets.profiles import releases_of
-from edgewise.runtime.contract.manifest import Precision, Target
+from edgewise.exporter.way.export import canonical_graph
+from edgewise.models import registry
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.yolact.config import MICRO, Suppression
+from edgewise.runtime.contract.manifest import ClassLabel, Precision, Provenance, Target
 from edgewise.runtime.system.errors import ExportError
 
 from .float_graph import float_graph
@@ -258,3 +264,28 @@ def test_a_free_batch_can_be_fixed_again() -> None:
     )
     first_axis(four, "looks")
     assert has_free_batch(four)
+
+
+@pytest.mark.slow(seconds=60, reason="torch.onnx takes 15 seconds for the decoding of a detector")
+def test_yolact_takes_frames_together() -> None:
+    """It gathers rows of every frame by indices of that frame; sequential suppression also flags each."""
+    decoding = msgspec.structs.replace(MICRO.decoding, suppression=Suppression.GREEDY)
+    entry = replace(registry.find("yolact-tiny"), config=msgspec.structs.replace(MICRO, decoding=decoding))
+    vocabulary = Vocabulary(
+        tuple(ClassLabel(id=number + 1, name=str(number)) for number in range(MICRO.class_count))
+    )
+    torch.manual_seed(2)
+    network = entry.build()
+    torch.nn.init.normal_(network.prediction_layers[0].conf_layer.weight, std=0.3)
+    module = entry.deploy(network.eval())
+    graph = entry.manifest(vocabulary, Provenance(definition="micro")).graphs["main"]
+    shape = graph.inputs[0].shape
+    frames = GENERATOR.integers(0, 256, (3, *shape[1:]), dtype=np.uint8)
+    samples = [{"image": frame[None]} for frame in frames]
+    fixed = canonical_graph(module, graph, samples[:1]).fp32
+    together = GraphRunner(free_batch(fixed, samples[:2]), optimised=False).run({"image": frames})
+    single = GraphRunner(fixed, optimised=False)
+    assert (together["scores"] > 0).sum() > 3
+    for number, sample in enumerate(samples):
+        for name, wanted in single.run(sample).items():
+            np.testing.assert_array_equal(together[name][number : number + 1], wanted, err_msg=name)
