@@ -76,6 +76,7 @@ class _Unfolding:
     def __init__(self, index: GraphIndex) -> None:
         self._index = index
         self._matrices: dict[str, str] = {}
+        self._biases: dict[str, str] = {}
         self.tensors: list[TensorProto] = []
 
     def product(self, node: NodeProto) -> list[NodeProto]:
@@ -92,7 +93,7 @@ class _Unfolding:
         result = f"{name}_product"
         nodes.append(_node("MatMul", [f"{name}_patches", f"{name}_matrix"], result))
         if len(node.input) > 2 and node.input[2]:
-            nodes.append(_node("Add", [result, node.input[2]], f"{name}_biased"))
+            nodes.append(_node("Add", [result, self._bias(node.input[2])], f"{name}_biased"))
             result = f"{name}_biased"
         nodes.append(_node("Transpose", [result], node.output[0], perm=[0, 3, 1, 2]))
         return nodes
@@ -132,6 +133,15 @@ class _Unfolding:
             self._matrices[weight] = f"{weight}_matrix"
             self.tensors.append(numpy_helper.from_array(flat, self._matrices[weight]))
         return self._matrices[weight]
+
+    def _bias(self, bias: str) -> str:
+        """A constant bias as [1, 1, 1, C]: of the product and a bias of one dimension ONNX Runtime would make
+        a Gemm, which has no kernel for bytes and runs on floats."""
+        if bias in self._index.constants and bias not in self._biases:
+            self._biases[bias] = f"{bias}_row"
+            values = self._index.constant(bias).reshape(1, 1, 1, -1)
+            self.tensors.append(numpy_helper.from_array(values, self._biases[bias]))
+        return self._biases.get(bias, bias)
 
     def _store(self, name: str, values: NDArray[np.generic] | tuple[int, ...]) -> str:
         self.tensors.append(numpy_helper.from_array(np.asarray(values, np.int64), name))

@@ -102,6 +102,9 @@ def test_onnx_runtime_fuses_what_is_placed_for_it(
     # 15 weighted nodes: one ConvTranspose has no integer kernel, two end the network as products.
     assert len(found["QLinearConv"]) == 12
     assert len(found["QLinearAdd"]) == 3
+    # With their biases: a Gemm of both would run on floats.
+    assert len(found["MatMulIntegerToFloat"]) == 2
+    assert not {"Gemm", "FusedGemm", "MatMul"}.intersection(found)
     # The stem and the box head stay wider.
     assert len(found.get("Conv", []) + found.get("FusedConv", [])) == 2
 
