@@ -147,7 +147,7 @@ def _check_network(trt: Any, network: Any, job: CompileJob) -> None:
     outputs = {tensor.name: tensor for tensor in map(network.get_output, range(network.num_outputs))}
     for role, declared, tensors in (
         ("input", job.graph.inputs, inputs),
-        ("output", job.graph.outputs, outputs),
+        ("output", job.graph.given, outputs),
     ):
         check_signature(declared, _found(trt, declared, tensors, job), role=role, where=job.where)
 

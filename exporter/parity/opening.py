@@ -235,7 +235,7 @@ def _lowered_opener(bundle: Bundle, request: ParityRequest, own: FileSet) -> Ope
         for name, file in own.files.items():
             graph, data = bundle.graph(name), bundle.model(file.path)
             engine = OnnxRuntimeEngine(
-                data, inputs=graph.inputs, outputs=graph.outputs, where=file.path, options=options
+                data, inputs=graph.inputs, outputs=graph.given, where=file.path, options=options
             )
             closing.callback(engine.close)
             runners[name], specs[name] = engine, graph.outputs

@@ -305,7 +305,7 @@ def _compose(
             for each in typed[name]
             for target, files in each.lowered.items()
         }
-        files_of = stored(lowered, graph.batch, samples[name], output_roles(manifest))
+        files_of = stored(lowered, graph, samples[name], output_roles(manifest))
         named = name_model_files(name, files_of)
         graphs[name] = msgspec.structs.replace(
             graph, files=(*(file for file in graph.files if _is_fp32(file)), *named.entries)

@@ -13,6 +13,7 @@ from edgewise.exporter.passes.free_batch import free_batch
 from edgewise.exporter.passes.lower_deform_conv import lower_deform_conv
 from edgewise.exporter.passes.lower_opset import lower_opset, obstacle
 from edgewise.exporter.passes.lower_roi_align import lower_roi_align
+from edgewise.exporter.passes.nan_sums import sum_outputs
 from edgewise.exporter.passes.plain_reshape import plain_reshape
 from edgewise.exporter.targets.profiles import Release, check_release, reads, releases_of
 from edgewise.runtime.contract.manifest import Graph, Precision, ProvenanceStep, Target
@@ -79,14 +80,14 @@ def lower_for(form: Callable[[Release], onnx.ModelProto], target: Target, runner
 
 def stored(
     lowered: Mapping[tuple[Target, Precision], Files],
-    batch: int,
+    graph: Graph,
     samples: Sequence[Tensors],
     roles: Roles,
 ) -> dict[tuple[Target, Precision], dict[str, bytes]]:
-    """The graphs as a bundle stores them: of free batch where a run takes several looks.
+    """The graphs as a bundle stores them: of free batch where a run takes several looks, with `nan_sums`.
 
     Args:
-        batch: Most looks of one run.
+        graph: Their declaration.
         samples: Inputs of one look, on which several in one run are compared with each alone.
         roles: What the outputs are, for the comparison.
 
@@ -95,17 +96,22 @@ def stored(
             not of several.
     """
     freed: dict[bytes, onnx.ModelProto] = {}
+    batch = graph.batch
 
     def store(model: onnx.ModelProto, target: Target) -> bytes:
+        final = freed_batch(model, target) if batch > 1 else model
+        if graph.nan_sums is not None:
+            final = sum_outputs(final, graph.nan_sums)
+        return final.SerializeToString(deterministic=True)
+
+    def freed_batch(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
         data = model.SerializeToString(deterministic=True)
-        if batch == 1:
-            return data
         if data not in freed:
             freed[data] = free_batch(model, samples, roles)
         for release in releases_of(target):
             if reads(release, model):
                 check_release(fix_batch(freed[data], batch), release)
-        return freed[data].SerializeToString(deterministic=True)
+        return freed[data]
 
     return {
         (target, precision): {since: store(model, target) for since, model in files.items()}

@@ -45,6 +45,7 @@ from edgewise.exporter.graph.numerics import (
 )
 from edgewise.exporter.graph.passes import PassRunner
 from edgewise.exporter.graph.recorder import Recorder
+from edgewise.exporter.passes.nan_sums import with_nan_sums
 from edgewise.exporter.targets.lowering import canonicalise, lower_for, lower_fp32, stored
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.check import check
@@ -209,7 +210,8 @@ def _export(
     graphs: dict[str, Graph] = {}
     fp32: dict[str, onnx.ModelProto] = {}
     steps: list[ProvenanceStep] = []
-    for name, graph in draft.graphs.items():
+    for name, declared in draft.graphs.items():
+        graph = with_nan_sums(declared)
         samples, expected = recorders[name].inputs, recorders[name].outputs
         roles = roles_in(draft, graph)
         made = canonical_graph(modules[name], graph, samples, expected, options.progress, roles)
@@ -219,7 +221,7 @@ def _export(
             (target, Precision.FP32): lower_for(lambda release, model=model: model, target, runner)
             for target in options.targets
         }
-        named = name_model_files(name, stored(lowered, graph.batch, samples, output_roles(draft)))
+        named = name_model_files(name, stored(lowered, graph, samples, output_roles(draft)))
         path = "models/canonical.onnx" if name == "main" else f"models/{name}.canonical.onnx"
         files |= {path: _bytes(made.canonical), **named.files}
         if not options.device_only:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from edgewise.runtime.contract.manifest import FORMAT_VERSION, DType, Manifest, TensorSpec
+from edgewise.runtime.contract.manifest import FORMAT_VERSION, DType, Graph, Manifest, TensorSpec
 from edgewise.runtime.system.errors import ManifestError
 
 MOST_ELEMENTS = 1 << 31
@@ -28,6 +28,17 @@ def check(manifest: Manifest) -> None:
         )
 
 
+def _nan_sums_problems(name: str, graph: Graph) -> Iterable[str]:
+    if graph.nan_sums is None:
+        return
+    if graph.nan_sums.name in {spec.name for spec in (*graph.inputs, *graph.outputs, *graph.probes)}:
+        yield f"graph {name!r} declares the tensor {graph.nan_sums.name!r} twice"
+    floats = {spec.name for spec in graph.outputs if spec.dtype is DType.FLOAT32}
+    for output in graph.nan_sums.of:
+        if output not in floats:
+            yield f"the sums of graph {name!r} are of {output!r}, which is no float32 output of it"
+
+
 def _problems(manifest: Manifest) -> Iterable[str]:
     if manifest.format != FORMAT_VERSION:
         yield f"format {manifest.format} is not {FORMAT_VERSION}"
@@ -37,6 +48,7 @@ def _problems(manifest: Manifest) -> Iterable[str]:
         tensors = [tensor.name for tensor in (*graph.inputs, *graph.outputs, *graph.probes)]
         for tensor in sorted({tensor for tensor in tensors if tensors.count(tensor) > 1}):
             yield f"graph {name!r} declares the tensor {tensor!r} twice"
+        yield from _nan_sums_problems(name, graph)
         for spec in (*graph.inputs, *graph.outputs, *graph.probes):
             if math.prod(spec.shape) * graph.batch > MOST_ELEMENTS:
                 yield f"the tensor {spec.name!r} of graph {name!r} has more than {MOST_ELEMENTS} elements"

@@ -138,8 +138,19 @@ class GraphFile(Part, frozen=True, kw_only=True):
     since: str = ""
 
 
+class NanSums(Part, frozen=True, kw_only=True):
+    """A float32 tensor [1, n] that lowered files give beside the outputs: the sums of n of them.
+
+    A sum is NaN where an element is, so that nothing has to read whole outputs to find one.
+    """
+
+    name: str
+    of: Annotated[tuple[str, ...], Meta(min_length=1)]
+    """Names of float outputs."""
+
+
 class Graph(Part, frozen=True, kw_only=True):
-    """One network. The canonical model gives `outputs` and then `probes`; lowered files give `outputs`.
+    """One network. The canonical model gives `outputs` and then `probes`; lowered files give `given`.
 
     Probes are inner float tensors (raw head outputs) that keep their names in every lowered file, so that
     parity can compare them where decoding would reorder near-equal scores.
@@ -152,8 +163,18 @@ class Graph(Part, frozen=True, kw_only=True):
     outputs: tuple[TensorSpec, ...]
     probes: tuple[TensorSpec, ...] = ()
     batch: PositiveInt = 1
+    nan_sums: NanSums | None = None
     canonical: str | None = None
     files: tuple[GraphFile, ...] = ()
+
+    @property
+    def given(self) -> tuple[TensorSpec, ...]:
+        """What lowered files give: the outputs, and `nan_sums` where they have it."""
+        if self.nan_sums is None:
+            return self.outputs
+        looks = self.outputs[0].shape[0]
+        shape = (looks, len(self.nan_sums.of))
+        return (*self.outputs, TensorSpec(name=self.nan_sums.name, dtype=DType.FLOAT32, shape=shape))
 
 
 class StateTensor(Part, frozen=True, kw_only=True):

@@ -59,7 +59,7 @@ def open_onnxruntime(
     return OnnxRuntimeEngine(
         bundle.model(entry.path),
         inputs=declared.inputs,
-        outputs=declared.outputs,
+        outputs=declared.given,
         where=str(bundle.path / entry.path),
         batch=declared.batch,
         options=options,

@@ -82,7 +82,7 @@ def open_tensorrt(
         cache.read(record),
         trt,
         inputs=declared.inputs,
-        outputs=declared.outputs,
+        outputs=declared.given,
         batch=declared.batch,
         where=str(cache.engine_path(record)),
         name=f"{target.value} {trt.__version__} {precision.value}, {gpu.name}",

@@ -173,7 +173,8 @@ class Walk:
             ResultError: The outputs cannot be decoded.
         """
         for outputs in inferred.outputs:
-            check_not_nan(outputs, where=inferred.runner)
+            sums = self.manifest.graphs[inferred.graph].nan_sums
+            check_not_nan(outputs, where=inferred.runner, sums=sums)
         return decode_result(self.manifest, inferred.looks, inferred.outputs)
 
     def reset(self) -> None:

@@ -23,7 +23,7 @@ from edgewise.exporter.way.export import canonical_graph
 from edgewise.models import registry
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.families.yolact.config import MICRO, Suppression
-from edgewise.runtime.contract.manifest import ClassLabel, Precision, Provenance, Target
+from edgewise.runtime.contract.manifest import ClassLabel, Graph, Precision, Provenance, Target
 from edgewise.runtime.system.errors import ExportError
 
 from .float_graph import float_graph
@@ -232,8 +232,10 @@ def test_one_look_is_stored_as_it_is() -> None:
     key = (Target.TENSORRT, Precision.FP32)
     files = {key: {"10": model, "": model}}
     data = model.SerializeToString(deterministic=True)
-    assert stored(files, 1, SAMPLES, every_float_alike) == {key: {"10": data, "": data}}
-    freed = stored(files, 8, SAMPLES, every_float_alike)[key]
+    assert stored(files, Graph(inputs=(), outputs=(), batch=1), SAMPLES, every_float_alike) == {
+        key: {"10": data, "": data}
+    }
+    freed = stored(files, Graph(inputs=(), outputs=(), batch=8), SAMPLES, every_float_alike)[key]
     assert freed["10"] == freed[""] != data
 
 
@@ -241,13 +243,13 @@ def test_a_line_that_reads_one_look_must_read_several(monkeypatch: pytest.Monkey
     """A flat gather becomes GatherND; a line that has none is found at export, not on the device."""
     model = model_of(APART["a flat gather"])
     files = {(Target.TENSORRT, Precision.FP32): {"": model}}
-    assert stored(files, 8, SAMPLES, every_float_alike)
+    assert stored(files, Graph(inputs=(), outputs=(), batch=8), SAMPLES, every_float_alike)
     (oldest, *_) = releases_of(Target.TENSORRT)
     lacking = replace(oldest, refused={**oldest.refused, "GatherND": "its parser does not know it"})
     monkeypatch.setattr(lowering, "releases_of", lambda target: (lacking,))
     with pytest.raises(ExportError, match=r"TensorRT 8.6 refuses GatherND"):
-        stored(files, 8, SAMPLES, every_float_alike)
-    assert stored(files, 1, SAMPLES, every_float_alike)
+        stored(files, Graph(inputs=(), outputs=(), batch=8), SAMPLES, every_float_alike)
+    assert stored(files, Graph(inputs=(), outputs=(), batch=1), SAMPLES, every_float_alike)
 
 
 def test_a_free_batch_can_be_fixed_again() -> None:
