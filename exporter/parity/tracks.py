@@ -130,10 +130,10 @@ class StageTrack:
         walk.reset()
         try:
             last = deque((walk.infer(image.prepared) for image in images), maxlen=1)[0]
-            specs = stage.specs[last.graph]
-            if any(structure_problems(specs, look) + value_problems(look) for look in last.outputs):
+            specs, outputs = stage.specs[last.graph], self._without_sums(last.graph, last.outputs)
+            if any(structure_problems(specs, look) + value_problems(look) for look in outputs):
                 return None
-            return decode_result(self.manifest, last.looks, last.outputs)
+            return decode_result(self.manifest, last.looks, outputs)
         except EdgewiseError:
             return None
 
@@ -144,14 +144,15 @@ class StageTrack:
             return None
         start = time.perf_counter()
         try:
-            looks = self._walk.infer(image.prepared).outputs
+            inferred = self._walk.infer(image.prepared)
         except EdgewiseError as error:
             return self._stop(error.what)
         except (RuntimeError, ValueError, TypeError) as error:  # a module that torch cannot run
             return self._stop(f"{type(error).__name__}: {error}")
+        looks = self._without_sums(inferred.graph, inferred.outputs)
         if looks:
             self._seconds.append(time.perf_counter() - start)
-        specs = stage.specs[image.prepared.graph]
+        specs = stage.specs[inferred.graph]
         wrong = [problem for look in looks for problem in structure_problems(specs, look)]
         if wrong:
             return self._stop(*dict.fromkeys(wrong))
@@ -160,6 +161,15 @@ class StageTrack:
             self.problems.update({f"{problem.split(' holds ')[0]} holds NaN" for problem in unusable})
             return None
         return looks
+
+    def _without_sums(
+        self, graph: str, looks: Sequence[Mapping[str, Tensor]]
+    ) -> Sequence[Mapping[str, Tensor]]:
+        """Outputs without the sums by which a lowered file tells of NaN: the stages before it have none."""
+        sums = self.manifest.graphs[graph].nan_sums
+        if sums is None:
+            return looks
+        return [{name: value for name, value in look.items() if name != sums.name} for look in looks]
 
     def _stop(self, *problems: str) -> None:
         self.stopped = True
