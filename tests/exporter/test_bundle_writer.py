@@ -237,10 +237,6 @@ import sys
 import time
 from pathlib import Path
 from edgewise.exporter.bundle import writer as bundle_writer
-from edgewise.exporter.engines.build import with_realised
-from edgewise.exporter.precision.calibration_images import CalibrationRequest
-from edgewise.exporter.precision.quantise import calibrate_bundle
-from edgewise.exporter.way.export import ExportOptions, export_bundle, export_checkpoint
 from edgewise.runtime.contract.bundle import Bundle
 bundle = Bundle.open(sys.argv[1])
 def wait(manifest):
