@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,16 @@ def frame_tensor(size: tuple[int, int], meaning: str = "BGR pixels") -> TensorSp
 def float_tensor(name: str, shape: Shape, meaning: str, value_range: Range | None = None) -> TensorSpec:
     """A float32 output or probe."""
     return _tensor(DType.FLOAT32, name, shape, meaning, value_range)
+
+
+def level_tensors(
+    name: str, sizes: Sequence[tuple[int, int]], channels: int, meaning: str, *, first: int = 0
+) -> list[TensorSpec]:
+    """A float map [1, channels, height, width] of every pyramid level; the finest is number `first`."""
+    return [
+        float_tensor(f"{name}_{level}", (1, channels, *size), f"{meaning}, level {level}")
+        for level, size in enumerate(sizes, start=first)
+    ]
 
 
 def int_tensor(name: str, shape: Shape, meaning: str, value_range: Range) -> TensorSpec:

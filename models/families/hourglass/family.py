@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from torch import Tensor, nn
 
 from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.draft import draft_manifest
 from edgewise.models.families.family import Family, ModelEntry, Named, PublishedFigure
 from edgewise.models.families.hourglass import recipes
 from edgewise.models.families.hourglass.config import MICRO, TINY, HourglassConfig, princeton, published
@@ -42,15 +42,13 @@ def manifest(name: str, config: HourglassConfig, vocabulary: Vocabulary, provena
         (1, config.keypoint_count, *config.heatmap_size),
         "about 1 where the keypoint lies, about 0 elsewhere; a cell is 4 x 4 input pixels",
     )
-    return Manifest(
-        writer=f"edgewise {version('edgewise')}",
-        name=name,
-        classes=vocabulary.classes,
-        keypoints=vocabulary.keypoints,
-        provenance=provenance,
-        graphs={"main": Graph(inputs=(image,), outputs=(heatmaps,))},
-        preprocess=preprocessing(config),
-        postprocess=HeatmapKeypoints(decoding=config.decoding),
+    return draft_manifest(
+        name,
+        vocabulary,
+        provenance,
+        Graph(inputs=(image,), outputs=(heatmaps,)),
+        preprocessing(config),
+        HeatmapKeypoints(decoding=config.decoding),
     )
 
 

@@ -6,8 +6,14 @@ from torch import Tensor
 
 from edgewise.models.families.rcnn.config import RcnnConfig
 from edgewise.models.families.rcnn.network import Features
-from edgewise.models.families.tensors import class_tensor, float_tensor, frame_tensor, settled_tensor
-from edgewise.runtime.contract.manifest import Graph, TensorSpec
+from edgewise.models.families.tensors import (
+    class_tensor,
+    float_tensor,
+    frame_tensor,
+    level_tensors,
+    settled_tensor,
+)
+from edgewise.runtime.contract.manifest import Graph
 from edgewise.runtime.contract.preprocessing import ColourOrder, PadSide, ShortestEdge
 
 
@@ -26,8 +32,10 @@ def graph(config: RcnnConfig) -> Graph:
         outputs.append(float_tensor("masks", (1, slots, side, side), "probability over the box", (0.0, 1.0)))
     outputs.append(settled_tensor("every suppression is proven to be done, of all candidates"))
     probes = (
-        *_maps("objectness", config, 1, "logits of the anchors"),
-        *_maps("deltas", config, 4, "box regression against the anchors"),
+        *level_tensors("objectness", config.level_sizes, config.anchors_per_cell, "logits of the anchors"),
+        *level_tensors(
+            "deltas", config.level_sizes, 4 * config.anchors_per_cell, "box regression against the anchors"
+        ),
     )
     return Graph(inputs=(frame_tensor(config.input_size),), outputs=tuple(outputs), probes=probes)
 
@@ -54,12 +62,3 @@ def raw_heads(features: Features) -> dict[str, Tensor]:
         **{f"objectness_{level}": value for level, value in enumerate(features.proposals.objectness)},
         **{f"deltas_{level}": value for level, value in enumerate(features.proposals.deltas)},
     }
-
-
-def _maps(name: str, config: RcnnConfig, width: int, meaning: str) -> list[TensorSpec]:
-    """One tensor a level of the proposal network, `width` values an anchor."""
-    channels = width * config.anchors_per_cell
-    return [
-        float_tensor(f"{name}_{level}", (1, channels, *size), f"{meaning}, level {level}")
-        for level, size in enumerate(config.level_sizes)
-    ]

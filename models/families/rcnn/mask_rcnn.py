@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 from edgewise.models.data.vocabulary import Vocabulary
-from edgewise.models.families.family import Family, ModelEntry, Named, PublishedFigure
+from edgewise.models.families.draft import draft_manifest
+from edgewise.models.families.family import Family, ModelEntry, Named
 from edgewise.models.families.rcnn import recipes
 from edgewise.models.families.rcnn.config import RcnnConfig
 from edgewise.models.families.rcnn.deploy import RcnnDeploy
@@ -13,6 +12,7 @@ from edgewise.models.families.rcnn.layouts import LAYOUTS
 from edgewise.models.families.rcnn.losses import losses
 from edgewise.models.families.rcnn.manifest import graph, preprocessing, raw_heads
 from edgewise.models.families.rcnn.network import Rcnn
+from edgewise.models.families.rcnn.published import published_figure
 from edgewise.models.families.rcnn.variants import DETECTRON2, MICRO, TINY, TORCHVISION_V1, TORCHVISION_V2
 from edgewise.models.families.recipe import Recipe
 from edgewise.runtime.contract.manifest import Manifest, Provenance
@@ -22,14 +22,13 @@ from edgewise.runtime.contract.postprocessing import PastedInstances
 def manifest(name: str, config: RcnnConfig, vocabulary: Vocabulary, provenance: Provenance) -> Manifest:
     """The draft of a bundle's manifest; export adds files, precisions, calibration, goldens and budgets."""
     assert config.mask is not None
-    return Manifest(
-        writer=f"edgewise {version('edgewise')}",
-        name=name,
-        classes=vocabulary.classes,
-        provenance=provenance,
-        graphs={"main": graph(config)},
-        preprocess=preprocessing(config),
-        postprocess=PastedInstances(settled="settled", mask_rule=config.mask.rule),
+    return draft_manifest(
+        name,
+        vocabulary,
+        provenance,
+        graph(config),
+        preprocessing(config),
+        PastedInstances(settled="settled", mask_rule=config.mask.rule),
     )
 
 
@@ -50,9 +49,7 @@ FAMILY = Family(
 
 
 def _published(name: str, config: RcnnConfig, recipe: Recipe, licence: str, figure: float) -> ModelEntry:
-    source = "documentation of torchvision" if recipe is recipes.TORCHVISION else "MODEL_ZOO.md of detectron2"
-    published = PublishedFigure("mask AP", figure, "COCO val2017", f"{source}, inputs of 800 to 1333 pixels")
-    return ModelEntry(name, FAMILY, config, recipe, licence, (published,))
+    return ModelEntry(name, FAMILY, config, recipe, licence, (published_figure("mask AP", figure, recipe),))
 
 
 ENTRIES = (

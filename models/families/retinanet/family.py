@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from torch import Tensor
 
 from edgewise.models.data.instance_targets import InstanceTargets
 from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.draft import draft_manifest
 from edgewise.models.families.family import Family, ModelEntry, Named, PublishedFigure
 from edgewise.models.families.recipe import Recipe
 from edgewise.models.families.retinanet import recipes
@@ -17,7 +17,13 @@ from edgewise.models.families.retinanet.deploy import RetinanetDeploy
 from edgewise.models.families.retinanet.layouts import LAYOUTS
 from edgewise.models.families.retinanet.losses import losses
 from edgewise.models.families.retinanet.network import Predictions, Retinanet
-from edgewise.models.families.tensors import class_tensor, float_tensor, frame_tensor, settled_tensor
+from edgewise.models.families.tensors import (
+    class_tensor,
+    float_tensor,
+    frame_tensor,
+    level_tensors,
+    settled_tensor,
+)
 from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance, TensorSpec
 from edgewise.runtime.contract.postprocessing import DetectedBoxes
 from edgewise.runtime.contract.preprocessing import ShortestEdge, SideRounding
@@ -36,14 +42,13 @@ def loss(
 def manifest(name: str, config: RetinanetConfig, vocabulary: Vocabulary, provenance: Provenance) -> Manifest:
     """The draft of a bundle's manifest; export adds files, precisions, calibration, goldens and budgets."""
     image = frame_tensor(config.input_size)
-    return Manifest(
-        writer=f"edgewise {version('edgewise')}",
-        name=name,
-        classes=vocabulary.classes,
-        provenance=provenance,
-        graphs={"main": Graph(inputs=(image,), outputs=_outputs(config), probes=_probes(config))},
-        preprocess=preprocessing(config),
-        postprocess=DetectedBoxes(settled="settled"),
+    return draft_manifest(
+        name,
+        vocabulary,
+        provenance,
+        Graph(inputs=(image,), outputs=_outputs(config), probes=_probes(config)),
+        preprocessing(config),
+        DetectedBoxes(settled="settled"),
     )
 
 
@@ -86,19 +91,12 @@ def _outputs(config: RetinanetConfig) -> tuple[TensorSpec, ...]:
 
 
 def _probes(config: RetinanetConfig) -> tuple[TensorSpec, ...]:
+    sizes, anchors = config.level_sizes, config.anchors_per_cell
+    logits, deltas = "class logits of the anchors", "box regression against the anchors"
     return (
-        *_maps("logits", config, config.class_count, "class logits of the anchors"),
-        *_maps("deltas", config, 4, "box regression against the anchors"),
+        *level_tensors("logits", sizes, config.class_count * anchors, logits, first=_FINEST),
+        *level_tensors("deltas", sizes, 4 * anchors, deltas, first=_FINEST),
     )
-
-
-def _maps(name: str, config: RetinanetConfig, width: int, meaning: str) -> list[TensorSpec]:
-    """One tensor a level, `width` values an anchor."""
-    channels = width * config.anchors_per_cell
-    return [
-        float_tensor(f"{name}_{level}", (1, channels, *size), f"{meaning}, level {level}")
-        for level, size in enumerate(config.level_sizes, start=_FINEST)
-    ]
 
 
 FAMILY = Family(

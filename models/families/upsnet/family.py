@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 from torch import Tensor
 
 from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.draft import draft_manifest
 from edgewise.models.families.family import Family, ModelEntry, Named, PublishedFigure
 from edgewise.models.families.tensors import (
     class_tensor,
     float_tensor,
     frame_tensor,
     label_map_tensor,
+    level_tensors,
     settled_tensor,
 )
 from edgewise.models.families.upsnet import recipes
@@ -29,14 +29,13 @@ from edgewise.runtime.contract.preprocessing import Letterbox, PadSide
 def manifest(name: str, config: UpsnetConfig, vocabulary: Vocabulary, provenance: Provenance) -> Manifest:
     """The draft of a bundle's manifest; export adds files, precisions, calibration, goldens and budgets."""
     image = frame_tensor(config.input_size)
-    return Manifest(
-        writer=f"edgewise {version('edgewise')}",
-        name=name,
-        classes=vocabulary.classes,
-        provenance=provenance,
-        graphs={"main": Graph(inputs=(image,), outputs=_outputs(config), probes=_probes(config))},
-        preprocess=preprocessing(config),
-        postprocess=PanopticSegments(settled="settled", stuff_area_limit=config.decoding.stuff_area_limit),
+    return draft_manifest(
+        name,
+        vocabulary,
+        provenance,
+        Graph(inputs=(image,), outputs=_outputs(config), probes=_probes(config)),
+        preprocessing(config),
+        PanopticSegments(settled="settled", stuff_area_limit=config.decoding.stuff_area_limit),
     )
 
 
@@ -82,19 +81,12 @@ def _probes(config: UpsnetConfig) -> tuple[TensorSpec, ...]:
     stride = config.backbone.stage_strides[0]
     height, width = config.input_size[0] // stride, config.input_size[1] // stride
     return (
-        *_maps("objectness", config, 1, "logits of the anchors"),
-        *_maps("deltas", config, 4, "box regression against the anchors"),
+        *level_tensors("objectness", config.level_sizes, config.anchors_per_cell, "logits of the anchors"),
+        *level_tensors(
+            "deltas", config.level_sizes, 4 * config.anchors_per_cell, "box regression against the anchors"
+        ),
         float_tensor("fcn_score", (1, config.class_count, height, width), "semantic logits, stuff first"),
     )
-
-
-def _maps(name: str, config: UpsnetConfig, width: int, meaning: str) -> list[TensorSpec]:
-    """One tensor a level of the proposal network, `width` values an anchor."""
-    channels = width * config.anchors_per_cell
-    return [
-        float_tensor(f"{name}_{level}", (1, channels, *size), f"{meaning}, level {level}")
-        for level, size in enumerate(config.level_sizes)
-    ]
 
 
 FAMILY = Family(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from torch import Tensor
 
 from edgewise.models.data.instance_targets import InstanceTargets
 from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.draft import draft_manifest
 from edgewise.models.families.family import Family, ModelEntry, Named, PublishedFigure
 from edgewise.models.families.tensors import class_tensor, float_tensor, frame_tensor, settled_tensor
 from edgewise.models.families.yolact import recipes
@@ -39,14 +39,13 @@ def loss(
 def manifest(name: str, config: YolactConfig, vocabulary: Vocabulary, provenance: Provenance) -> Manifest:
     """The draft of a bundle's manifest; export adds files, precisions, calibration, goldens and budgets."""
     image = frame_tensor(config.input_size)
-    return Manifest(
-        writer=f"edgewise {version('edgewise')}",
-        name=name,
-        classes=vocabulary.classes,
-        provenance=provenance,
-        graphs={"main": Graph(inputs=(image,), outputs=_outputs(config), probes=_probes(config))},
-        preprocess=preprocessing(config),
-        postprocess=PrototypeInstances(settled="settled" if config.decoding.sequential else None),
+    return draft_manifest(
+        name,
+        vocabulary,
+        provenance,
+        Graph(inputs=(image,), outputs=_outputs(config), probes=_probes(config)),
+        preprocessing(config),
+        PrototypeInstances(settled="settled" if config.decoding.sequential else None),
     )
 
 
