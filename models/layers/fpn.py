@@ -10,6 +10,17 @@ from torch.nn import functional as F
 from edgewise.models.layers.convolution import convolution
 
 
+def pyramid_strides(stage_strides: tuple[int, ...], *, extra: bool) -> tuple[int, ...]:
+    """Strides of the levels of the paper's form, finest first; `extra`: one more, every other cell."""
+    return (*stage_strides, 2 * stage_strides[-1]) if extra else stage_strides
+
+
+def grid_sizes(size: tuple[int, int], strides: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """(rows, columns) of levels of an input (height, width); what is left over is a cell too."""
+    height, width = size
+    return tuple((-(-height // stride), -(-width // stride)) for stride in strides)
+
+
 class FeaturePyramid(nn.Module):
     """Stage outputs, finest first -> as many levels of `channels`, then `downsamples` coarser ones.
 

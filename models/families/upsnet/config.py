@@ -11,6 +11,7 @@ from msgspec import Meta
 from edgewise.models.families.config import Config, Index, Positive, Rounds, Threshold, TopCount
 from edgewise.models.layers.anchors import AnchorRule
 from edgewise.models.layers.box_coding import BoxCoding
+from edgewise.models.layers.fpn import grid_sizes, pyramid_strides
 from edgewise.models.layers.image_input import ImageInput
 from edgewise.models.layers.resnet import ResNetConfig
 from edgewise.models.layers.two_stage.box_stage import BoxDecoding, BoxStageConfig, ClearClass
@@ -166,14 +167,12 @@ class UpsnetConfig(Config, frozen=True):
     @property
     def level_strides(self) -> tuple[int, ...]:
         """Strides of the proposal network's levels, finest first."""
-        strides = self.backbone.stage_strides
-        return (*strides, 2 * strides[-1]) if self.pyramid_extra else strides
+        return pyramid_strides(self.backbone.stage_strides, extra=self.pyramid_extra)
 
     @property
     def level_sizes(self) -> tuple[tuple[int, int], ...]:
         """(height, width) of the proposal network's levels."""
-        height, width = self.input_size
-        return tuple((-(-height // stride), -(-width // stride)) for stride in self.level_strides)
+        return grid_sizes(self.input_size, self.level_strides)
 
     @property
     def panoptic_size(self) -> tuple[int, int]:
