@@ -37,6 +37,12 @@ OLD_IR_VERSION = 8
 """The file format's version that came with opset 17."""
 
 
+AXES_BECAME_AN_INPUT = tuple(
+    f"Reduce{kind}" for kind in ("Max", "Min", "Mean", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
+)
+"""Reductions that name their axes in an attribute up to opset 17, and in an input from 18 on."""
+
+
 class NotLossless(Exception):
     """A node uses a feature that opset 17 does not have; `args[0]` says which."""
 
@@ -206,8 +212,5 @@ _REWRITES: dict[str, Rewrite] = {
     "Pad": _pad,
     "ScatterND": _scatter,
     "ScatterElements": _scatter,
-    **{
-        f"Reduce{kind}": _reduce
-        for kind in ("Max", "Min", "Mean", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
-    },
+    **dict.fromkeys(AXES_BECAME_AN_INPUT, _reduce),
 }

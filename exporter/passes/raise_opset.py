@@ -13,6 +13,7 @@ import numpy as np
 from edgewise.exporter.graph.conditions import no_control_flow, only_standard_operators, opset_of
 from edgewise.exporter.graph.edit import attribute, drop_attribute, unique_name
 from edgewise.exporter.graph.passes import Pass
+from edgewise.exporter.passes.lower_opset import AXES_BECAME_AN_INPUT
 
 if TYPE_CHECKING:
     import onnx
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 HALF_SCALES_OPSET = 19
 HALF_SCALES_IR_VERSION = 9
 """The file format's version that came with opset 19."""
-
-_AXES_BECAME_AN_INPUT = frozenset(
-    f"Reduce{kind}" for kind in ("Max", "Min", "Mean", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
-)
 
 
 def raise_opset() -> Pass:
@@ -41,7 +38,7 @@ def _raise(model: onnx.ModelProto) -> onnx.ModelProto:
     if before >= HALF_SCALES_OPSET:
         return model
     for node in model.graph.node:
-        if before < 18 and node.op_type in _AXES_BECAME_AN_INPUT:
+        if before < 18 and node.op_type in AXES_BECAME_AN_INPUT:
             _axes_as_input(node, model)
         elif before < 18 and node.op_type == "Split" and len(node.input) < 2:
             _count_parts(node)
