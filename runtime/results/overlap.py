@@ -1,4 +1,4 @@
-"""How alike masks are: intersection over union, with a rule for masks without a pixel."""
+"""How alike masks and boxes are: intersection over union, with rules for what has no pixel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ Floats = NDArray[np.float64]
 def mask_likeness(first: MaskCrops, first_boxes: Floats, second: MaskCrops, second_boxes: Floats) -> Likeness:
     """Intersection over union of every pair of masks.
 
-    Two masks without a pixel are equal wherever they are; the IoU of their boxes finds their partners.
+    Two masks without a pixel are equal wherever they are; their boxes, as `box_likeness` sees them, find
+    their partners.
 
     Args:
         first, second: n and m masks of one frame size.
@@ -27,8 +28,24 @@ def mask_likeness(first: MaskCrops, first_boxes: Floats, second: MaskCrops, seco
     both_empty = (first.areas() == 0)[:, None] & (second.areas() == 0)[None]
     return Likeness(
         similarity=np.where(both_empty, 1.0, ious),
-        affinity=np.where(both_empty, box_iou(first_boxes, second_boxes), ious),
+        affinity=np.where(both_empty, box_likeness(first_boxes, second_boxes), ious),
     )
+
+
+def box_likeness(first: Floats, second: Floats) -> Floats:
+    """float64 [n, m], the IoU of boxes [n, 4] and [m, 4] in xyxy, in which a side has at least a pixel.
+
+    A box is cut off at the frame's edge and rounded in its record; what is left of a thin one can be nothing,
+    and is the same box still.
+    """
+    return box_iou(_a_pixel_wide(first), _a_pixel_wide(second))
+
+
+def _a_pixel_wide(boxes: Floats) -> Floats:
+    """The boxes grown about their centres to sides of at least a pixel."""
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    half = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0) / 2
+    return np.concatenate([centre - half, centre + half], axis=1)
 
 
 def box_iou(first: Floats, second: Floats) -> Floats:

@@ -21,12 +21,14 @@ from edgewise.runtime.contract.manifest import (
     Precision,
 )
 from edgewise.runtime.contract.postprocessing import (
+    DetectedBoxes,
     HeatmapKeypoints,
     PanopticFusion,
     PanopticSegments,
     PrototypeInstances,
 )
-from edgewise.runtime.decoding.kinds import KINDS
+from edgewise.runtime.decoding.kinds import KINDS, kind_of
+from edgewise.runtime.kinds.boxes.result import Boxes
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.kinds.panoptic.result import Panoptic
@@ -83,6 +85,7 @@ def figures(matching: Matching) -> tuple[float, float, float]:
 
 
 WITH_MASKS = manifest(PrototypeInstances(), LABELS)
+WITH_BOXES = manifest(DetectedBoxes(), LABELS)
 
 
 A = (0, 0, 20, 20)
@@ -203,6 +206,19 @@ def test_empty_masks_are_equal_though_their_boxes_are_rounded() -> None:
     matching = match_instances(read, thin, threshold=0.0, margin=0.0)
     assert matching.tally.matched_fraction == 1
     assert matching.tally.similarity == 1
+
+
+@pytest.mark.parametrize("sliver", [3e-4, 4.5e-3, 0.04, 0.3])
+def test_what_the_edge_of_the_frame_left_of_a_box_finds_itself_in_its_record(sliver: float) -> None:
+    box = np.array([[31.38, SIZE[0] - sliver, 39.62, SIZE[0]]], np.float32)
+    scores, classes = np.array([0.9], np.float32), np.zeros(1, np.int32)
+    nothing = crop_dense(np.zeros((1, *SIZE), np.bool_))
+    for manifest, thin in (
+        (WITH_MASKS, Instances(box, scores, classes, nothing, LABELS, SIZE)),
+        (WITH_BOXES, Boxes(box, scores, classes, LABELS, SIZE)),
+    ):
+        kind, read = kind_of(manifest), read_back(manifest, thin.records(0))
+        assert match(kind, read, thin, threshold=0.0, margin=0.0).tally.matched_fraction == 1
 
 
 def test_frames_of_different_size_cannot_be_compared() -> None:

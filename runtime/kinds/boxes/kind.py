@@ -13,7 +13,7 @@ from edgewise.runtime.kinds.boxes.result import Boxes
 from edgewise.runtime.pixels.geometry import Size
 from edgewise.runtime.results.kind import Kind, Likeness, Nouns, OutputRoles
 from edgewise.runtime.results.outputs import Outputs
-from edgewise.runtime.results.overlap import box_iou
+from edgewise.runtime.results.overlap import box_likeness
 from edgewise.runtime.results.records import read_records
 from edgewise.runtime.results.result import Record
 
@@ -32,8 +32,8 @@ def read_boxes(spec: DetectedBoxes, manifest: Manifest, records: Sequence[Record
 
 
 def alike(first: Boxes, second: Boxes) -> Likeness:
-    """Intersection over union of the boxes."""
-    ious = box_iou(first.boxes.astype(np.float64), second.boxes.astype(np.float64))
+    """Intersection over union of the boxes; a side has at least a pixel."""
+    ious = box_likeness(first.boxes.astype(np.float64), second.boxes.astype(np.float64))
     return Likeness(ious, ious)
 
 
