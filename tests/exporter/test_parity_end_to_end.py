@@ -32,15 +32,19 @@ from edgewise.exporter.parity.report import decode_report, encode_report
 from edgewise.runtime.contract.bundle import MANIFEST, Bundle
 from edgewise.runtime.contract.encoding import encode
 from edgewise.runtime.contract.manifest import Manifest, Precision, Target
+from edgewise.runtime.engines.options import OnnxRuntimeOptions
+from edgewise.runtime.frames.sources import Frame
 from edgewise.runtime.pixels.masks import crop_dense
 from edgewise.runtime.pixels.rle import encode_rle
 from edgewise.runtime.system.errors import (
+    BackendError,
     BundleError,
     CheckpointError,
     DatasetError,
     EdgewiseError,
     ParityError,
 )
+from edgewise.runtime.walk.session import Session
 
 from .breaking import edit, exchange
 
@@ -649,3 +653,42 @@ def test_another_checkpoint_is_refused(broken_tiny: Path, tiny_data: Path, tmp_p
     save_checkpoint(other, loaded.module, loaded.meta)
     with pytest.raises(CheckpointError, match="another SHA-256"):
         compare(ParityRequest(bundle=broken_tiny, dataset=tiny_data, checkpoint=other))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "precision"),
+    [(FP32_FILE, Precision.FP32), *zip(LOWERED, [Precision.FP16, Precision.INT8], strict=True)],
+)
+def test_the_sums_of_every_stored_precision_tell_a_session_of_nan(
+    broken_tiny: Path, tiny_data: Path, file: str, precision: Precision
+) -> None:
+    frame = cv2.imread(str(next((tiny_data / "images").iterdir())))
+    sums = Bundle.open(broken_tiny).graph("main").nan_sums
+    assert sums is not None
+
+    def found() -> dict[str, np.ndarray]:
+        with Session.open(
+            Bundle.open(broken_tiny), backend=OnnxRuntimeOptions(threads=1), precision=precision
+        ) as session:
+            (outputs,) = session.walk.infer(session.walk.prepare(Frame(0, "first", frame, 0.0))).outputs
+            session(frame)
+            return outputs
+
+    assert np.isfinite(found()[sums.name]).all()
+    edit(broken_tiny, file, lambda model: plant_behind(model, sums.of[0]))
+    with pytest.raises(BackendError, match=f"{sums.of[0]!r} holds NaN"):
+        found()
+
+
+def plant_behind(model: onnx.ModelProto, output: str) -> None:
+    """One NaN into an output, at its last element, before anything reads it."""
+    node = next(node for node in model.graph.node if output in node.output)
+    node.output[list(node.output).index(output)] = f"{output}_before"
+    (value,) = (value for value in model.graph.output if value.name == output)
+    shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    planted = np.zeros(shape, np.float32)
+    planted.ravel()[-1] = np.nan
+    model.graph.initializer.append(numpy_helper.from_array(planted, "planted"))
+    place = list(model.graph.node).index(node) + 1
+    model.graph.node.insert(place, helper.make_node("Add", [f"{output}_before", "planted"], [output]))
