@@ -130,7 +130,7 @@ class StageTrack:
         walk.reset()
         try:
             last = deque((walk.infer(image.prepared) for image in images), maxlen=1)[0]
-            specs, outputs = stage.specs[last.graph], self._without_sums(last.graph, last.outputs)
+            specs, outputs = stage.specs[last.graph], last.outputs
             if any(structure_problems(specs, look) + value_problems(look) for look in outputs):
                 return None
             return decode_result(self.manifest, last.looks, outputs)
@@ -149,7 +149,7 @@ class StageTrack:
             return self._stop(error.what)
         except (RuntimeError, ValueError, TypeError) as error:  # a module that torch cannot run
             return self._stop(f"{type(error).__name__}: {error}")
-        looks = self._without_sums(inferred.graph, inferred.outputs)
+        looks = inferred.outputs
         if looks:
             self._seconds.append(time.perf_counter() - start)
         specs = stage.specs[inferred.graph]
@@ -161,15 +161,6 @@ class StageTrack:
             self.problems.update({f"{problem.split(' holds ')[0]} holds NaN" for problem in unusable})
             return None
         return looks
-
-    def _without_sums(
-        self, graph: str, looks: Sequence[Mapping[str, Tensor]]
-    ) -> Sequence[Mapping[str, Tensor]]:
-        """Outputs without the sums by which a lowered file tells of NaN: the stages before it have none."""
-        sums = self.manifest.graphs[graph].nan_sums
-        if sums is None:
-            return looks
-        return [{name: value for name, value in look.items() if name != sums.name} for look in looks]
 
     def _stop(self, *problems: str) -> None:
         self.stopped = True

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.runtime.contract.check import image_input
-from edgewise.runtime.contract.manifest import Manifest
+from edgewise.runtime.contract.manifest import Graph, Manifest
 from edgewise.runtime.decoding.decode import decode_result, looks_of
 from edgewise.runtime.engines.base import Held, Runner, Tensor, check_not_nan, numpy_dtype
 from edgewise.runtime.frames.looks import FrameBoxes, Looks
@@ -38,13 +38,17 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class Inferred:
-    """The outputs of every look at a frame, and the looks that lead them back to the source image."""
+    """The outputs of every look at a frame, and the looks that lead them back to the source image.
+
+    `sums`: of every look, the sums by output that the graph gave with it (see `Graph.nan_sums`).
+    """
 
     frame: Frame
     graph: str
     runner: str
     looks: Looks
     outputs: tuple[dict[str, Tensor], ...]
+    sums: tuple[dict[str, float], ...]
 
 
 class Preparation:
@@ -120,17 +124,12 @@ class Walk:
         for graph, neighbours in groupby(frames, key=lambda prepared: prepared.graph):
             looked = list(neighbours)
             looks = [look for prepared in looked for look in prepared.looks.looks]
-            outputs = iter(self._launches(graph, [look.tensor for look in looks]))
-            inferred += [
-                Inferred(
-                    prepared.frame,
-                    graph,
-                    self.runners[graph].name,
-                    prepared.looks,
-                    tuple(islice(outputs, len(prepared.looks.looks))),
-                )
-                for prepared in looked
-            ]
+            given = iter(self._launches(graph, [look.tensor for look in looks]))
+            for prepared in looked:
+                outputs = tuple(islice(given, len(prepared.looks.looks)))
+                sums = tuple(_take_sums(self.manifest.graphs[graph], look) for look in outputs)
+                name = self.runners[graph].name
+                inferred.append(Inferred(prepared.frame, graph, name, prepared.looks, outputs, sums))
         return inferred
 
     @property
@@ -172,8 +171,7 @@ class Walk:
             BackendError: An output holds NaN. (Looked for here, beside the inference of the next frame.)
             ResultError: The outputs cannot be decoded.
         """
-        for outputs in inferred.outputs:
-            sums = self.manifest.graphs[inferred.graph].nan_sums
+        for outputs, sums in zip(inferred.outputs, inferred.sums, strict=True):
             check_not_nan(outputs, where=inferred.runner, sums=sums)
         return decode_result(self.manifest, inferred.looks, inferred.outputs)
 
@@ -184,6 +182,13 @@ class Walk:
             graph, _ = state.sinks[0].rsplit(".", 1) if state.sinks else state.source.rsplit(".", 1)
             initial = np.full(state.spec.shape, state.initial_value, numpy_dtype(state.spec.dtype))
             self._held[state.name] = self.runners[graph].hold(initial)
+
+
+def _take_sums(graph: Graph, outputs: dict[str, Tensor]) -> dict[str, float]:
+    """Take the sums of one look away from its outputs: only lowered files give them."""
+    if graph.nan_sums is None or graph.nan_sums.name not in outputs:
+        return {}
+    return dict(zip(graph.nan_sums.of, outputs.pop(graph.nan_sums.name).ravel().tolist(), strict=True))
 
 
 def _reads(manifest: Manifest, graph: str) -> dict[str, str]:

@@ -119,10 +119,10 @@ def test_unknown_options(bundle_folder: Path) -> None:
 
 def test_nan_is_found_and_infinity_is_not_nan() -> None:
     tensors = {"fine": np.array([np.inf, -np.inf, 1.0], np.float32), "count": np.array([1], np.int32)}
-    check_not_nan(tensors, where="here")
+    check_not_nan(tensors, where="here", sums={})
     for dtype in (np.float32, np.float16):
         with pytest.raises(BackendError, match="'bad' holds NaN"):
-            check_not_nan(tensors | {"bad": np.array([1.0, np.nan], dtype)}, where="here")
+            check_not_nan(tensors | {"bad": np.array([1.0, np.nan], dtype)}, where="here", sums={})
 
 
 def test_every_dtype_of_the_manifest_has_a_numpy_dtype() -> None:
