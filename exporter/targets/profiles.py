@@ -184,7 +184,7 @@ _RULES: Rules = {
     "ScatterND": (rules.PLAIN_SCATTER,),
     "ScatterElements": (rules.PLAIN_SCATTER,),
     "MaxPool": (rules.PLAIN_POOL,),
-    "GridSample": (rules.FOUR_DIMENSIONAL,),
+    "GridSample": (rules.FOUR_DIMENSIONAL, rules.SAMPLES_IN_ONE_TYPE),
     "QuantizeLinear": _CODES,
     "DequantizeLinear": _CODES,
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Max", "Min", "Clip"), (rules.KNOWN_TYPES,)),

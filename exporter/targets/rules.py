@@ -89,6 +89,11 @@ def _four_dimensional(node: onnx.NodeProto, facts: GraphFacts) -> str | None:
     return None if shape is not None and len(shape) == 4 else "the input must have four dimensions"
 
 
+def _samples_in_one_type(node: onnx.NodeProto, facts: GraphFacts) -> str | None:
+    values, grid = (facts.types.get(name) for name in node.input[:2])
+    return None if values == grid else "values and positions must be of one type"
+
+
 def _signed_codes(node: onnx.NodeProto, facts: GraphFacts) -> str | None:
     import onnx
 
@@ -173,6 +178,7 @@ FIXED_RANGE = Rule("fixed Range", _fixed_range)
 PLAIN_SCATTER = Rule("plain scatter", _plain_scatter)
 PLAIN_POOL = Rule("plain MaxPool", _plain_pool)
 FOUR_DIMENSIONAL = Rule("four dimensions", _four_dimensional)
+SAMPLES_IN_ONE_TYPE = Rule("samples in one type", _samples_in_one_type)
 SIGNED_CODES = Rule("signed codes", _signed_codes)
 THREE_INPUTS = Rule("three inputs", _three_inputs)
 SCALE_OF_ITS_VALUES = Rule("scale of its values' type", _scale_of_its_values)

@@ -125,6 +125,17 @@ BROKEN: list[tuple[str, onnx.ModelProto, tuple[str, ...]]] = [
         ),
         NVIDIA,
     ),
+    (
+        "samples in one type",
+        model_of(
+            [
+                helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16),
+                helper.make_node("GridSample", ["half", "grid"], ["y"]),
+            ],
+            {"grid": np.zeros((1, 6, 6, 2), np.float32)},
+        ),
+        NVIDIA,
+    ),
     ("signed codes", codes(zero=np.uint8(0)), NVIDIA),
     ("signed codes", codes(zero=np.int8(3)), NVIDIA),
     ("three inputs", weight_codes("codes", "scale"), NVIDIA),
