@@ -14,7 +14,6 @@ from edgewise.models import registry
 from edgewise.runtime.contract.manifest import Precision
 
 WITHOUT_A_ROW = (
-    "upsnet-r50-coco",
     "retinanet-r50-v1",
     "retinanet-r50-v2",
     "mask-rcnn-r50-v1",
