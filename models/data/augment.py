@@ -106,6 +106,8 @@ def mirror(example: Example) -> Example:
         np.ascontiguousarray(example.masks[:, :, ::-1]),
         _mirrored(example.crowd_boxes, width),
         None if example.semantic is None else np.ascontiguousarray(example.semantic[:, ::-1]),
+        None if example.points is None else _mirrored_points(example.points, example.flip_pairs, width),
+        example.flip_pairs,
     )
 
 
@@ -147,7 +149,18 @@ def cut(example: Example, window: tuple[int, int, int, int]) -> Example:
     scraps = boxes[~kept & (after > 0)]
     crowds = np.concatenate([crowds, scraps])
     crowds = crowds[(crowds[:, 2] > crowds[:, 0]) & (crowds[:, 3] > crowds[:, 1])]
-    return Example(canvas, boxes[kept], example.classes[kept], masks[kept], crowds, semantic)
+    points = None if example.points is None else _seen_points(example.points[kept], window, bounds)
+    return Example(
+        canvas, boxes[kept], example.classes[kept], masks[kept], crowds, semantic, points, example.flip_pairs
+    )
+
+
+def swapped(points: NDArray[np.float64], flip_pairs: tuple[tuple[int, int], ...]) -> NDArray[np.float64]:
+    """Points [k, ...] with the rows of each pair exchanged: left and right of a mirrored person."""
+    order = np.arange(len(points))
+    for left, right in flip_pairs:
+        order[[left, right]] = right, left
+    return points[order]
 
 
 def tight_box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
@@ -195,6 +208,26 @@ def _clipped(boxes: NDArray[np.float64], bounds: tuple[int, int, int, int]) -> N
 
 def _mirrored(boxes: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+
+
+def _mirrored_points(
+    points: NDArray[np.float64], flip_pairs: tuple[tuple[int, int], ...], width: int
+) -> NDArray[np.float64]:
+    turned = swapped(points.swapaxes(0, 1), flip_pairs).swapaxes(0, 1)
+    turned[..., 0] = width - turned[..., 0]
+    return turned
+
+
+def _seen_points(
+    points: NDArray[np.float64], window: tuple[int, int, int, int], bounds: tuple[int, int, int, int]
+) -> NDArray[np.float64]:
+    """Points in the pixels of a window; those outside what `bounds` shows of the picture are unlabelled."""
+    moved = points.copy()
+    moved[..., :2] -= window[:2]
+    low, high = np.array(bounds[:2]), np.array(bounds[2:])
+    inside = ((moved[..., :2] >= low) & (moved[..., :2] < high)).all(axis=2)
+    moved[..., 2] *= inside
+    return moved
 
 
 def _signed(rng: np.random.Generator) -> float:

@@ -22,6 +22,9 @@ class Example:
         crowd_boxes: float64 [c, 4], regions to be left out of the loss.
         semantic: int16 [h, w], index into the vocabulary's classes, -1 where nothing is known; None where
             the dataset describes things only.
+        points: float64 [n, k, 3], x, y in continuous pixels and visibility (0: not labelled, or outside the
+            picture) of each object's keypoints; None where the dataset names none.
+        flip_pairs: Indices of the keypoints that change places in a mirror.
     """
 
     frame: Image
@@ -30,3 +33,5 @@ class Example:
     masks: NDArray[np.bool_]
     crowd_boxes: NDArray[np.float64]
     semantic: NDArray[np.int16] | None = None
+    points: NDArray[np.float64] | None = None
+    flip_pairs: tuple[tuple[int, int], ...] = ()

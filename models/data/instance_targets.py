@@ -20,12 +20,15 @@ class InstanceTargets:
         classes: int64 [n], 0-based index into the labels (no background entry).
         masks: bool or uint8 {0, 1}, [n, H, W] at network-input size.
         crowd_boxes: float32 [c, 4], regions in which unmatched predictions count as neither right nor wrong.
+        points: float32 [n, k, 3], x, y, visibility (0: not labelled) of each object's keypoints; None where
+            the dataset names none.
     """
 
     boxes: Tensor
     classes: Tensor
     masks: Tensor
     crowd_boxes: Tensor
+    points: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = self.boxes.shape[0]
@@ -42,11 +45,17 @@ class InstanceTargets:
                 f"{tuple(self.boxes.shape)}, {tuple(self.classes.shape)}, {tuple(self.masks.shape)}, "
                 f"{tuple(self.crowd_boxes.shape)}"
             )
+        if self.points is not None and (self.points.shape[0] != count or self.points.shape[2:] != (3,)):
+            raise ValueError(f"InstanceTargets wants points [n,k,3]; got {tuple(self.points.shape)}")
 
     def to(self, device: torch.device | str) -> InstanceTargets:
         """The same targets on another device."""
         return InstanceTargets(
-            self.boxes.to(device), self.classes.to(device), self.masks.to(device), self.crowd_boxes.to(device)
+            self.boxes.to(device),
+            self.classes.to(device),
+            self.masks.to(device),
+            self.crowd_boxes.to(device),
+            None if self.points is None else self.points.to(device),
         )
 
     def __len__(self) -> int:

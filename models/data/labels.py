@@ -41,6 +41,27 @@ MPII_PEOPLE = Vocabulary(
 )
 """MPII Human Pose: sixteen joints of a person; `head` is its top. The dataset has no similarity constants."""
 
+COCO_PEOPLE = Vocabulary(
+    classes=COCO_THINGS[:1],
+    keypoints=KeypointLayout(
+        names=(
+            *("nose", "left_eye", "right_eye", "left_ear", "right_ear"),
+            *("left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist"),
+            *("left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle"),
+        ),
+        flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
+        limbs=(
+            *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6)),
+            *((5, 7), (7, 9), (6, 8), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
+        ),
+        sigmas=(
+            *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072),
+            *(0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
+        ),
+    ),
+)
+"""COCO's people: seventeen points, with their limbs and similarity constants."""
+
 _COCO_STUFF_NAMES = {
     92: "banner", 93: "blanket", 95: "bridge", 100: "cardboard", 107: "counter", 109: "curtain",
     112: "door-stuff", 118: "floor-wood", 119: "flower", 122: "fruit", 125: "gravel", 128: "house",

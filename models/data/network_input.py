@@ -39,6 +39,7 @@ def instance_targets(example: Example, geometry: Geometry) -> InstanceTargets:
         torch.from_numpy(example.classes[kept]),
         torch.from_numpy(stacked),
         torch.from_numpy(_map_boxes(geometry, example.crowd_boxes).astype(np.float32)),
+        None if example.points is None else _map_points(geometry, example.points[kept]),
     )
 
 
@@ -61,6 +62,11 @@ def _map_boxes(geometry: Geometry, boxes: NDArray[np.float64]) -> NDArray[np.flo
     height, width = geometry.network_size
     corners = geometry.to_network(boxes.reshape(-1, 2, 2)).reshape(-1, 4)
     return np.clip(corners, 0, (width, height, width, height))
+
+
+def _map_points(geometry: Geometry, points: NDArray[np.float64]) -> torch.Tensor:
+    places = geometry.to_network(points[..., :2])
+    return torch.from_numpy(np.concatenate([places, points[..., 2:]], axis=2).astype(np.float32))
 
 
 def _map_mask(geometry: Geometry, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

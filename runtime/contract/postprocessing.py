@@ -220,6 +220,44 @@ class HeatmapKeypoints(ResultKind, frozen=True, kw_only=True, tag="heatmap-keypo
             )
 
 
+class PointScore(enum.Enum):
+    """What says how sure a point is whose map holds logits, m being the greatest of the resized map."""
+
+    LOGIT = "logit"
+    """The logistic function of m (torchvision gives m itself)."""
+    PROBABILITY = "probability"
+    """The share of e^m in the sum of e^logit over the map's cells, at most 1 (detectron2)."""
+
+
+class BoxedKeypoints(ResultKind, frozen=True, kw_only=True, tag="boxed-keypoints"):
+    """Fixed slots of box, score, class and a map of logits over the box for each point (Keypoint R-CNN).
+
+    Boxes are xyxy in network-input pixels; a score of 0 marks an empty slot. A map is doubled, resized to
+    its box, and the point lies at its maximum.
+    """
+
+    task: ClassVar[str] = "people"
+    boxes: OutputName = "boxes"
+    scores: OutputName = "scores"
+    classes: OutputName = "classes"
+    heatmaps: OutputName = "heatmaps"
+    settled: OutputName | None = None
+    score_threshold: Fraction = 0.05
+    """Slots with a score above this become people."""
+    display_threshold: Fraction = 0.5
+    """Overlays show people of at least this score."""
+    point_score: PointScore = PointScore.PROBABILITY
+    point_threshold: Fraction = 0.05
+    """Points that score less are drawn faintly."""
+    pixel_numbers: bool = False
+    """The network counts pixels of the frame, and half of one is added to each point (torchvision)."""
+
+    def problems(self, manifest: Manifest) -> Iterable[str]:
+        yield from super().problems(manifest)
+        if manifest.keypoints is None:
+            yield "the manifest names no keypoints, which results of this kind need"
+
+
 def _other_rule(stated: MaskRule, implemented: tuple[MaskRule, ...]) -> Iterable[str]:
     if stated not in implemented:
         names = " or ".join(repr(rule.value) for rule in implemented)
@@ -241,6 +279,7 @@ for _spec in (
     PanopticSegments,
     PanopticFusion,
     HeatmapKeypoints,
+    BoxedKeypoints,
 ):
     declare(_spec)
 

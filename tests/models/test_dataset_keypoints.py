@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edgewise.models.data.augment import NO_AUGMENTATION, Augmentation
+from edgewise.models.data.augment import NO_AUGMENTATION, Augmentation, swapped
 from edgewise.models.scenes import KEYPOINTS, LABELS, render_scene, write_dataset
-from edgewise.models.tasks.keypoints.augment_crop import swapped
 from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
 from edgewise.runtime.contract.preprocessing import AffineCrop, Stretch
 from edgewise.runtime.frames.preprocessing import preprocess

@@ -16,12 +16,13 @@ from edgewise.models.layers.image_input import ImageInput
 from edgewise.models.layers.resnet import ResNetConfig
 from edgewise.models.layers.two_stage.box_stage import BoxDecoding, BoxStageConfig, EveryClass
 from edgewise.models.layers.two_stage.class_rows import ClassRows
+from edgewise.models.layers.two_stage.keypoint_stage import KeypointStageConfig
 from edgewise.models.layers.two_stage.mask_stage import MaskStageConfig, MaskTargets
 from edgewise.models.layers.two_stage.proposal_stage import Divisor, ProposalConfig, ProposalStageConfig
 from edgewise.models.layers.two_stage.region_pooling import RegionPooling
 from edgewise.models.layers.two_stage.sampling import AnchorSampling, RoiSampling
 from edgewise.runtime.contract.parts import Fraction, NonNegative, PositiveInt
-from edgewise.runtime.contract.postprocessing import MaskRule
+from edgewise.runtime.contract.postprocessing import MaskRule, PointScore
 from edgewise.runtime.contract.preprocessing import ColourOrder, SideRounding
 
 
@@ -72,6 +73,22 @@ class MaskConfig(Config, frozen=True):
     rule: MaskRule = MaskRule.PASTE_PADDED
     positives_limit: PositiveInt = 512
     """Most regions of an image whose masks are trained."""
+
+
+class KeypointConfig(Config, frozen=True):
+    """The keypoint branch, and how its maps become points."""
+
+    bins: PositiveInt = 14
+    convolutions: PositiveInt = 8
+    channels: PositiveInt = 512
+    point_score: PointScore = PointScore.LOGIT
+    point_threshold: Fraction = 0.5
+    """Points that score less are shown faintly."""
+    pixel_numbers: bool = True
+    """The published weights learnt points as numbers of pixels, which begin half a pixel before its centre;
+    otherwise as continuous coordinates, as training does here."""
+    positives_limit: PositiveInt = 512
+    """Most regions of an image whose points are trained."""
 
 
 class TrainingConfig(Config, frozen=True):
@@ -142,7 +159,10 @@ class RcnnConfig(Config, frozen=True):
     box_layers: Annotated[int, Meta(ge=1, le=2)] = 2
     box_channels: PositiveInt = 1024
     mask: MaskConfig | None = MaskConfig()
-    """None: Faster R-CNN."""
+    """None: no masks."""
+    keypoint_count: Index = 0
+    """Points of a thing; 0: no keypoint branch."""
+    keypoints: KeypointConfig = KeypointConfig()
     training: TrainingConfig = TrainingConfig()
     decoding: DecodingConfig = DecodingConfig()
 
@@ -252,6 +272,17 @@ class RcnnConfig(Config, frozen=True):
                 samples_per_bin=2,
                 threshold=mask.target_threshold,
             ),
+        )
+
+    @property
+    def keypoint_stage(self) -> KeypointStageConfig:
+        return KeypointStageConfig(
+            inputs=self.pyramid_channels,
+            pooling=self._pooling,
+            bins=self.keypoints.bins,
+            channels=self.keypoints.channels,
+            convolutions=self.keypoints.convolutions,
+            points=self.keypoint_count,
         )
 
     def _rows(self, background: bool) -> ClassRows:

@@ -13,9 +13,9 @@ from edgewise.models.layers.nms import rank_order
 
 
 class RcnnDeploy(nn.Module):
-    """uint8 [1, H, W, 3] BGR -> boxes, scores, classes[, masks], settled, then the raw head maps.
+    """uint8 [1, H, W, 3] BGR -> boxes, scores, classes[, masks][, heatmaps], settled, then the raw head maps.
 
-    With K slots, A anchors a cell and M the side of a mask:
+    With K slots, A anchors a cell, P points, and M the side of a mask or a heatmap:
 
     | output | | |
     |---|---|---|
@@ -23,6 +23,7 @@ class RcnnDeploy(nn.Module):
     | scores | float32 [1, K] | falling; 0 = empty slot, its box and class are 0 too |
     | classes | int32 [1, K] | index into the manifest's classes |
     | masks | float32 [1, K, M, M] | where the config has them: probability over the box; 0 in empty slots |
+    | heatmaps | float32 [1, K, P, M, M] | where it has points: logits over the box; 0 in empty slots |
     | settled | int32 [1] | 1 = proven to be what sequential suppression of all candidates gives |
     | objectness_0, ... | float32 [1, A, h, w] | probes, one a level: logits of the anchors |
     | deltas_0, ... | float32 [1, 4 A, h, w] | probes, one a level: box regression of the anchors |
@@ -47,17 +48,20 @@ class RcnnDeploy(nn.Module):
         boxes, scores, classes, settled = network.box_head.detect(
             features.levels, found.boxes[0], found.valid[0], order
         )
-        masks: tuple[Tensor, ...] = ()
+        full = (scores > 0.0).to(scores.dtype)
+        maps: list[Tensor] = []
         if network.mask_head is not None:
             logits = network.mask_head.masks(features.levels, boxes, classes)
-            full = (scores > 0.0).to(scores.dtype)
-            masks = ((torch.sigmoid(logits) * full[:, None, None])[None],)
+            maps.append((torch.sigmoid(logits) * full[:, None, None])[None])
+        if network.keypoint_head is not None:
+            logits = network.keypoint_head.heatmaps(features.levels, boxes)
+            maps.append((logits * full[:, None, None, None])[None])
         settled = settled & found.settled[0]
         return (
             boxes[None],
             scores[None],
             classes.to(torch.int32)[None],
-            *masks,
+            *maps,
             settled.to(torch.int32).reshape(1),
             *features.proposals.objectness,
             *features.proposals.deltas,

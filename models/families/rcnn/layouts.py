@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from edgewise.models.data.labels import COCO_THINGS
+from dataclasses import replace
+
+from edgewise.models.data.labels import COCO_PEOPLE, COCO_THINGS
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.families.layout import Layout
 
 _MASK_CONVOLUTIONS = range(4)
+_KEYPOINT_CONVOLUTIONS = range(8)
 
 TORCHVISION = Layout(
     name="torchvision",
@@ -34,6 +37,12 @@ TORCHVISION = Layout(
         ),
         (r"^roi_heads\.mask_predictor\.conv5_mask\.", "mask_head.doubling."),
         (r"^roi_heads\.mask_predictor\.mask_fcn_logits\.", "mask_head.score."),
+        *(
+            # A ReLU behind each convolution has a number too.
+            (rf"^roi_heads\.keypoint_head\.{2 * index}\.", f"keypoint_head.convolutions.{index}.")
+            for index in _KEYPOINT_CONVOLUTIONS
+        ),
+        (r"^roi_heads\.keypoint_predictor\.kps_score_lowres\.", "keypoint_head.score."),
     ),
     vocabulary=Vocabulary(COCO_THINGS),
 )
@@ -60,9 +69,17 @@ DETECTRON2 = Layout(
         ),
         (r"^roi_heads\.mask_head\.deconv\.", "mask_head.doubling."),
         (r"^roi_heads\.mask_head\.predictor\.", "mask_head.score."),
+        *(
+            (rf"^roi_heads\.keypoint_head\.conv_fcn{index + 1}\.", f"keypoint_head.convolutions.{index}.")
+            for index in _KEYPOINT_CONVOLUTIONS
+        ),
+        (r"^roi_heads\.keypoint_head\.score_lowres\.", "keypoint_head.score."),
     ),
     dropped=(r"proposal_generator\.anchor_generator\.", r"pixel_(mean|std)$"),
     vocabulary=Vocabulary(COCO_THINGS),
 )
 
 LAYOUTS = (TORCHVISION, DETECTRON2)
+
+KEYPOINT_LAYOUTS = tuple(replace(layout, vocabulary=COCO_PEOPLE) for layout in LAYOUTS)
+"""The same of models that find people and their points."""

@@ -1,4 +1,5 @@
-"""The losses of Faster R-CNN (Ren et al., 2015) and Mask R-CNN (He et al., 2017): the stages' own terms."""
+"""The losses of Faster R-CNN (Ren et al., 2015), Mask and Keypoint R-CNN (He et al., 2017): the stages' own
+terms."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from edgewise.models.data.instance_targets import InstanceTargets
 from edgewise.models.families.rcnn.config import RcnnConfig
 from edgewise.models.families.rcnn.network import Features, Rcnn
+from edgewise.models.layers.two_stage.keypoint_stage import KeypointStage
 from edgewise.models.layers.two_stage.mask_stage import MaskStage
 from edgewise.models.layers.two_stage.sampling import Objects, Regions, sample_regions
 
@@ -20,8 +22,8 @@ def losses(
     """Scalar terms of equal weight; their sum is what training descends.
 
     `objectness`, `anchor_box`: of the proposal head; `class`, `box`: of sampled regions, the objects' own
-    boxes among them; `mask`: of their foreground, where the model has masks. Images with no object add to the
-    proposal and class terms only.
+    boxes among them; `mask`, `keypoint`: of their foreground, where the model has masks or points. Images
+    with no object add to the proposal and class terms only.
 
     Args:
         config: Sizes and thresholds.
@@ -38,6 +40,9 @@ def losses(
     if module.mask_head is not None and config.mask is not None:
         limit = config.mask.positives_limit
         terms["mask"] = _mask_loss(module.mask_head, limit, features, objects, regions)
+    if module.keypoint_head is not None:
+        limit = config.keypoints.positives_limit
+        terms["keypoint"] = _keypoint_loss(module.keypoint_head, limit, features, targets, regions)
     return terms
 
 
@@ -54,11 +59,33 @@ def _sample_regions(
 def _mask_loss(
     head: MaskStage, limit: int, features: Features, objects: Sequence[Objects], regions: Regions
 ) -> Tensor:
-    """Of at most `limit` foreground regions an image; they come in random order."""
-    counts = [min(item.foreground, limit) for item in regions.per_image]
-    chosen = [item.objects[:count] for item, count in zip(regions.per_image, counts, strict=True)]
-    boxes = [item.rois[:count] for item, count in zip(regions.per_image, counts, strict=True)]
+    """Of at most `limit` foreground regions an image."""
+    boxes, chosen = _foreground(regions, limit)
+    counts = [len(part) for part in chosen]
     classes = [image.classes[part] for image, part in zip(objects, chosen, strict=True)]
-    images = [torch.full_like(part, index) for index, part in enumerate(chosen)]
-    logits = head.logits(features.levels, torch.cat(boxes), torch.cat(classes), torch.cat(images))
+    logits = head.logits(features.levels, torch.cat(boxes), torch.cat(classes), _images(chosen))
     return head.loss(logits.split(counts), [image.masks for image in objects], boxes, chosen)
+
+
+def _keypoint_loss(
+    head: KeypointStage, limit: int, features: Features, targets: Sequence[InstanceTargets], regions: Regions
+) -> Tensor:
+    """Of at most `limit` foreground regions an image; a target without points has none that are labelled."""
+    boxes, chosen = _foreground(regions, limit)
+    points = [
+        boxes[0].new_zeros(len(part), head.config.points, 3) if image.points is None else image.points[part]
+        for image, part in zip(targets, chosen, strict=True)
+    ]
+    return head.loss(features.levels, torch.cat(boxes), _images(chosen), torch.cat(points))
+
+
+def _foreground(regions: Regions, limit: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Of each image at most `limit` foreground regions and their objects; they come in random order."""
+    counts = [min(item.foreground, limit) for item in regions.per_image]
+    pairs = list(zip(regions.per_image, counts, strict=True))
+    return [item.rois[:count] for item, count in pairs], [item.objects[:count] for item, count in pairs]
+
+
+def _images(chosen: Sequence[Tensor]) -> Tensor:
+    """Which image each of the chosen regions lies in."""
+    return torch.cat([torch.full_like(part, index) for index, part in enumerate(chosen)])

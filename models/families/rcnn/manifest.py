@@ -30,6 +30,10 @@ def graph(config: RcnnConfig) -> Graph:
     if config.mask is not None:
         side = 2 * config.mask.bins
         outputs.append(float_tensor("masks", (1, slots, side, side), "probability over the box", (0.0, 1.0)))
+    if config.keypoint_count:
+        side = 2 * config.keypoints.bins
+        shape = (1, slots, config.keypoint_count, side, side)
+        outputs.append(float_tensor("heatmaps", shape, "logits over the box"))
     outputs.append(settled_tensor("every suppression is proven to be done, of all candidates"))
     probes = (
         *level_tensors("objectness", config.level_sizes, config.anchors_per_cell, "logits of the anchors"),

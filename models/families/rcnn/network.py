@@ -1,4 +1,5 @@
-"""The networks as they are trained: backbone, pyramid, proposals, boxes, and masks where there are any."""
+"""The networks as they are trained: backbone, pyramid, proposals, boxes, and masks or points where there are
+any."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from edgewise.models.layers.batch_norm import freeze_batch_norm, set_epsilon
 from edgewise.models.layers.fpn import NearestFeaturePyramid
 from edgewise.models.layers.resnet import ResNet
 from edgewise.models.layers.two_stage.box_stage import BoxStage
+from edgewise.models.layers.two_stage.keypoint_stage import KeypointStage
 from edgewise.models.layers.two_stage.mask_stage import MaskStage
 from edgewise.models.layers.two_stage.proposal_stage import ProposalMaps, ProposalStage
 
@@ -40,6 +42,7 @@ class Rcnn(nn.Module):
         self.proposal_head = ProposalStage(config.proposal_stage)
         self.box_head = BoxStage(config.box_stage)
         self.mask_head = None if config.mask is None else MaskStage(config.mask_stage(config.mask))
+        self.keypoint_head = KeypointStage(config.keypoint_stage) if config.keypoint_count else None
         set_epsilon(self.backbone, config.batch_norm_epsilon)
         self._initialise()
 

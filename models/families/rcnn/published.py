@@ -9,5 +9,7 @@ from edgewise.models.families.recipe import Recipe
 
 def published_figure(metric: str, value: float, recipe: Recipe) -> PublishedFigure:
     """A figure on COCO of a model that its authors trained by a recipe."""
-    source = "documentation of torchvision" if recipe is recipes.TORCHVISION else "MODEL_ZOO.md of detectron2"
+    source = (
+        "MODEL_ZOO.md of detectron2" if recipe is recipes.DETECTRON2_3X else "documentation of torchvision"
+    )
     return PublishedFigure(metric, value, "COCO val2017", f"{source}, inputs of 800 to 1333 pixels")

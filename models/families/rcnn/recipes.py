@@ -18,7 +18,13 @@ TORCHVISION = recipe.Recipe(
 )
 """26 epochs of COCO, the rate a tenth from epoch 16 and again from epoch 22."""
 
+TORCHVISION_KEYPOINTS = replace(TORCHVISION, steps=180_000, milestones=(36 / 46, 43 / 46))
+"""46 epochs of the 64 thousand images of COCO with people."""
+
 DETECTRON2_3X = replace(TORCHVISION, steps=270_000, milestones=(210 / 270, 250 / 270))
 
 TINY = replace(recipe.TINY, learning_rate=1.5e-3, batch=8, steps=600, warmup=50)
 """Meant to begin from a trained upsnet-tiny, which has the same backbone, pyramid and stages."""
+
+TINY_KEYPOINTS = replace(recipe.TINY, learning_rate=2e-3, batch=8, steps=1500, warmup=50)
+"""Meant to begin from a trained retinanet-tiny, which has the same backbone."""

@@ -51,14 +51,6 @@ def vary_crop(
     return vary_colour(rng, crop, settings), varied, mirrored
 
 
-def swapped(points: NDArray[np.float64], flip_pairs: tuple[tuple[int, int], ...]) -> NDArray[np.float64]:
-    """Points [k, ...] with the rows of each pair exchanged: left and right of a mirrored person."""
-    order = np.arange(len(points))
-    for left, right in flip_pairs:
-        order[[left, right]] = right, left
-    return points[order]
-
-
 def _variation(rng: np.random.Generator, size: tuple[int, int], settings: Augmentation) -> Matrix:
     """Turn and rescale about the middle of a (height, width) crop, then shift."""
     height, width = size

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgewise.models.data.annotated_images import AnnotatedImages
-from edgewise.models.data.augment import Augmentation
+from edgewise.models.data.augment import Augmentation, swapped
 from edgewise.models.data.coco_file import (
     FARTHEST,
     Box,
@@ -35,7 +35,7 @@ from edgewise.models.data.coco_file import (
 from edgewise.models.data.example import Image
 from edgewise.models.data.images import ImageFiles
 from edgewise.models.data.vocabulary import Vocabulary
-from edgewise.models.tasks.keypoints.augment_crop import swapped, vary_crop
+from edgewise.models.tasks.keypoints.augment_crop import vary_crop
 from edgewise.models.tasks.keypoints.targets import KeypointTargets
 from edgewise.runtime.contract.manifest import ClassLabel, KeypointLayout
 from edgewise.runtime.contract.parts import Id
@@ -109,7 +109,7 @@ class CocoKeypoints(AnnotatedImages):
 
     file_name: ClassVar[str] = "keypoints.json"
 
-    _people: tuple[tuple[CocoPerson, ...], ...]
+    _everybody: tuple[tuple[CocoPerson, ...], ...]
     _samples: tuple[tuple[int, CocoPerson], ...]
 
     @classmethod
@@ -138,13 +138,13 @@ class CocoKeypoints(AnnotatedImages):
             people[one.image_id].append(one)
         folder = image_folder(json, images)
         refuse_missing([image.file_name for image in file.images], folder)
-        usable = tuple(tuple(one for one in people[image.id] if one.usable) for image in file.images)
+        everybody = tuple(tuple(people[image.id]) for image in file.images)
         return cls(
             json,
             ImageFiles(folder, tuple(file.images), keep),
             Vocabulary((ClassLabel(id=category.id, name=category.name),), layout),
-            usable,
-            tuple((index, one) for index, persons in enumerate(usable) for one in persons),
+            everybody,
+            tuple((index, one) for index, persons in enumerate(everybody) for one in persons if one.usable),
         )
 
     @property
@@ -156,10 +156,10 @@ class CocoKeypoints(AnnotatedImages):
     @property
     def remarks(self) -> tuple[str, ...]:
         """That crops are not mirrored, where no names or not all of them tell left from right."""
-        return (f"crops are not mirrored: {self._one_sided}",) if self._one_sided else ()
+        return (f"crops are not mirrored: {self.one_sided}",) if self.one_sided else ()
 
     @cached_property
-    def _one_sided(self) -> str:
+    def one_sided(self) -> str:
         """Why a mirrored person would be labelled wrongly, in words; empty where it would not."""
         pairs = self.layout.flip_pairs
         if not pairs:
@@ -179,7 +179,11 @@ class CocoKeypoints(AnnotatedImages):
 
     def people(self, index: int) -> tuple[CocoPerson, ...]:
         """The people of image `index` with a box and a labelled keypoint, crowds left out."""
-        return self._people[index]
+        return tuple(one for one in self._everybody[index] if one.usable)
+
+    def judged(self, index: int) -> tuple[CocoPerson, ...]:
+        """The people of image `index` that results are measured against."""
+        return self.people(index)
 
     def boxes(self, index: int) -> FrameBoxes:
         """The annotated boxes of `people(index)`."""
@@ -227,7 +231,7 @@ class CocoKeypoints(AnnotatedImages):
         box = x1, y1, x2, y2
         geometry = crop_geometry(spec, (frame.shape[0], frame.shape[1]), box)
         source = crop_source(spec, frame, box)
-        if self._one_sided:
+        if self.one_sided:
             augmentation = replace(augmentation, mirror=0.0)
         crop, geometry, mirrored = vary_crop(rng, source, spec, geometry, augmentation)
         points = person.points

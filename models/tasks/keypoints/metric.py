@@ -80,11 +80,11 @@ class KeypointMeasuring:
         """See `Measuring.value`."""
         chosen, layout = self.images.ids, self.dataset.layout
         every = np.concatenate(self._distances)
-        parts = {f"PCK@{share}": _within(every, share) for share in OTHER_SHARES}
+        parts = {f"PCK@{share}": within(every, share) for share in OTHER_SHARES}
         if layout.sigmas:
             parts["OKS AP"] = oks_ap(self.dataset, self._records, chosen)
-        parts |= {name: _within(every[:, index], SHARE) for index, name in enumerate(layout.names)}
-        return Measured(self.name, _within(every, SHARE), parts, len(chosen))
+        parts |= {name: within(every[:, index], SHARE) for index, name in enumerate(layout.names)}
+        return Measured(self.name, within(every, SHARE), parts, len(chosen))
 
 
 def relative_distances(
@@ -121,10 +121,10 @@ def oks_ap(dataset: CocoKeypoints, records: list[dict[str, Any]], image_ids: lis
             "area": one.extent,
             "keypoints": one.keypoints,
             "num_keypoints": int((one.points[:, 2] > 0).sum()),
-            "iscrowd": 0,
+            "iscrowd": int(one.iscrowd),
         }
         for index in range(len(dataset))
-        for one in dataset.people(index)
+        for one in dataset.judged(index)
     ]
     for number, person in enumerate(people, start=1):  # evaluators take a match with number 0 for none
         person["id"] = number
@@ -170,6 +170,7 @@ def _box_iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray
     return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-12)
 
 
-def _within(distances: Distances, share: float) -> float:
+def within(distances: Distances, share: float) -> float:
+    """The share of labelled keypoints that are off by at most `share`; NaN where none is labelled."""
     labelled = distances[~np.isnan(distances)]
     return float((labelled <= share).mean()) if labelled.size else float("nan")

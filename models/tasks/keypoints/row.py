@@ -1,7 +1,10 @@
-"""Keypoints as a task."""
+"""Keypoints as tasks: in given crops, and of people that are to be found first."""
 
 from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
 from edgewise.models.tasks.keypoints.metric import KeypointAccuracy
+from edgewise.models.tasks.keypoints.people_dataset import CocoPeople
+from edgewise.models.tasks.keypoints.people_metric import PeoplePrecision
 from edgewise.models.tasks.task import Task
 
 KEYPOINTS = Task("keypoints", CocoKeypoints, KeypointAccuracy())
+PEOPLE = Task("people", CocoPeople, PeoplePrecision())

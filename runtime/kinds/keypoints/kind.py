@@ -1,4 +1,4 @@
-"""The row of keypoints from heatmaps."""
+"""The rows of keypoints: from heatmaps of crops, and from heatmaps over boxes that the network found."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 
 from edgewise.runtime.contract.manifest import Manifest
 from edgewise.runtime.contract.parts import Coordinate
-from edgewise.runtime.contract.postprocessing import HeatmapKeypoints
+from edgewise.runtime.contract.postprocessing import BoxedKeypoints, HeatmapKeypoints
+from edgewise.runtime.kinds.keypoints.boxed import decode_boxed
 from edgewise.runtime.kinds.keypoints.decode import decode_keypoints
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.pixels.geometry import Size
-from edgewise.runtime.results.kind import Kind, Likeness, Nouns
+from edgewise.runtime.results.kind import Kind, Likeness, Nouns, OutputRoles
+from edgewise.runtime.results.outputs import Outputs
 from edgewise.runtime.results.overlap import box_areas
 from edgewise.runtime.results.records import as_records, read_records
 from edgewise.runtime.results.result import Record
@@ -31,6 +33,24 @@ class _Person(msgspec.Struct):
 
 def read_keypoints(
     spec: HeatmapKeypoints, manifest: Manifest, records: Sequence[Record], frame_size: Size
+) -> Keypoints:
+    """`read_people` of crops."""
+    return read_people(spec, spec.score_threshold, manifest, records, frame_size)
+
+
+def read_boxed(
+    spec: BoxedKeypoints, manifest: Manifest, records: Sequence[Record], frame_size: Size
+) -> Keypoints:
+    """`read_people` that the network found."""
+    return read_people(spec, spec.point_threshold, manifest, records, frame_size)
+
+
+def read_people(
+    spec: HeatmapKeypoints | BoxedKeypoints,
+    point_threshold: float,
+    manifest: Manifest,
+    records: Sequence[Record],
+    frame_size: Size,
 ) -> Keypoints:
     """The people of one image's COCO records.
 
@@ -54,7 +74,7 @@ def read_keypoints(
         layout=layout,
         frame_size=frame_size,
         display_threshold=spec.display_threshold,
-        point_threshold=spec.score_threshold,
+        point_threshold=point_threshold,
     )
 
 
@@ -88,6 +108,12 @@ def mirrored(spec: HeatmapKeypoints) -> bool:
     return spec.flip_test
 
 
+def compared(spec: BoxedKeypoints, manifest: Manifest, outputs: Outputs) -> OutputRoles:
+    """Boxes lie in sorted slots."""
+    del manifest, outputs
+    return OutputRoles(slots=spec.scores)
+
+
 def extent(found: Keypoints) -> tuple[str, list[str]]:
     """How many points of each person are sure."""
     sure = (found.point_scores >= found.point_threshold).sum(axis=1).tolist()
@@ -102,5 +128,15 @@ HEATMAP_KEYPOINTS: Kind[HeatmapKeypoints, Keypoints] = Kind(
     read=read_keypoints,
     alike=alike,
     mirrored=mirrored,
+    extent=extent,
+)
+
+BOXED_KEYPOINTS: Kind[BoxedKeypoints, Keypoints] = Kind(
+    spec=BoxedKeypoints,
+    nouns=Nouns("person", "people", "OKS"),
+    decode=decode_boxed,
+    read=read_boxed,
+    alike=alike,
+    compared=compared,
     extent=extent,
 )

@@ -23,14 +23,17 @@ class Keypoints:
         points: float32 [n, k, 2], x and y in continuous frame pixels (pixel column j covers [j, j + 1)); they
             may lie outside the frame.
         point_scores: float32 [n, k], 0..1.
-        boxes: float32 [n, 4], xyxy in continuous frame pixels: where the network looked.
-        scores: float32 [n], 0..1: the box's score times the mean score of its counted points.
+        boxes: float32 [n, 4], xyxy in continuous frame pixels: where the network looked, or what it found.
+        scores: float32 [n], 0..1: of crops the box's score times the mean score of its counted points, of
+            people that the network found the box's.
         classes: int32 [n], index into `labels`.
         labels: The manifest's classes.
         layout: Names, limbs and flip pairs of the k points.
         frame_size: (height, width).
         display_threshold: `draw` leaves out people who score less.
         point_threshold: `draw` shows points that score less faintly.
+        settled: Whether the graph's suppression rounds were enough, where it finds the boxes itself; where
+            not, a person may be too many or missing.
 
     Raises:
         ResultError: The arrays do not belong together.
@@ -67,6 +70,7 @@ class Keypoints:
     frame_size: Size
     display_threshold: float = 0.0
     point_threshold: float = 0.0
+    settled: bool = True
 
     def __post_init__(self) -> None:
         count, named = len(self.scores), len(self.layout.names)
@@ -99,6 +103,7 @@ class Keypoints:
             self.frame_size,
             self.display_threshold,
             self.point_threshold,
+            self.settled,
         )
 
     @property
