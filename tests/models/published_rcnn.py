@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from edgewise.models.families.rcnn.config import RcnnConfig
 from edgewise.models.families.rcnn.network import Rcnn
@@ -45,12 +46,12 @@ DETECTRON2 = Original(False, True, (1e-8, 0.0), False, (1e-30, 0.0))
 
 @dataclass(frozen=True)
 class Found:
-    """n detections, best first, and how many proposals they were chosen from."""
+    """n detections, best first, the maps of the model's branch, and how many proposals there were."""
 
     boxes: Tensor
     scores: Tensor
     classes: Tensor
-    masks: Tensor
+    maps: Tensor
     proposals: int
 
 
@@ -82,12 +83,38 @@ def detections(
     kept = [item for item in kept if item[2][2] > item[2][0] and item[2][3] > item[2][1]]
     boxes = torch.tensor([item[2] for item in kept]).reshape(-1, 4)
     classes = torch.tensor([item[1] for item in kept], dtype=torch.int64)
-    assert module.mask_head is not None
-    assert config.mask is not None
-    every = module.mask_head(_pool(original, config, features.levels, boxes, config.mask.bins))
-    chosen = torch.tensor([rows[label] for label in classes.tolist()], dtype=torch.int64)
-    masks = torch.sigmoid(every)[torch.arange(len(kept)), chosen]
-    return Found(boxes, torch.tensor([item[0] for item in kept]), classes, masks, len(proposals))
+    if module.mask_head is not None:
+        assert config.mask is not None
+        every = module.mask_head(_pool(original, config, features.levels, boxes, config.mask.bins))
+        chosen = torch.tensor([rows[label] for label in classes.tolist()], dtype=torch.int64)
+        maps = torch.sigmoid(every)[torch.arange(len(kept)), chosen]
+    else:
+        assert module.keypoint_head is not None
+        pooled = _pool(original, config, features.levels, boxes, config.keypoints.bins)
+        maps = F.interpolate(module.keypoint_head(pooled), scale_factor=2, mode="bilinear")
+    return Found(boxes, torch.tensor([item[0] for item in kept]), classes, maps, len(proposals))
+
+
+def keypoints(maps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What both do with the doubled maps [n, k, h, w] of boxes: x and y [n, k, 2], and torchvision's and
+    detectron2's score of each [n, k]."""
+    places, logits, shares = [], [], []
+    for doubled, (x1, y1, x2, y2) in zip(maps, boxes.tolist(), strict=True):
+        width, height = max(x2 - x1, 1.0), max(y2 - y1, 1.0)
+        columns, rows = math.ceil(width), math.ceil(height)
+        resized = F.interpolate(doubled[None], (rows, columns), mode="bicubic", align_corners=False)[0]
+        for low, high in zip(doubled, resized, strict=True):
+            most = int(high.argmax())
+            row, column = most // columns, most % columns
+            places.append([x1 + (column + 0.5) * width / columns, y1 + (row + 0.5) * height / rows])
+            logits.append(float(high.max()))
+            shares.append(1.0 / float((low - high.max()).exp().sum()))
+    shape = maps.shape[:2]
+    return (
+        torch.tensor(places).reshape(*shape, 2),
+        torch.tensor(logits).reshape(shape),
+        torch.tensor(shares).reshape(shape),
+    )
 
 
 def _proposals(original: Original, config: RcnnConfig, maps: Any) -> Tensor:

@@ -103,7 +103,9 @@ def test_the_model_zoos_form_arrives_whole(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("table", ["mask-rcnn-r50-v1", "old/mask-rcnn-r50-v1", "mask-rcnn-r50-v2"])
+@pytest.mark.parametrize(
+    "table", ["mask-rcnn-r50-v1", "old/mask-rcnn-r50-v1", "mask-rcnn-r50-v2", "old/keypoint-rcnn-r50-v1"]
+)
 def test_files_of_torchvision_arrive_whole(table, tmp_path):
     from .test_upstream import published_state
 

@@ -15,11 +15,11 @@ import torch
 from edgewise.models import registry
 from edgewise.models.checkpoints.checkpoint import CheckpointMeta, LoadedModel
 from edgewise.models.checkpoints.evaluation import evaluate_module, refuse_other_names
+from edgewise.models.data.augment import swapped
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.measuring.evaluation import evaluate
 from edgewise.models.measuring.tasks import task_of
 from edgewise.models.scenes import write_dataset
-from edgewise.models.data.augment import swapped
 from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
 from edgewise.models.tasks.keypoints.row import KEYPOINTS
 from edgewise.models.tasks.panoptic.dataset import CocoPanoptic

@@ -119,7 +119,7 @@ def agree(found, wanted, rule: MaskRule, entry: ModelEntry) -> None:
     np.testing.assert_allclose(found.scores, wanted.scores.numpy(), atol=1e-4)
     np.testing.assert_array_equal(found.classes, wanted.classes.numpy())
     np.testing.assert_allclose(found.boxes, wanted.boxes.numpy(), atol=0.01)
-    masks = paste(rule, wanted.masks, wanted.boxes, entry.config.input_size)
+    masks = paste(rule, wanted.maps, wanted.boxes, entry.config.input_size)
     assert masks.any(axis=(1, 2)).sum() > len(masks) // 4
     differing = (found.dense_masks() != masks).sum()
     assert differing <= masks.size * 1e-5

@@ -23,6 +23,7 @@ from edgewise.runtime.contract import postprocessing
 from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import KeypointLayout, Manifest, Precision
 from edgewise.runtime.contract.postprocessing import (
+    BoxedKeypoints,
     DetectedBoxes,
     HeatmapKeypoints,
     OutputName,
@@ -115,6 +116,7 @@ EXAMPLES: dict[type[Postprocess], tuple[Postprocess, Scored]] = {
     PanopticSegments: (PanopticSegments(), panoptic()),
     PanopticFusion: (PanopticFusion(semantic_classes=()), panoptic()),
     HeatmapKeypoints: (HeatmapKeypoints(), keypoints()),
+    BoxedKeypoints: (BoxedKeypoints(point_threshold=0.2), keypoints()),
 }
 SEEN_FROM_HALF = {
     Boxes: Counter(cat=2),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import doctest
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -201,3 +203,17 @@ def test_limbs_from_side_to_side_belong_to_the_middle():
     assert limb_colour(LEFT, RIGHT) == CENTRE
     assert limb_colour(CENTRE, LEFT) == LEFT
     assert limb_colour(RIGHT, RIGHT) == RIGHT
+
+
+def test_supervision_gets_points_and_their_scores(monkeypatch):
+    """The first three by place, as both names of the third are in use; the package is not a test tool."""
+    recorded = types.SimpleNamespace(KeyPoints=lambda *fields, data: (*fields, data))
+    monkeypatch.setitem(sys.modules, "supervision", recorded)
+    xy, classes, confidence, data = people().to_supervision()
+    np.testing.assert_array_equal(xy, POINTS)
+    np.testing.assert_array_equal(confidence, SCORES)
+    assert classes.tolist() == [0, 0]
+    assert data["class_name"].tolist() == ["person", "person"]
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ResultError, match="pip install supervision"):
+        people().to_supervision()

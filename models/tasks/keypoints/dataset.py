@@ -197,7 +197,7 @@ class CocoKeypoints(AnnotatedImages):
         return Keypoints(
             points=(points[..., :2] + PIXEL_CENTRE).astype(np.float32),
             point_scores=(points[..., 2] > 0).astype(np.float32),
-            boxes=self.boxes(index).boxes.astype(np.float32),
+            boxes=corners([one.bbox for one in people]).astype(np.float32),
             scores=np.ones(len(people), np.float32),
             classes=np.zeros(len(people), np.int32),
             labels=self.vocabulary.classes,

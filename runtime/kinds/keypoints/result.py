@@ -12,6 +12,7 @@ from edgewise.runtime.contract.manifest import ClassLabel, KeypointLayout
 from edgewise.runtime.kinds.keypoints.draw import draw_people
 from edgewise.runtime.pixels.geometry import Size
 from edgewise.runtime.results.arrays import require_arrays, require_frame, require_known_classes
+from edgewise.runtime.results.to_supervision import to_key_points
 from edgewise.runtime.system.errors import ResultError
 
 
@@ -161,3 +162,11 @@ class Keypoints:
             }
             for index in range(len(self))
         ]
+
+    def to_supervision(self) -> Any:
+        """`supervision.KeyPoints`, in continuous frame pixels; `data["class_name"]` has the names.
+
+        Raises:
+            ResultError: The package supervision is not installed.
+        """
+        return to_key_points(self.points, self.point_scores, self.classes, self.names)
