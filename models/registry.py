@@ -10,9 +10,10 @@ from edgewise.models.families.rcnn import faster_rcnn, keypoint_rcnn, mask_rcnn
 from edgewise.models.families.retinanet import family as retinanet
 from edgewise.models.families.upsnet import family as upsnet
 from edgewise.models.families.yolact import family as yolact
+from edgewise.models.families.yolact import plus as yolact_plus
 from edgewise.runtime.system.errors import ModelError
 
-_FOLDERS = (yolact, upsnet, hourglass, retinanet, mask_rcnn, faster_rcnn, keypoint_rcnn)
+_FOLDERS = (yolact, yolact_plus, upsnet, hourglass, retinanet, mask_rcnn, faster_rcnn, keypoint_rcnn)
 
 FAMILIES = tuple(folder.FAMILY for folder in _FOLDERS)
 

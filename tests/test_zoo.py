@@ -14,6 +14,9 @@ from edgewise.models import registry
 from edgewise.runtime.contract.manifest import Precision
 
 WITHOUT_A_ROW = (
+    "yolact-plus-r50",
+    "yolact-plus-r101",
+    "yolact-plus-tiny",
     "retinanet-r50-v1",
     "retinanet-r50-v2",
     "mask-rcnn-r50-v1",

@@ -5,8 +5,8 @@
 for channels c and taps k, row by row. x_c is read bilinearly from the zero-padded map; d_k is channel 2k (dy)
 and channel 2k + 1 (dx) of the offsets, in input pixels; m_k is 1 in v1.
 
-One arithmetic in two dresses: differentiable torch code, which training uses, and the operator
-`edgewise::deform_conv`, which stands in deploy modules for ONNX's DeformConv and knows no gradient.
+One arithmetic in two dresses: differentiable torch code, and the operator `edgewise::deform_conv`, which an
+export writes in its place, stands for ONNX's DeformConv and knows no gradient.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def deform_conv(
     padding: int = 1,
     dilation: int = 1,
 ) -> Tensor:
-    """Deformable convolution, differentiable in every tensor.
+    """Deformable convolution, differentiable in every tensor; one operator while it is being exported.
 
     It holds kh * kw times the input in memory.
 
@@ -44,6 +44,8 @@ def deform_conv(
     Returns:
         float [N, O, Ho, Wo].
     """
+    if torch.compiler.is_exporting():
+        return deform_conv_op(x, weight, offset, bias, mask, stride, padding, dilation)
     images, channels = x.shape[:2]
     outputs, _, kernel_height, kernel_width = weight.shape
     out_height, out_width = offset.shape[2:]
@@ -104,63 +106,58 @@ def _(
 
 
 class DeformConv(nn.Module):
-    """A convolution whose taps are moved by offsets that a plain convolution reads from the same input.
+    """Version 1: a convolution whose taps are moved by offsets that another one reads from the same input.
 
-    Keys: `conv_offset.{weight,bias}` (2 or, modulated, 3 channels a tap; zero at first, so that training
-    starts as a plain convolution) and `conv.{weight[,bias]}`. Modulated: the channels behind the offsets go
-    through a sigmoid and scale the taps.
-
-    `deploy` is `forward` by the exportable operator, which has no gradient.
+    Keys: `conv_offset.{weight,bias}` (2 channels a tap; zero at first, so that training starts as a plain
+    convolution) and `conv.{weight,bias}`.
     """
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int = 3,
-        *,
-        stride: int = 1,
-        padding: int = 1,
-        dilation: int = 1,
-        bias: bool = True,
-        modulated: bool = False,
+        self, inputs: int, outputs: int, stride: int = 1, padding: int = 1, dilation: int = 1
     ) -> None:
         super().__init__()
-        channels = (3 if modulated else 2) * kernel * kernel
-        self.conv_offset = nn.Conv2d(inputs, channels, kernel, stride, padding, dilation)
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=bias)
-        self.modulated = modulated
-        nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
+        self.conv_offset = nn.Conv2d(inputs, 2 * 9, 3, stride, padding, dilation)
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride, padding, dilation)
+        _zero(self.conv_offset)
 
     def forward(self, x: Tensor) -> Tensor:
         """float [N, inputs, H, W] -> float [N, outputs, Ho, Wo]."""
-        offset, mask = self._taps(x)
-        stride, padding, dilation = self._geometry()
-        return deform_conv(
-            x,
-            self.conv.weight,
-            offset,
-            self.conv.bias,
-            mask,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-        )
+        return _convolve(self.conv, x, self.conv_offset(x), None)
 
-    def deploy(self, x: Tensor) -> Tensor:
-        """float32 [1, inputs, H, W] -> float32 [1, outputs, Ho, Wo]."""
-        offset, mask = self._taps(x)
-        return deform_conv_op(x, self.conv.weight, offset, self.conv.bias, mask, *self._geometry())
 
-    def _taps(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Offsets and, modulated, factors of the taps."""
-        offset = self.conv_offset(x)
-        if not self.modulated:
-            return offset, None
-        taps = offset.shape[1] // 3
-        return offset[:, : 2 * taps], torch.sigmoid(offset[:, 2 * taps :])
+class ModulatedDeformConv(nn.Conv2d):
+    """Version 2, in the form of the DCNv2 code: a convolution that also scales its taps.
 
-    def _geometry(self) -> tuple[int, int, int]:
-        """Stride, padding, dilation."""
-        return int(self.conv.stride[0]), int(self.conv.padding[0]), int(self.conv.dilation[0])
+    Keys: those of the convolution, which a plain one's weights fit, and `conv_offset_mask.{weight,bias}`, 3
+    channels a tap: all offsets, then logits of all factors. They are zero at first: nothing moves, and every
+    factor is one half.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int = 1, padding: int = 1, dilation: int = 1
+    ) -> None:
+        super().__init__(inputs, outputs, 3, stride, padding, dilation)
+        self.conv_offset_mask = nn.Conv2d(inputs, 3 * 9, 3, stride, padding, dilation)
+        self.reset_taps()
+
+    def reset_taps(self) -> None:
+        """Let nothing move and no bias be added."""
+        _zero(self.conv_offset_mask)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float [N, inputs, H, W] -> float [N, outputs, Ho, Wo]."""
+        offset, logits = self.conv_offset_mask(x).split((2 * 9, 9), dim=1)
+        return _convolve(self, x, offset, torch.sigmoid(logits))
+
+
+def _convolve(conv: nn.Conv2d, x: Tensor, offset: Tensor, mask: Tensor | None) -> Tensor:
+    stride, padding, dilation = (int(pair[0]) for pair in (conv.stride, conv.padding, conv.dilation))
+    return deform_conv(
+        x, conv.weight, offset, conv.bias, mask, stride=stride, padding=padding, dilation=dilation
+    )
+
+
+def _zero(conv: nn.Conv2d) -> None:
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)

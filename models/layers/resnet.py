@@ -10,6 +10,8 @@ import msgspec
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgewise.models.layers.deform_conv import ModulatedDeformConv
+
 RESIDUAL_GAIN = 0.25
 """Initial scale of a residual branch. With 1 the activations of an untrained network in eval mode double in
 variance with every block and leave FP16's range in ResNet-101; 0 would leave branches without a range."""
@@ -24,6 +26,8 @@ class ResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     stem_width: int = 64
     stride_on_first: bool = False
     """Downsample in a stage's first 1x1 convolution (the Caffe weights) instead of its 3x3."""
+    deformable_every: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Of each stage every so many blocks, the first among them, have a modulated deformable 3x3; 0: none."""
 
     @property
     def stage_channels(self) -> tuple[int, ...]:
@@ -37,12 +41,17 @@ class ResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
 class Bottleneck(nn.Module):
     """1x1 reduce, 3x3, 1x1 expand, each with batch normalisation; ReLU after the sum."""
 
-    def __init__(self, inputs: int, width: int, outputs: int, stride: int, stride_on_first: bool) -> None:
+    def __init__(
+        self, inputs: int, width: int, outputs: int, stride: int, stride_on_first: bool, deformable: bool
+    ) -> None:
         super().__init__()
         first, second = (stride, 1) if stride_on_first else (1, stride)
         self.conv1 = nn.Conv2d(inputs, width, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, second, 1, bias=False)
+        if deformable:
+            self.conv2: nn.Conv2d = ModulatedDeformConv(width, width, second)
+        else:
+            self.conv2 = nn.Conv2d(width, width, 3, second, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
@@ -70,11 +79,14 @@ class ResNet(nn.Module):
         inputs = config.stem_width
         for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
             outputs = width * config.expansion
-            form = config.stride_on_first
-            blocks = [Bottleneck(inputs, width, outputs, 1 if stage == 0 else 2, form)]
-            blocks += [Bottleneck(outputs, width, outputs, 1, form) for _ in range(depth - 1)]
+            every = config.deformable_every[stage]
+            blocks = []
+            for number in range(depth):
+                stride = 2 if stage and not number else 1
+                deformable = every > 0 and number % every == 0
+                blocks.append(Bottleneck(inputs, width, outputs, stride, config.stride_on_first, deformable))
+                inputs = outputs
             self.layers.append(nn.Sequential(*blocks))
-            inputs = outputs
 
     @property
     def stem(self) -> nn.Conv2d:
@@ -96,9 +108,12 @@ class ResNet(nn.Module):
             module.requires_grad_(False)
 
     def initialise(self) -> None:
-        """He initialisation; residual branches start at `RESIDUAL_GAIN`."""
+        """He initialisation; residual branches start at `RESIDUAL_GAIN`, and no tap moves."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, Bottleneck):
                 nn.init.constant_(module.bn3.weight, RESIDUAL_GAIN)
+        for module in self.modules():
+            if isinstance(module, ModulatedDeformConv):
+                module.reset_taps()

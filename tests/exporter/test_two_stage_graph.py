@@ -39,7 +39,7 @@ from edgewise.exporter.targets.lowering import lower_for, newest
 from edgewise.exporter.way.export import CanonicalGraph, canonical_graph
 from edgewise.models.layers.anchors import AnchorRule, cell_anchors, level_anchors
 from edgewise.models.layers.box_coding import BoxCoding
-from edgewise.models.layers.deform_conv import DeformConv
+from edgewise.models.layers.deform_conv import DeformConv, ModulatedDeformConv
 from edgewise.models.layers.nms import greedy_nms, rank_order
 from edgewise.models.layers.roi_align import deploy_pyramid_roi_align, roi_levels
 from edgewise.models.layers.two_stage.proposal_stage import ProposalConfig, proposals
@@ -102,9 +102,9 @@ class TwoStage(nn.Module):
         self.mask = nn.Conv2d(CHANNELS, CHANNELS, 3, 1, 1)
         self.upscale = nn.ConvTranspose2d(CHANNELS, CHANNELS, 2, 2)
         self.mask_logits = nn.Conv2d(CHANNELS, CLASSES, 1)
-        self.deform = nn.ModuleList(
-            [DeformConv(CHANNELS, CHANNELS), DeformConv(CHANNELS, CHANNELS, modulated=True)]
-        )
+        plain, modulated = DeformConv(CHANNELS, CHANNELS), ModulatedDeformConv(CHANNELS, CHANNELS)
+        self.deform = nn.ModuleList([plain, modulated])
+        self.tap_readers = (plain.conv_offset, modulated.conv_offset_mask)
         self.score = nn.Conv2d(CHANNELS * len(STRIDES), STUFF + CLASSES, 1)
         for number, stride in enumerate(STRIDES):
             cells = cell_anchors(4.0 * stride, stride, (0.5, 1.0, 2.0), AnchorRule.TORCHVISION)
@@ -118,9 +118,9 @@ class TwoStage(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
-        for layer in self.deform:
-            nn.init.normal_(layer.conv_offset.weight, std=0.1)
-            nn.init.normal_(layer.conv_offset.bias, std=1.5)
+        for reader in self.tap_readers:
+            nn.init.normal_(reader.weight, std=0.1)
+            nn.init.normal_(reader.bias, std=1.5)
         nn.init.normal_(self.classify.weight, std=0.5)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -177,7 +177,7 @@ class TwoStage(nn.Module):
         maps = []
         for level in levels:
             for layer in self.deform:
-                level = torch.relu(layer.deploy(level))
+                level = torch.relu(layer(level))
             size = (SIZE[0] // 4, SIZE[1] // 4)
             maps.append(functional.interpolate(level, size=size, mode="bilinear", align_corners=False))
         return self.score(torch.cat(maps, dim=1))

@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from edgewise.models.layers.deform_conv import DeformConv, deform_conv, deform_conv_op
+from edgewise.models.layers.deform_conv import (
+    DeformConv,
+    ModulatedDeformConv,
+    deform_conv,
+    deform_conv_op,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -90,12 +95,12 @@ def test_whole_offsets_shift_the_picture():
 
 def test_modulation_scales_taps_and_starts_at_one_half():
     torch.manual_seed(0)
-    layer = DeformConv(3, 4, bias=False, modulated=True)
+    layer = ModulatedDeformConv(3, 4)
     x = torch.randn(1, 3, 6, 7)
-    torch.testing.assert_close(layer(x), layer.conv(x) / 2, atol=1e-5, rtol=1e-5)
-    layer.conv_offset.bias.data[18 + 4] = 30.0
-    layer.conv_offset.bias.data[18:][torch.arange(9) != 4] = -30.0
-    centre = F.conv2d(x, layer.conv.weight[:, :, 1:2, 1:2])
+    torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, padding=1) / 2, atol=1e-5, rtol=1e-5)
+    layer.conv_offset_mask.bias.data[18 + 4] = 30.0
+    layer.conv_offset_mask.bias.data[18:][torch.arange(9) != 4] = -30.0
+    centre = F.conv2d(x, layer.weight[:, :, 1:2, 1:2])
     torch.testing.assert_close(layer(x), centre, atol=1e-5, rtol=1e-5)
 
 
@@ -111,23 +116,15 @@ def test_gradients_reach_input_weights_offsets_and_mask():
     torch.autograd.gradcheck(convolved, tuple(value.requires_grad_() for value in case.values()))
 
 
-@pytest.mark.parametrize("modulated", [False, True])
-def test_the_deployed_layer_gives_what_training_saw(modulated):
+@pytest.mark.parametrize("kind", [DeformConv, ModulatedDeformConv])
+def test_an_export_holds_one_operator_with_the_numbers_of_training(kind):
     torch.manual_seed(0)
-
-    class Deployed(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = DeformConv(4, 6, modulated=modulated)
-
-        def forward(self, x):
-            return self.layer.deploy(x)
-
-    deployed = Deployed()
-    torch.nn.init.normal_(deployed.layer.conv_offset.weight, std=0.3)
+    layer = kind(4, 6, stride=2)
+    for value in layer.parameters():
+        torch.nn.init.normal_(value, std=0.3)
     x = torch.randn(1, 4, 9, 11)
-    torch.testing.assert_close(deployed(x), deployed.layer(x).detach())
-    program = torch.export.export(deployed, (x,))
+    program = torch.export.export(layer, (x,))
+    torch.testing.assert_close(program.module()(x), layer(x).detach())
     names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert names.count("edgewise.deform_conv.default") == 1
     assert not any("grid_sampler" in name for name in names)
@@ -148,7 +145,12 @@ def test_keys_are_those_of_the_published_blocks():
         "conv.bias",
     ]
     assert DeformConv(2, 3).conv_offset.weight.shape == (18, 2, 3, 3)
-    plain = DeformConv(2, 3, bias=False, modulated=True)
-    assert plain.conv.bias is None
-    assert plain.conv_offset.weight.shape == (27, 2, 3, 3)
-    assert not plain.conv_offset.weight.any()
+    modulated = ModulatedDeformConv(2, 3)
+    assert list(modulated.state_dict()) == [
+        "weight",
+        "bias",
+        "conv_offset_mask.weight",
+        "conv_offset_mask.bias",
+    ]
+    assert modulated.conv_offset_mask.weight.shape == (27, 2, 3, 3)
+    assert not modulated.conv_offset_mask.weight.any()

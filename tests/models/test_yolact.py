@@ -12,8 +12,9 @@ from edgewise.models import registry
 from edgewise.models.data.instance_targets import InstanceTargets
 from edgewise.models.families.yolact import config
 from edgewise.models.families.yolact.config import R50, TINY, MatchingConfig, YolactConfig
-from edgewise.models.families.yolact.losses import class_loss, crop_windows, losses
+from edgewise.models.families.yolact.losses import class_loss, losses
 from edgewise.models.families.yolact.network import Yolact
+from edgewise.models.families.yolact.positive_masks import crop_windows
 from edgewise.models.families.yolact.priors import priors
 from edgewise.models.families.yolact.targets import NEUTRAL, match
 from edgewise.models.layers import boxes as box_ops

@@ -50,7 +50,7 @@ class UpsnetDeploy(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         config, decoding = self.config, self.config.decoding
         network = self.network
-        features = network.deploy(self.input(image))
+        features = network(self.input(image))
         # One constant for all suppressions of the graph.
         order = rank_order(max(decoding.proposals.candidates, decoding.proposals.kept), image.device)
         found = network.proposal_head.propose(features.proposals, decoding.proposals, order=order)

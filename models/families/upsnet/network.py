@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -50,17 +49,10 @@ class Upsnet(nn.Module):
         self._initialise()
 
     def forward(self, images: Tensor) -> Features:
-        return self._features(images, self.semantic_head.features)
-
-    def deploy(self, image: Tensor) -> Features:
-        """`forward` of one image in exportable operators, which have no gradient."""
-        return self._features(image, self.semantic_head.deploy_features)
-
-    def _features(self, images: Tensor, read: Callable[[Sequence[Tensor]], Tensor]) -> Features:
         levels = self.fpn(self.backbone(images))
         proposals = self.proposal_head(levels)
         levels = levels[: len(self.config.backbone.stage_strides)]
-        semantic = read(levels)
+        semantic = self.semantic_head.features(levels)
         return Features(levels, proposals, semantic, self.semantic_head.score(semantic))
 
     def train(self, mode: bool = True) -> Upsnet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -28,19 +28,11 @@ class SemanticHead(nn.Module):
 
     def features(self, levels: Sequence[Tensor]) -> Tensor:
         """P2..P5 -> [N, 4 * channels, H/4, W/4]."""
-        return self._features(levels, DeformConv.__call__)
-
-    def deploy_features(self, levels: Sequence[Tensor]) -> Tensor:
-        """`features` of one image in exportable operators."""
-        return self._features(levels, DeformConv.deploy)
-
-    def _features(self, levels: Sequence[Tensor], convolve: Callable[[DeformConv, Tensor], Tensor]) -> Tensor:
         size = levels[0].shape[-2:]
         maps = []
         for level in levels:
             for layer in self.layers:
-                assert isinstance(layer, DeformConv)
-                level = F.relu(convolve(layer, level))
+                level = F.relu(layer(level))
             if level.shape[-2:] != size:
                 level = F.interpolate(level, size=size, mode="bilinear")
             maps.append(level)

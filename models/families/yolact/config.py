@@ -45,6 +45,9 @@ class LossConfig(Config, frozen=True):
     class_weight: NonNegative = 1.0
     mask_weight: NonNegative = 6.125
     semantic_weight: NonNegative = 1.0
+    mask_iou_weight: NonNegative = 25.0
+    mask_iou_area: NonNegative = 25.0
+    """Masks of objects of no more prototype pixels are not judged."""
     negatives_per_positive: PositiveInt = 3
     mask_positives_limit: PositiveInt = 100
 
@@ -95,6 +98,8 @@ class YolactConfig(Config, frozen=True):
     head_convolutions: Index = 1
     anchors: AnchorConfig = AnchorConfig()
     prototypes: PrototypeConfig = PrototypeConfig()
+    mask_iou: tuple[PositiveInt, ...] = ()
+    """Channels of the network that rescores masks, a 3x3 convolution of stride 2 each; empty: scores stay."""
     mean: tuple[float, float, float] = (123.68, 116.78, 103.94)
     """RGB, 0..255, subtracted first."""
     std: tuple[Positive, Positive, Positive] = (58.40, 57.12, 57.38)
@@ -116,6 +121,8 @@ class YolactConfig(Config, frozen=True):
             raise ValueError(f"anchors.scales needs {len(self.prediction_levels)} tuples of one length")
         if not self.anchors.ratios:
             raise ValueError("anchors.ratios is empty")
+        if min(self.prototype_size) < 2 ** (len(self.mask_iou) + 1) - 1:
+            raise ValueError(f"mask_iou: {len(self.mask_iou)} halvings leave nothing of the prototypes")
 
     def with_more_rounds(self) -> YolactConfig:
         """The same with twice the rounds where the suppression is sequential; the others take none."""
@@ -169,6 +176,21 @@ DARKNET53 = YolactConfig(
     backbone=DarkNetConfig(), backbone_stages=(2, 3, 4), mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0)
 )
 
+_PLUS = msgspec.structs.replace(
+    R50,
+    anchors=AnchorConfig(
+        scales=tuple(tuple(base * 2 ** (third / 3) for third in range(3)) for base in (24, 48, 96, 192, 384)),
+        square=False,
+    ),
+    mask_iou=(8, 16, 32, 64, 128),
+)
+
+PLUS_R50 = msgspec.structs.replace(_PLUS, backbone=ResNetConfig(deformable_every=(0, 1, 1, 1)))
+
+PLUS_R101 = msgspec.structs.replace(
+    _PLUS, backbone=ResNetConfig(depths=(3, 4, 23, 3), deformable_every=(0, 3, 3, 3))
+)
+
 TINY = YolactConfig(
     input_size=(192, 192),
     class_count=6,
@@ -183,6 +205,13 @@ TINY = YolactConfig(
 )
 """A toy of the same make: prototypes from the stride-4 level at stride 2, priors on strides 8 to 32."""
 
+PLUS_TINY = msgspec.structs.replace(
+    TINY,
+    backbone=msgspec.structs.replace(TINY.backbone, deformable_every=(0, 3, 3, 3)),
+    mask_iou=(8, 16, 32, 48, 64),
+)
+"""The other toy with three deformable blocks and a judge of masks."""
+
 MICRO = msgspec.structs.replace(
     TINY,
     input_size=(64, 96),
@@ -193,3 +222,11 @@ MICRO = msgspec.structs.replace(
     prototypes=PrototypeConfig(before=(8,), after=(8,), count=5),
 )
 """The smallest that has every part: for tests."""
+
+PLUS_MICRO = msgspec.structs.replace(
+    MICRO,
+    backbone=msgspec.structs.replace(MICRO.backbone, deformable_every=(0, 1, 0, 1)),
+    losses=msgspec.structs.replace(MICRO.losses, mask_iou_area=4.0),
+    mask_iou=(4, 6),
+)
+"""The same of YOLACT++."""

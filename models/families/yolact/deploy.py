@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from edgewise.models.families.yolact.config import YolactConfig
-from edgewise.models.families.yolact.decoding import decode_detections
+from edgewise.models.families.yolact.decoding import Detections, decode_detections
+from edgewise.models.families.yolact.mask_iou import MaskIouNet
 from edgewise.models.families.yolact.network import DoubleSize, Yolact
 from edgewise.models.layers import boxes as box_ops
 from edgewise.models.layers.rows import rows
+from edgewise.models.layers.slots import filled
 
 
 class YolactDeploy(nn.Module):
@@ -47,6 +49,8 @@ class YolactDeploy(nn.Module):
         masks = assemble_masks(
             rows(coefficients, found.priors), prototypes, found.boxes, found.scores, self.config.input_size
         )
+        if self.network.maskiou_net is not None:
+            found, masks = rescored(self.network.maskiou_net, found, masks)
         outputs = (found.boxes, found.scores, found.classes.to(torch.int32), masks)
         if found.settled is not None:
             outputs = (*outputs, found.settled.to(torch.int32))
@@ -58,6 +62,31 @@ def _drop_idle_relu(proto_net: nn.Sequential) -> None:
     for index, module in enumerate(proto_net):
         if isinstance(module, DoubleSize):
             proto_net[index + 1] = nn.Identity()
+
+
+def rescored(judge: MaskIouNet, found: Detections, masks: Tensor) -> tuple[Detections, Tensor]:
+    """YOLACT++: every score times the IoU that the judge expects of the mask, best first again.
+
+    One score for boxes and masks, as the paper's code shows results; its COCO files keep the first score for
+    boxes. A product of 0 is an empty slot.
+
+    Args:
+        judge: Of masks.
+        found: K slots of N images.
+        masks: float32 [N, K, Hp, Wp].
+
+    Returns:
+        The same slots and masks in another order.
+    """
+    (images, slots), shape = found.scores.shape, masks.shape[-2:]
+    expected = judge.of_class(masks.flatten(0, 1), found.classes.flatten())
+    scores, order = (found.scores * expected.unflatten(0, (images, slots))).topk(slots, dim=-1)
+    classes, priors = (rows(value[..., None], order)[..., 0] for value in (found.classes, found.priors))
+    scores, boxes, classes, priors, masks = filled(
+        scores, slots, rows(found.boxes, order), classes, priors, rows(masks.flatten(2), order)
+    )
+    ranked = Detections(boxes, scores, classes, priors, found.settled)
+    return ranked, masks.unflatten(-1, shape)
 
 
 def assemble_masks(

@@ -33,7 +33,7 @@ def loss(
     config: YolactConfig, module: Yolact, images: Tensor, targets: Sequence[InstanceTargets]
 ) -> dict[str, Tensor]:
     """Weighted loss terms of normalised images float32 [N, 3, H, W]."""
-    return losses(config, module.priors, module(images), targets)
+    return losses(config, module.priors, module(images), targets, module.maskiou_net)
 
 
 def manifest(name: str, config: YolactConfig, vocabulary: Vocabulary, provenance: Provenance) -> Manifest:
@@ -65,7 +65,9 @@ def _outputs(config: YolactConfig) -> tuple[TensorSpec, ...]:
         float_tensor(
             "boxes", (1, slots, 4), "x1, y1, x2, y2 in input pixels, corner convention, not clamped"
         ),
-        float_tensor("scores", (1, slots), "falling; 0 marks an empty slot", (0.0, 1.0)),
+        float_tensor(
+            "scores", (1, slots), "falling; 0 marks an empty slot", None if config.mask_iou else (0.0, 1.0)
+        ),
         class_tensor(slots, config.class_count),
         float_tensor(
             "masks",
@@ -105,14 +107,15 @@ FAMILY = Family(
 )
 
 
-def _published(name: str, config: YolactConfig, average_precision: float) -> ModelEntry:
+def published(name: str, config: YolactConfig, average_precision: float, of: Family = FAMILY) -> ModelEntry:
+    """An entry for the paper's weights."""
     figure = PublishedFigure("mask AP", average_precision, "COCO test-dev", "README of dbolya/yolact")
-    return ModelEntry(name, FAMILY, config, recipes.PAPER, "MIT", (figure,))
+    return ModelEntry(name, of, config, recipes.PAPER, "MIT", (figure,))
 
 
 ENTRIES = (
-    _published("yolact-r50", R50, 0.282),
-    _published("yolact-r101", R101, 0.298),
-    _published("yolact-darknet53", DARKNET53, 0.287),
+    published("yolact-r50", R50, 0.282),
+    published("yolact-r101", R101, 0.298),
+    published("yolact-darknet53", DARKNET53, 0.287),
     ModelEntry("yolact-tiny", FAMILY, TINY, recipes.TINY),
 )

@@ -1,4 +1,4 @@
-"""The four losses of YOLACT's training: boxes, classes, masks, and the semantic side task."""
+"""The losses of YOLACT's training: boxes, classes, masks, the semantic side task, and YOLACT++'s mask IoU."""
 
 from __future__ import annotations
 
@@ -10,23 +10,30 @@ from torch.nn import functional as F
 
 from edgewise.models.data.instance_targets import InstanceTargets
 from edgewise.models.families.yolact.config import LossConfig, YolactConfig
+from edgewise.models.families.yolact.mask_iou import MaskIouNet
 from edgewise.models.families.yolact.network import Predictions
-from edgewise.models.families.yolact.targets import Matches, match
+from edgewise.models.families.yolact.positive_masks import PositiveMasks, positive_masks, resized_masks
+from edgewise.models.families.yolact.targets import match
 
 
 def losses(
-    config: YolactConfig, priors: Tensor, predictions: Predictions, targets: Sequence[InstanceTargets]
+    config: YolactConfig,
+    priors: Tensor,
+    predictions: Predictions,
+    targets: Sequence[InstanceTargets],
+    judge: MaskIouNet | None = None,
 ) -> dict[str, Tensor]:
-    """Weighted scalar terms `box`, `class`, `mask`, `semantic`; their sum is what training descends.
+    """Weighted scalar terms `box`, `class`, `mask`, `semantic`[, `mask_iou`]; training descends their sum.
 
-    The first three are sums over matched priors divided by the number of positives of the whole batch; images
-    with no object add nothing to them and only background to the semantic term.
+    All but the semantic term are sums over matched priors divided by the number of positives of the whole
+    batch; images with no object add nothing to them and only background to the semantic term.
 
     Args:
         config: Sizes, thresholds and weights.
         priors: float32 [P, 4], centre form, fractions of the input.
         predictions: Of N images, in training mode.
         targets: One for each image, in network pixels.
+        judge: The network whose word on masks is trained too.
     """
     height, width = config.input_size
     scale = priors.new_tensor([width, height, width, height])
@@ -39,12 +46,16 @@ def losses(
     positives = (wanted > 0).sum().clamp(min=1)
     weights = config.losses
     box = F.smooth_l1_loss(predictions.loc[wanted > 0], loc[wanted > 0], reduction="sum")
-    return {
+    chosen = positive_masks(predictions, matches, targets, scale, weights.mask_positives_limit)
+    terms = {
         "box": box * weights.box_weight / positives,
         "class": class_loss(predictions.conf, wanted, weights) * weights.class_weight / positives,
-        "mask": mask_loss(predictions, matches, targets, scale, weights) * weights.mask_weight / positives,
+        "mask": mask_loss(predictions, chosen) * weights.mask_weight / positives,
         "semantic": semantic_loss(predictions.semantic, targets) * weights.semantic_weight,
     }
+    if judge is not None:
+        terms["mask_iou"] = mask_iou_loss(judge, chosen, weights) * weights.mask_iou_weight / positives
+    return terms
 
 
 def class_loss(conf: Tensor, wanted: Tensor, config: LossConfig) -> Tensor:
@@ -67,65 +78,42 @@ def class_loss(conf: Tensor, wanted: Tensor, config: LossConfig) -> Tensor:
     return F.cross_entropy(conf[taken], wanted[taken], reduction="sum")
 
 
-def mask_loss(
-    predictions: Predictions,
-    matches: Sequence[Matches],
-    targets: Sequence[InstanceTargets],
-    scale: Tensor,
-    config: LossConfig,
-) -> Tensor:
+def mask_loss(predictions: Predictions, positives: Sequence[PositiveMasks]) -> Tensor:
     """Summed binary cross-entropy of assembled masks inside their true boxes, each divided by the box's area.
 
-    At most `mask_positives_limit` positives of an image take part, drawn at random; their sum is scaled up to
-    stand for all. Areas are in prototype pixels and count as one at least.
+    The sum over a sample of an image's positives is scaled up to stand for all.
     """
     total = predictions.coefficients.sum() * 0.0
-    size = predictions.prototypes.shape[-2:]
-    for index, (matched, truth) in enumerate(zip(matches, targets, strict=True)):
-        positive = torch.nonzero(matched.classes > 0).flatten()
-        count = len(positive)
-        if count == 0:
-            continue
-        if count > config.mask_positives_limit:
-            chosen = torch.randperm(count, device=positive.device)[: config.mask_positives_limit]
-            positive = positive[chosen]
-        objects = matched.objects[positive]
-        logits = predictions.coefficients[index, positive] @ predictions.prototypes[index].flatten(1)
-        masks = resized_masks(truth.masks, size)[objects].flatten(1)
-        corners = truth.boxes[objects] / scale
-        inside, areas = crop_windows(corners, size)
-        entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
-        summed = (entropy * inside.flatten(1)).sum(dim=1) / areas
-        total = total + summed.sum() * (count / len(positive))
+    for item in positives:
+        entropy = F.binary_cross_entropy_with_logits(item.logits, item.truth, reduction="none")
+        summed = (entropy * item.inside).sum(dim=(1, 2)) / item.areas
+        total = total + summed.sum() * item.stands_for
     return total
 
 
-def crop_windows(corners: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Windows of boxes on a prototype grid, one pixel wider on each side, and the areas of the boxes.
+def mask_iou_loss(judge: MaskIouNet, positives: Sequence[PositiveMasks], config: LossConfig) -> Tensor:
+    """Summed smooth L1 between what the judge says of trained masks and their IoU with the truth.
 
-    Args:
-        corners: float32 [n, 4], corner form, fractions.
-        size: (height, width) of the grid.
-
-    Returns:
-        float32 [n, height, width] of 0 and 1; float32 [n] in grid pixels, at least 1.
+    Judged are masks of objects of more than `mask_iou_area` prototype pixels. The gradient reaches the masks
+    too, as in the paper's code. A sample of an image's positives stands here for itself alone.
     """
-    height, width = size
-    x1, y1, x2, y2 = (corners * corners.new_tensor([width, height, width, height])).unbind(dim=1)
-    columns = torch.arange(width, device=corners.device, dtype=corners.dtype)
-    rows = torch.arange(height, device=corners.device, dtype=corners.dtype)
-    across = (columns >= (x1 - 1)[:, None]) & (columns < (x2 + 1)[:, None])
-    down = (rows >= (y1 - 1)[:, None]) & (rows < (y2 + 1)[:, None])
-    inside = (down[:, :, None] & across[:, None, :]).to(corners.dtype)
-    return inside, ((x2 - x1) * (y2 - y1)).clamp(min=1.0)
+    total = next(judge.parameters()).new_zeros(())
+    for item in positives:
+        large = item.truth.sum(dim=(1, 2)) > config.mask_iou_area
+        if not bool(large.any()):
+            continue
+        masks = (torch.sigmoid(item.logits) * item.inside)[large]
+        said = judge.of_class(masks, item.classes[large])
+        total = total + F.smooth_l1_loss(
+            said, mask_iou(masks > 0.5, item.truth[large] > 0.5), reduction="sum"
+        )
+    return total
 
 
-def resized_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
-    """Binary masks [n, H, W] -> float32 [n, *size] of 0 and 1: bilinear, then above one half."""
-    if len(masks) == 0:
-        return torch.zeros(0, *size, device=masks.device)
-    resized = F.interpolate(masks.float()[:, None], size=tuple(size), mode="bilinear")[:, 0]
-    return (resized > 0.5).float()
+def mask_iou(first: Tensor, second: Tensor) -> Tensor:
+    """IoU of binary masks [n, H, W] and [n, H, W], pair by pair, float32 [n]; 0 where both are empty."""
+    shared = (first & second).sum(dim=(1, 2))
+    return shared / (first | second).sum(dim=(1, 2)).clamp(min=1)
 
 
 def semantic_loss(semantic: Tensor | None, targets: Sequence[InstanceTargets]) -> Tensor:

@@ -1,6 +1,7 @@
-"""The YOLACT network as it is trained: backbone, pyramid, prototypes, shared prediction head.
+"""The YOLACT network as it is trained: backbone, pyramid, prototypes, shared prediction head, mask IoU.
 
-Keys follow the published layout (`backbone`, `fpn`, `proto_net`, `prediction_layers.0`, `semantic_seg_conv`).
+Keys follow the published layout (`backbone`, `fpn`, `proto_net`, `prediction_layers.0`, `semantic_seg_conv`,
+`maskiou_net`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgewise.models.families.yolact.config import PrototypeConfig, YolactConfig
+from edgewise.models.families.yolact.mask_iou import MaskIouNet
 from edgewise.models.families.yolact.priors import priors
 from edgewise.models.layers.batch_norm import freeze_batch_norm
 from edgewise.models.layers.darknet import DarkNet
@@ -84,7 +86,7 @@ class PredictionHead(nn.Module):
 
 
 class Yolact(nn.Module):
-    """Normalised RGB images float32 [N, 3, H, W] -> `Predictions`."""
+    """Normalised RGB images float32 [N, 3, H, W] -> `Predictions`; masks are judged from outside."""
 
     priors: Tensor
 
@@ -100,6 +102,7 @@ class Yolact(nn.Module):
         self.proto_net = prototype_network(channels, config.prototypes)
         self.prediction_layers = nn.ModuleList([PredictionHead(config)])
         self.semantic_seg_conv = nn.Conv2d(channels, config.class_count, 1)
+        self.maskiou_net = MaskIouNet(config.mask_iou, config.class_count) if config.mask_iou else None
         self.register_buffer("priors", priors(config), persistent=False)
         self._initialise()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edgewise.models.data.augment import Augmentation
 from edgewise.models.families import recipe
 
@@ -16,3 +18,6 @@ PAPER = recipe.Recipe(
 )
 
 TINY = recipe.TINY
+
+PLUS_TINY = replace(recipe.TINY, learning_rate=1e-3, steps=1200)
+"""From the weights of `yolact-tiny`, which already has what both share."""
