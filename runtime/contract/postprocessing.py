@@ -258,6 +258,31 @@ class BoxedKeypoints(ResultKind, frozen=True, kw_only=True, tag="boxed-keypoints
             yield "the manifest names no keypoints, which results of this kind need"
 
 
+class ChartSurface(ResultKind, frozen=True, kw_only=True, tag="chart-surface"):
+    """Fixed slots of box, score, class and maps over the box: parts of a body and their charts (DensePose).
+
+    `coarse` [1, K, c, s, s] and `fine` [1, K, parts + 1, s, s] are logits whose channel 0 is the background;
+    `u` and `v` [1, K, parts + 1, s, s] are places on the parts' charts.
+    """
+
+    task: ClassVar[str] = "surface"
+    boxes: OutputName = "boxes"
+    scores: OutputName = "scores"
+    classes: OutputName = "classes"
+    coarse: OutputName = "coarse"
+    fine: OutputName = "fine"
+    u: OutputName = "u"
+    v: OutputName = "v"
+    settled: OutputName | None = None
+    parts: Annotated[int, Meta(ge=1, le=254)] = 24
+    upsampling: Annotated[int, Meta(ge=1, le=8)] = 2
+    """The maps are enlarged by this, bilinearly, before they are resized to the box."""
+    score_threshold: Fraction = 0.05
+    """Slots with a score above this become surfaces."""
+    display_threshold: Fraction = 0.8
+    """Overlays show surfaces of at least this score."""
+
+
 def _other_rule(stated: MaskRule, implemented: tuple[MaskRule, ...]) -> Iterable[str]:
     if stated not in implemented:
         names = " or ".join(repr(rule.value) for rule in implemented)
@@ -280,6 +305,7 @@ for _spec in (
     PanopticFusion,
     HeatmapKeypoints,
     BoxedKeypoints,
+    ChartSurface,
 ):
     declare(_spec)
 

@@ -24,6 +24,7 @@ from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import KeypointLayout, Manifest, Precision
 from edgewise.runtime.contract.postprocessing import (
     BoxedKeypoints,
+    ChartSurface,
     DetectedBoxes,
     HeatmapKeypoints,
     OutputName,
@@ -42,6 +43,8 @@ from edgewise.runtime.kinds.boxes.result import Boxes
 from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.kinds.panoptic.result import Panoptic
+from edgewise.runtime.kinds.surface.crops import SurfaceCrops
+from edgewise.runtime.kinds.surface.result import Surface
 from edgewise.runtime.pixels.masks import crop_dense
 from edgewise.runtime.results.kind import Kind, Likeness, Nouns
 from edgewise.runtime.results.outputs import Outputs, only_look, read_output
@@ -109,6 +112,28 @@ def keypoints() -> Keypoints:
     )
 
 
+def surface() -> Surface:
+    """A sure person of two parts and an unsure one that overlap, and one of whom nothing is seen."""
+    places = np.array([[5, 5, 20, 15], [20, 10, 30, 20], [2, 31, 7, 7]])
+    crops = []
+    for _, _, w, h in places.tolist():
+        labels = np.repeat([1, 2], [h // 2, h - h // 2]).astype(np.uint8)[:, None].repeat(w, axis=1)
+        rows, columns = np.mgrid[:h, :w]
+        # The middles of the 256 steps that records know.
+        steps = np.floor(np.stack([columns / w, rows / h]) * 255)
+        crops.append((labels, ((steps + 0.5) / 255).astype(np.float32)))
+    crops[2] = (np.zeros((7, 7), np.uint8), np.zeros((2, 7, 7), np.float32))
+    return Surface(
+        boxes=np.array([[5, 5, 25, 20], [20.5, 10, 50.5, 30], [2.25, 31, 9.75, 38.5]], np.float32),
+        scores=np.array([0.9, 0.6, 0.2], np.float32),
+        classes=np.array([CAT, CAT, DOG], np.int32),
+        crops=SurfaceCrops.of(crops, places, SIZE),
+        parts=2,
+        labels=LABELS,
+        frame_size=SIZE,
+    )
+
+
 EXAMPLES: dict[type[Postprocess], tuple[Postprocess, Scored]] = {
     DetectedBoxes: (DetectedBoxes(), boxes()),
     PrototypeInstances: (PrototypeInstances(), instances()),
@@ -117,18 +142,21 @@ EXAMPLES: dict[type[Postprocess], tuple[Postprocess, Scored]] = {
     PanopticFusion: (PanopticFusion(semantic_classes=()), panoptic()),
     HeatmapKeypoints: (HeatmapKeypoints(), keypoints()),
     BoxedKeypoints: (BoxedKeypoints(point_threshold=0.2), keypoints()),
+    ChartSurface: (ChartSurface(parts=2), surface()),
 }
 SEEN_FROM_HALF = {
     Boxes: Counter(cat=2),
     Instances: Counter(cat=2),
     Panoptic: Counter(dog=1, sky=1, grass=1),
     Keypoints: Counter(cat=1),
+    Surface: Counter(cat=2),
 }
 EXTENTS = {
     Boxes: ["20 x 15", "30 x 20", "8 x 8"],
     Instances: ["300", "600", "0"],
     Panoptic: ["400", "50", str(20 * 60 - 15 * 20 - 50), str(20 * 60 - 5 * 20 - 16)],
     Keypoints: ["2 of 3", "3 of 3"],
+    Surface: ["2 on 300", "2 on 600", "0 on 0"],
 }
 
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.spec.__name__)
