@@ -6,12 +6,13 @@ Nothing here changes a graph, except `with_node_names`, which works on a copy.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
@@ -220,16 +221,26 @@ def with_nodes(
 ) -> onnx.ModelProto:
     """A copy of the model with other nodes, more initialisers, and no initialiser that nothing reads."""
     result = onnx.ModelProto()
-    result.CopyFrom(model)
+    _copy_fields(model, result, without=("graph",))
     graph = result.graph
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    used = {tensor for node in copies for tensor in node.input} | {out.name for out in graph.output}
-    kept = [tensor for tensor in (*graph.initializer, *extra) if tensor.name in used]
-    del graph.node[:]
-    graph.node.extend(copies)
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    _copy_fields(model.graph, graph, without=("node", "initializer"))
+    graph.node.extend(nodes)
+    used = {tensor for node in graph.node for tensor in node.input} | {out.name for out in graph.output}
+    graph.initializer.extend(tensor for tensor in (*model.graph.initializer, *extra) if tensor.name in used)
     return result
+
+
+def _copy_fields(source: Message, target: Message, *, without: Collection[str]) -> None:
+    """Copy every field that is set, but for some: those that are replaced are most of a model's bytes."""
+    for field, value in source.ListFields():
+        if field.name in without:
+            continue
+        if isinstance(value, Message):
+            getattr(target, field.name).CopyFrom(value)
+        elif isinstance(value, str | bytes | int | float):
+            setattr(target, field.name, value)
+        else:
+            getattr(target, field.name).extend(value)
 
 
 def fresh_name(taken: set[str], wanted: str) -> str:
@@ -251,7 +262,7 @@ def tensor_names(model: onnx.ModelProto) -> set[str]:
 
 def tensor_infos(model: onnx.ModelProto) -> dict[str, ValueInfoProto]:
     """Type and shape of every input, output and inner tensor that shape inference knows."""
-    inferred = onnx.shape_inference.infer_shapes(_without_large_constants(model), data_prop=True).graph
+    inferred = onnx.shape_inference.infer_shapes(weights_as_inputs(model), data_prop=True).graph
     return {info.name: info for info in (*inferred.value_info, *inferred.input, *inferred.output)}
 
 
@@ -260,24 +271,44 @@ def multiplies_one_row(node: NodeProto, shape: Sequence[int] | None) -> bool:
     return node.op_type in ("Gemm", "MatMul") and shape is not None and math.prod(shape[:-1]) == 1
 
 
-def _without_large_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+def weights_as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose large initialisers are inputs: inference copies what it is given, weights and all."""
-    copy = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    copy = without_weights(model)
+    large = [tensor for tensor in copy.graph.initializer if _is_large(tensor)]
+    given = {info.name for info in model.graph.input}
+    copy.graph.input.extend(
+        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tuple(tensor.dims))
+        for tensor in large
+        if tensor.name not in given
+    )
+    small = [tensor for tensor in model.graph.initializer if not _is_large(tensor)]
+    del copy.graph.initializer[:]
+    copy.graph.initializer.extend(small)
+    return copy
+
+
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy for questions about the graph, whose large initialisers have their type and shape only."""
+    copy = onnx.ModelProto(
+        ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions
+    )
     graph = copy.graph
     graph.name = model.graph.name
     graph.node.extend(model.graph.node)
     graph.input.extend(model.graph.input)
     graph.output.extend(model.graph.output)
     graph.value_info.extend(model.graph.value_info)
-    given = {info.name for info in model.graph.input}
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= _SMALL:
-            graph.initializer.append(tensor)
-        elif tensor.name not in given:
-            graph.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tuple(tensor.dims))
-            )
+    graph.initializer.extend(
+        TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        if _is_large(tensor)
+        else tensor
+        for tensor in model.graph.initializer
+    )
     return copy
+
+
+def _is_large(tensor: TensorProto) -> bool:
+    return math.prod(tensor.dims) > _SMALL
 
 
 _SMALL = 64

@@ -43,6 +43,20 @@ def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return values
 
 
+def constant(model: onnx.ModelProto, name: str) -> np.ndarray | None:
+    """One of `constants`; None where it is none."""
+    import onnx
+
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            return onnx.numpy_helper.to_array(tensor)
+    for node in model.graph.node:
+        if node.op_type == "Constant" and name in node.output:
+            value = attribute(node, "value", None)
+            return None if value is None else onnx.numpy_helper.to_array(value)
+    return None
+
+
 def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Fixed shapes of all tensors that shape inference knows."""
     known = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
@@ -94,11 +108,11 @@ def drop_unused_initialisers(model: onnx.ModelProto) -> None:
     """Remove initialisers that no node reads and that are no output."""
     used = {name for node in model.graph.node for name in node.input}
     used |= {output.name for output in model.graph.output}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    if len(kept) != len(model.graph.initializer):
-        copies = [type(tensor).FromString(tensor.SerializeToString()) for tensor in kept]
-        del model.graph.initializer[:]
-        model.graph.initializer.extend(copies)
+    held = model.graph.initializer
+    # One by one: what stays is most of the model's bytes, and is not copied.
+    for place in reversed(range(len(held))):
+        if held[place].name not in used:
+            del held[place]
 
 
 def drop_value_info(model: onnx.ModelProto, names: Iterable[str] | None = None) -> None:

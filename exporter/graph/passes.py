@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING
 
-from edgewise.calibration.graph import tensor_infos
+from edgewise.calibration.graph import tensor_infos, weights_as_inputs
 from edgewise.exporter.graph.numerics import (
     Difference,
     Roles,
@@ -22,7 +22,7 @@ from edgewise.exporter.graph.numerics import (
     first_difference,
     run_graph,
 )
-from edgewise.exporter.graph.regions import Region, cut_out, flow, rewritten, run_part
+from edgewise.exporter.graph.regions import Region, cut_out, flow, rewritten, run_part, unknown
 from edgewise.runtime.contract.manifest import ProvenanceStep
 from edgewise.runtime.system.errors import ExportError
 
@@ -73,6 +73,8 @@ class PassResult:
 class PassRunner:
     """Runs passes one after another, from one model on, and runs again no part whose numbers it knows.
 
+    A model that a runner made is one that it goes on from: `beginning_with` gives the runner itself for it.
+
     Attributes:
         samples: Inputs on which models are compared.
         compared: Tensor names that a lossy pass is judged by (`onnx_export.comparable_names`). Where a model
@@ -91,8 +93,9 @@ class PassRunner:
 
     def beginning_with(self, model: onnx.ModelProto) -> PassRunner:
         """The runner for passes from another model on: with the same steps, but knowing its numbers only."""
-        fresh = replace(self, _known=[], _equal=set())
-        return self._begun.setdefault(id(model), (model, fresh))[1]
+        if id(model) not in self._begun:
+            self._begun[id(model)] = (model, replace(self, _known=[], _equal=set()))
+        return self._begun[id(model)][1]
 
     def run(self, pass_: Pass, model: onnx.ModelProto) -> PassResult:
         """Apply one pass to a copy of `model`.
@@ -104,16 +107,14 @@ class PassRunner:
         import onnx
 
         _require(pass_, pass_.requires, model, "requires")
-        before = model.SerializeToString(deterministic=True)
         draft = type(model)()
         draft.CopyFrom(model)
         after_model = pass_.apply(draft)
-        after = after_model.SerializeToString(deterministic=True)
-        changed = after != before
+        changed = after_model != model
         _require(pass_, pass_.ensures, after_model, "ensures")
         if changed:
             try:
-                onnx.checker.check_model(after_model, full_check=True)
+                onnx.checker.check_model(weights_as_inputs(after_model), full_check=True)
             except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
                 raise ExportError(
                     f"the pass {pass_.name!r} made an invalid graph", where=str(error).strip().splitlines()[0]
@@ -123,6 +124,7 @@ class PassRunner:
             step=pass_.name, tool="edgewise", detail=pass_.detail if changed else "nothing to change"
         )
         self.steps.append(step)
+        self._begun[id(after_model)] = (after_model, self)
         return PassResult(after_model, changed, step)
 
     def _compare(self, pass_: Pass, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
@@ -146,9 +148,9 @@ class PassRunner:
         self, pass_: Pass, regions: Sequence[Region], before: onnx.ModelProto, after: onnx.ModelProto
     ) -> None:
         known = self._values()
-        wanted = dict.fromkeys(name for region in regions for name in region.inputs if name not in known[0])
+        wanted = unknown(before, known[0], (name for region in regions for name in region.inputs))
         if wanted:
-            for values, found in zip(known, flow(before, known, list(wanted)), strict=True):
+            for values, found in zip(known, flow(before, known, wanted), strict=True):
                 values.update(found)
         for region, new, old in zip(regions, cut_out(after, regions), cut_out(before, regions), strict=True):
             key = (_digest(old), _digest(new), region.tolerance)

@@ -7,7 +7,7 @@ what no pass touched gives equal bits and need not be run.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,12 +55,29 @@ def flow(
         known: What is known of every sample: the graph's inputs, and any inner tensors.
     """
     infos = tensor_infos(model)
-    given = {name for name in known[0] if name in infos}
+    given = _given(infos, known[0])
     for node in model.graph.node:
         # A node that runs gives all its outputs, and no part may make what it is given.
         if not given.issuperset(node.output):
             given.difference_update(node.output)
     return run_part(_cut_out(model, sorted(given), names, infos), known)
+
+
+def unknown(model: onnx.ModelProto, known: Tensors, names: Iterable[str]) -> list[str]:
+    """Which of `names`, each once, `known` does not hold in the type that they have in the model."""
+    given = _given(tensor_infos(model), known)
+    return [name for name in dict.fromkeys(names) if name not in given]
+
+
+def _given(infos: Mapping[str, onnx.ValueInfoProto], known: Tensors) -> set[str]:
+    """What of `known` a model has in the same type; a pass before it may have typed a tensor anew."""
+    import onnx
+
+    return {
+        name
+        for name, value in known.items()
+        if name in infos and _type(infos[name]) == onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+    }
 
 
 def rewritten(before: onnx.ModelProto, after: onnx.ModelProto) -> list[Region] | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgewise.calibration.graph import multiplies_one_row
+from edgewise.calibration.graph import multiplies_one_row, weights_as_inputs
 from edgewise.exporter.graph.conditions import no_control_flow
 from edgewise.exporter.graph.edit import (
     attribute,
@@ -402,8 +402,13 @@ def narrow_nodes(model: onnx.ModelProto, narrow: Collection[str]) -> onnx.ModelP
     model.graph.node.extend(copies)
     drop_unused_initialisers(model)
     drop_value_info(model, [*half_names, *half_names.values()])
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    model.CopyFrom(inferred)
+    inferred = onnx.shape_inference.infer_shapes(weights_as_inputs(model), strict_mode=True).graph
+    for known, found in (
+        (model.graph.value_info, inferred.value_info),
+        (model.graph.output, inferred.output),
+    ):
+        del known[:]
+        known.extend(found)
     return model
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgewise.calibration.graph import without_weights
 from edgewise.exporter.graph.conditions import (
     no_control_flow,
     only_standard_operators,
@@ -21,7 +22,7 @@ from edgewise.exporter.graph.conditions import (
 )
 from edgewise.exporter.graph.edit import (
     attribute,
-    constants,
+    constant,
     drop_attribute,
     drop_unused_initialisers,
     shapes,
@@ -60,8 +61,7 @@ def lower_opset() -> Pass:
 
 def obstacle(model: onnx.ModelProto) -> str | None:
     """Why the model cannot be written in opset 17 without loss; None where it can."""
-    draft = type(model)()
-    draft.CopyFrom(model)
+    draft = without_weights(model)
     try:
         _lower(draft)
     except NotLossless as reason:
@@ -146,7 +146,7 @@ def _reduce(node: onnx.NodeProto, model: onnx.ModelProto, known: dict[str, tuple
     import onnx
 
     if len(node.input) > 1 and node.input[1]:
-        axes = constants(model).get(node.input[1])
+        axes = constant(model, node.input[1])
         if axes is None:
             raise NotLossless(f"{node.op_type} ({node.name}) computes its axes")
         if axes.size == 0 and attribute(node, "noop_with_empty_axes", 0):
@@ -182,8 +182,8 @@ def _pad(node: onnx.NodeProto, model: onnx.ModelProto, known: dict[str, tuple[in
         raise NotLossless(f"Pad ({node.name}) wraps around")
     if len(node.input) < 4 or not node.input[3]:
         return
-    values = constants(model)
-    pads, axes, shape = values.get(node.input[1]), values.get(node.input[3]), known.get(node.input[0])
+    pads, axes = constant(model, node.input[1]), constant(model, node.input[3])
+    shape = known.get(node.input[0])
     if pads is None or axes is None or shape is None:
         raise NotLossless(f"Pad ({node.name}) computes its axes")
     full = np.zeros((2, len(shape)), np.int64)

@@ -229,6 +229,10 @@ def _prepare(manifest: Manifest, clip: Clip) -> list[Prepared]:
 
 def _inputs(manifest: Manifest, fp32: Models, clips: Sequence[PreparedClip]) -> dict[str, list[Tensors]]:
     """The first inputs of every graph on a walk over some clips, state among them."""
+    if _sees_images_only(manifest):
+        (name,) = manifest.schedule.graphs
+        looks = [look for clip in clips for frame in clip.frames for look in frame.looks.looks]
+        return {name: [{image_input(manifest, name): look.tensor} for look in looks[:COMPARED_SAMPLES]]}
     recorders = {name: Recorder(GraphRunner(model), COMPARED_SAMPLES) for name, model in fp32.items()}
     walk = Walk(manifest, recorders)
     for clip in clips:
@@ -242,7 +246,7 @@ def _inputs(manifest: Manifest, fp32: Models, clips: Sequence[PreparedClip]) -> 
 
 def _feeds(images: CalibrationSet, manifest: Manifest, fp32: Models, name: str) -> Feeds:
     """What a graph is given for every calibration image: its network input, and on a walk the state too."""
-    if not manifest.state and len(manifest.schedule.graphs) == 1:
+    if _sees_images_only(manifest):
         image = image_input(manifest, name)
         for sample, tensor in images.tensors(manifest.preprocess):
             yield sample, {image: tensor}
@@ -256,6 +260,11 @@ def _feeds(images: CalibrationSet, manifest: Manifest, fp32: Models, name: str) 
             walk.infer(frame)
         for inputs in recorder.inputs:
             yield sample.name, inputs
+
+
+def _sees_images_only(manifest: Manifest) -> bool:
+    """Whether there is one graph, and all that it is given is the image: no walk says more."""
+    return not manifest.state and len(manifest.schedule.graphs) == 1
 
 
 def _miss_together(

@@ -107,7 +107,7 @@ class Workbench:
             for wide, narrow in counted:
                 if wide is model:
                     return narrow
-            counted.append((model, runner.run(exact_halves(), model).model))
+            counted.append((model, runner.beginning_with(model).run(exact_halves(), model).model))
             return counted[-1][1]
 
         return {target: lower_for(narrower, target, runner) for target in self.targets}

@@ -120,15 +120,18 @@ class ExportOptions:
             raise ExportError(f"a batch of {self.batch} looks", hint="give 1 or more, e.g. 8")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CanonicalGraph:
-    """One graph on its way: as exported, canonical, and in FP32 with outputs only."""
+    """One graph on its way: as exported, canonical, and in FP32 with outputs only.
+
+    `runner` ran its passes, knows what flowed through them, and goes on from there.
+    """
 
     graph: Graph
     exported: onnx.ModelProto
     canonical: onnx.ModelProto
     fp32: onnx.ModelProto
-    steps: tuple[ProvenanceStep, ...]
+    runner: PassRunner
 
 
 def export_bundle(
@@ -160,7 +163,7 @@ def export_bundle(
     with claim_destination(destination, replace=options.replace):
         asked = _as_asked(draft, options)
         _check_modules(modules, asked)
-        return _export(modules, asked, destination, options, _shown(asked, options), checkpoint)
+        return _export(dict(modules), asked, destination, options, _shown(asked, options), checkpoint)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,13 +173,16 @@ class _Shown:
     clips: tuple[Clip, ...]
     images: ChosenImages | None
 
-    def every(self, draft: Manifest) -> Iterator[Clip]:
-        """The goldens, then the images that calibrate and judge, read one by one."""
+    def judging(self, draft: Manifest) -> Iterator[Clip]:
+        """What the precisions are judged on: the goldens, then the held-out images, read one by one.
+
+        Those that only calibrate are left out: however many there are, they ask nothing more of a graph.
+        """
         yield from self.clips
         if self.images is not None:
             from edgewise.exporter.precision.calibration_images import pictures_of
 
-            for sample in (*self.images.calibration.samples, *self.images.held_out):
+            for sample in self.images.held_out:
                 yield from clips_of(draft, pictures_of([sample]))
 
 
@@ -188,13 +194,14 @@ def _shown(draft: Manifest, options: ExportOptions) -> _Shown:
 
 
 def _export(
-    modules: Mapping[str, nn.Module],
+    modules: dict[str, nn.Module],
     draft: Manifest,
     destination: Path,
     options: ExportOptions,
     shown: _Shown,
     checkpoint: Content | None,
 ) -> Bundle:
+    """See `export_bundle`; takes each module out of `modules`, because quantising needs the memory."""
     from edgewise.models.measuring.torch_runner import TorchRunner
 
     for name, module in modules.items():
@@ -210,30 +217,11 @@ def _export(
     graphs: dict[str, Graph] = {}
     fp32: dict[str, onnx.ModelProto] = {}
     steps: list[ProvenanceStep] = []
-    for name, declared in draft.graphs.items():
-        graph = with_nan_sums(declared)
-        samples, expected = recorders[name].inputs, recorders[name].outputs
-        roles = roles_in(draft, graph)
-        made = canonical_graph(modules[name], graph, samples, expected, options.progress, roles)
-        runner = PassRunner(samples, comparable_names(graph), roles)
-        model = made.fp32
-        lowered = {
-            (target, Precision.FP32): lower_for(lambda release, model=model: model, target, runner)
-            for target in options.targets
-        }
-        named = name_model_files(name, stored(lowered, graph, samples, output_roles(draft)))
-        path = "models/canonical.onnx" if name == "main" else f"models/{name}.canonical.onnx"
-        files |= {path: _bytes(made.canonical), **named.files}
-        if not options.device_only:
-            files[exported_path(name)] = _bytes(made.exported)
-        graphs[name] = msgspec.structs.replace(graph, canonical=path, files=named.entries)
-        fp32[name] = made.fp32
-        steps += [*made.steps, *runner.steps]
-        # With the tensors that it compared passes on, which quantising needs the memory of.
-        del runner
-        if graph.batch > 1:
-            free = f"1 to {graph.batch} looks in one run"
-            steps.append(ProvenanceStep(step="free-batch", tool="edgewise", detail=free))
+    for name in draft.graphs:
+        made = _fp32_graph(modules.pop(name), draft, name, recorders.pop(name), options)
+        files |= made.files
+        graphs[name], fp32[name] = made.graph, made.fp32
+        steps += made.steps
     require_extremes(Walk(draft, {name: GraphRunner(model) for name, model in fp32.items()}))
     if checkpoint is not None and not options.device_only:
         files[CHECKPOINT] = checkpoint
@@ -258,6 +246,43 @@ def _export(
     return write_bundle(destination, manifest, files, replace=options.replace)
 
 
+@dataclass(frozen=True, eq=False)
+class _Fp32Graph:
+    """A graph with its FP32 files."""
+
+    graph: Graph
+    files: Mapping[str, bytes]
+    fp32: onnx.ModelProto
+    steps: Sequence[ProvenanceStep]
+
+
+def _fp32_graph(
+    module: nn.Module, draft: Manifest, name: str, ran: Recorder, options: ExportOptions
+) -> _Fp32Graph:
+    """One graph out of torch and lowered for every target.
+
+    Args:
+        ran: Kept what the module was given and what it gave.
+    """
+    graph = with_nan_sums(draft.graphs[name])
+    made = canonical_graph(module, graph, ran.inputs, ran.outputs, options.progress, roles_in(draft, graph))
+    lowered = {
+        (target, Precision.FP32): lower_for(lambda release: made.fp32, target, made.runner)
+        for target in options.targets
+    }
+    named = name_model_files(name, stored(lowered, graph, ran.inputs, output_roles(draft)))
+    path = "models/canonical.onnx" if name == "main" else f"models/{name}.canonical.onnx"
+    files = {path: _bytes(made.canonical), **named.files}
+    if not options.device_only:
+        files[exported_path(name)] = _bytes(made.exported)
+    steps = list(made.runner.steps)
+    if graph.batch > 1:
+        free = f"1 to {graph.batch} looks in one run"
+        steps.append(ProvenanceStep(step="free-batch", tool="edgewise", detail=free))
+    graph = msgspec.structs.replace(graph, canonical=path, files=named.entries)
+    return _Fp32Graph(graph, files, made.fp32, steps)
+
+
 def exported_path(graph: str) -> str:
     """Where a bundle keeps a graph as torch exported it."""
     return "source/exported.onnx" if graph == "main" else f"source/{graph}.exported.onnx"
@@ -272,8 +297,8 @@ def export_checkpoint(
 ) -> Bundle:
     """Export a checkpoint of the registry, with fields of its config set where `settings` names them.
 
-    Where its graph suppresses by a fixed number of rounds, they grow until goldens and calibration images
-    settle. The bundle's copy of the checkpoint says them, and what was set.
+    Where its graph suppresses by a fixed number of rounds, they grow until the goldens and the images that
+    FP16 and INT8 are judged on settle. The bundle's copy of the checkpoint says them, and what was set.
 
     Raises:
         CheckpointError: The file is missing, of another model, or holds NaN weights, or they do not fit what
@@ -281,22 +306,30 @@ def export_checkpoint(
         ModelError: A setting that the config does not have, or that does not fit it.
         ExportError, CalibrationError, EdgewiseError: As `export_bundle`.
     """
-    from edgewise.exporter.way.settling import settled_model
-    from edgewise.models.checkpoints.checkpoint import encode_checkpoint, load_model, under_config
-
     options = options or ExportOptions()
     destination = Path(destination)
     with claim_destination(destination, replace=options.replace):
-        options.progress("loading the checkpoint")
-        loaded = load_model(Path(checkpoint))
-        asked = under_config(loaded, loaded.entry.with_settings(settings or {}))
-        draft = _as_asked(_draft(asked), options)
-        shown = _shown(draft, options)
-        chosen, steps = settled_model(asked, draft, shown.every(draft), options.progress)
-        copy = Path(checkpoint) if chosen is loaded else encode_checkpoint(chosen.module, chosen.meta)
-        modules = {"main": chosen.entry.deploy(chosen.module)}
-        final = _as_asked(_draft(chosen, steps), options)
-        return _export(modules, final, destination, options, shown, copy)
+        module, draft, shown, copy = _settled(Path(checkpoint), options, settings or {})
+        return _export({"main": module}, draft, destination, options, shown, copy)
+
+
+def _settled(
+    checkpoint: Path, options: ExportOptions, settings: Mapping[str, str]
+) -> tuple[nn.Module, Manifest, _Shown, Content]:
+    """The deploy module of a checkpoint whose suppression settles, its draft, what is shown to it, and the
+    bundle's copy of the checkpoint."""
+    from edgewise.exporter.way.settling import settled_model
+    from edgewise.models.checkpoints.checkpoint import encode_checkpoint, load_model, under_config
+
+    options.progress("loading the checkpoint")
+    loaded = load_model(checkpoint)
+    asked = under_config(loaded, loaded.entry.with_settings(settings))
+    draft = _as_asked(_draft(asked), options)
+    shown = _shown(draft, options)
+    chosen, steps = settled_model(asked, draft, shown.judging(draft), options.progress)
+    copy = checkpoint if chosen is loaded else encode_checkpoint(chosen.module, chosen.meta)
+    final = _as_asked(_draft(chosen, steps), options)
+    return chosen.entry.deploy(chosen.module), final, shown, copy
 
 
 def _draft(loaded: LoadedModel, steps: tuple[ProvenanceStep, ...] = ()) -> Manifest:
@@ -335,7 +368,7 @@ def canonical_graph(
     progress("exporting with torch.onnx")
     exported = export_onnx(module, graph, samples, reference, roles)
     progress("simplifying with onnxsim")
-    simplified = simplify(exported, graph, samples, roles)
+    simplified = simplify(exported, graph, samples, roles, reference)
     before, after = len(exported.graph.node), len(simplified.graph.node)
     progress("lowering")
     runner = PassRunner(samples, comparable_names(graph), roles)
@@ -347,7 +380,7 @@ def canonical_graph(
     ]
     canonical = canonicalise(simplified, runner)
     fp32 = lower_fp32(canonical, graph, runner)
-    return CanonicalGraph(graph, exported, canonical, fp32, tuple(runner.steps))
+    return CanonicalGraph(graph, exported, canonical, fp32, runner)
 
 
 def _as_asked(draft: Manifest, options: ExportOptions) -> Manifest:

@@ -26,7 +26,7 @@ def settled_model(
     Args:
         loaded: As the checkpoint says.
         draft: Of its bundle.
-        clips: What has to settle: goldens and calibration images.
+        clips: What has to settle.
         progress: Told how it went.
     """
     if loaded.entry.with_more_rounds() is None:

@@ -254,7 +254,8 @@ def deploy_pyramid_roi_align(
     """`pyramid_roi_align` of one image in the form that exports: one operator a level over all boxes.
 
     Level 0 is the ground, and each further level l is laid over it by `torch.where(level_index == l, ...)`.
-    The exporter recognises this chain over one tensor of boxes and can lower it as a whole.
+    The exporter recognises this chain over one tensor of boxes and can lower it as a whole. Where nothing is
+    exported, every box reads its own level only.
 
     Args:
         levels: float32 [1, C, H_l, W_l] each.
@@ -268,6 +269,12 @@ def deploy_pyramid_roi_align(
     Returns:
         float32 [R, C, output, output].
     """
+    if not torch.compiler.is_exporting():
+        # The same bits; the chain aligns every box on every level.
+        with torch.no_grad():
+            return pyramid_roi_align(
+                levels, rois, level_index, strides, output=output, sampling=sampling, half_pixel=half_pixel
+            ).contiguous()
     chosen = level_index.reshape(-1, 1, 1, 1)
     pooled = roi_align_op(levels[0], rois, output, 1.0 / strides[0], sampling, half_pixel)
     for index in range(1, len(levels)):

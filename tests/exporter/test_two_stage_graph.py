@@ -290,7 +290,7 @@ def test_the_canonical_graph_is_native_and_clean(made: CanonicalGraph) -> None:
     assert not {"GatherND", "NonZero", "ScatterND", "If", "Loop", "NonMaxSuppression"} & set(kinds)
     assert made.canonical.graph.node[0].op_type == "Cast"
     assert opset_of(made.canonical) == 19
-    assert any("DeformConv" in step.detail for step in made.steps if step.step == "opset-17")
+    assert any("DeformConv" in step.detail for step in made.runner.steps if step.step == "opset-17")
 
 
 @pytest.mark.slow
