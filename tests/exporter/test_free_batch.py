@@ -15,14 +15,17 @@ from onnx import TensorProto, helper
 
 from edgewise.exporter.graph.batch_axis import first_axis, fix_batch, has_free_batch
 from edgewise.exporter.graph.numerics import GraphRunner, every_float_alike
+from edgewise.exporter.graph.passes import PassRunner
 from edgewise.exporter.passes.free_batch import free_batch
+from edgewise.exporter.passes.lower_deform_conv import lower_deform_conv
 from edgewise.exporter.targets import lowering
 from edgewise.exporter.targets.lowering import stored
 from edgewise.exporter.targets.profiles import releases_of
 from edgewise.exporter.way.export import canonical_graph
 from edgewise.models import registry
 from edgewise.models.data.vocabulary import Vocabulary
-from edgewise.models.families.yolact.config import MICRO, Suppression
+from edgewise.models.families.yolact.config import MICRO, PLUS_MICRO, Suppression, YolactConfig
+from edgewise.models.layers.deform_conv import ModulatedDeformConv
 from edgewise.runtime.contract.manifest import ClassLabel, Graph, Precision, Provenance, Target
 from edgewise.runtime.system.errors import ExportError
 
@@ -268,26 +271,44 @@ def test_a_free_batch_can_be_fixed_again() -> None:
     assert has_free_batch(four)
 
 
+FAMILIES = (
+    ("yolact-tiny", MICRO, Suppression.GREEDY),
+    ("yolact-plus-tiny", PLUS_MICRO, Suppression.FAST),
+)
+
+
 @pytest.mark.slow(seconds=60, reason="torch.onnx takes 15 seconds for the decoding of a detector")
-def test_yolact_takes_frames_together() -> None:
-    """It gathers rows of every frame by indices of that frame; sequential suppression also flags each."""
-    decoding = msgspec.structs.replace(MICRO.decoding, suppression=Suppression.GREEDY)
-    entry = replace(registry.find("yolact-tiny"), config=msgspec.structs.replace(MICRO, decoding=decoding))
+@pytest.mark.parametrize(("name", "micro", "suppression"), FAMILIES, ids=[row[0] for row in FAMILIES])
+def test_yolact_takes_frames_together(name: str, micro: YolactConfig, suppression: Suppression) -> None:
+    """It gathers rows of every frame by indices of that frame; sequential suppression also flags each.
+
+    YOLACT++ folds the masks of all frames into one row of images, and samples every frame by its own offsets,
+    in the operator and in the form of the targets that refuse it.
+    """
+    decoding = msgspec.structs.replace(micro.decoding, suppression=suppression, slots=20)
+    entry = replace(registry.find(name), config=msgspec.structs.replace(micro, decoding=decoding))
     vocabulary = Vocabulary(
-        tuple(ClassLabel(id=number + 1, name=str(number)) for number in range(MICRO.class_count))
+        tuple(ClassLabel(id=number + 1, name=str(number)) for number in range(micro.class_count))
     )
     torch.manual_seed(2)
     network = entry.build()
     torch.nn.init.normal_(network.prediction_layers[0].conf_layer.weight, std=0.3)
+    for part in network.modules():
+        if isinstance(part, ModulatedDeformConv):
+            torch.nn.init.normal_(part.conv_offset_mask.weight, std=0.3)
     module = entry.deploy(network.eval())
     graph = entry.manifest(vocabulary, Provenance(definition="micro")).graphs["main"]
     shape = graph.inputs[0].shape
     frames = GENERATOR.integers(0, 256, (3, *shape[1:]), dtype=np.uint8)
     samples = [{"image": frame[None]} for frame in frames]
     fixed = canonical_graph(module, graph, samples[:1]).fp32
-    together = GraphRunner(free_batch(fixed, samples[:2]), optimised=False).run({"image": frames})
-    single = GraphRunner(fixed, optimised=False)
-    assert (together["scores"] > 0).sum() > 3
-    for number, sample in enumerate(samples):
-        for name, wanted in single.run(sample).items():
-            np.testing.assert_array_equal(together[name][number : number + 1], wanted, err_msg=name)
+    names = [spec.name for spec in (*graph.outputs, *graph.probes)]
+    lowered = PassRunner(samples[:1], names).run(lower_deform_conv(), fixed)
+    assert lowered.changed == (micro is PLUS_MICRO)
+    for form in (fixed, lowered.model) if lowered.changed else (fixed,):
+        together = GraphRunner(free_batch(form, samples[:2]), optimised=False).run({"image": frames})
+        single = GraphRunner(form, optimised=False)
+        assert (together["scores"] > 0).sum() > 3
+        for number, sample in enumerate(samples):
+            for output, wanted in single.run(sample).items():
+                np.testing.assert_array_equal(together[output][number : number + 1], wanted, err_msg=output)
