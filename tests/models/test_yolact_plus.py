@@ -43,9 +43,9 @@ def lively(config: YolactConfig) -> Yolact:
             torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
     torch.nn.init.normal_(network.prediction_layers[0].conf_layer.weight, std=0.3)
     judge = network.maskiou_net.maskiou_net
-    for layer in judge[::2]:
+    for layer in judge[:-2:2]:
         torch.nn.init.uniform_(layer.weight, -0.1, 0.4)
-    torch.nn.init.uniform_(judge[-2].bias, 0.1, 0.4)
+    torch.nn.init.uniform_(judge[-2].weight, 0.0, 0.06)
     return network.eval()
 
 
@@ -106,7 +106,7 @@ def published_rescoring(network: Yolact, coefficients, prototypes, boxes, scores
             seen = F.relu(F.conv2d(seen, layer.weight, layer.bias, stride=2))
         seen = F.relu(F.conv2d(seen, layers[-1].weight, layers[-1].bias))
         expected = F.max_pool2d(seen, seen.shape[2:])[0, classes[place], 0, 0]
-        found.append((float(scores[place] * expected), place, mask))
+        found.append((float(scores[place] * expected.clamp(max=1)), place, mask))
     return sorted(found, key=lambda item: -item[0])
 
 
@@ -146,13 +146,19 @@ def test_scores_are_the_published_product_and_order_the_slots():
         assert reordered, "the judge changes no order: this compares nothing"
 
 
-def test_a_mask_of_which_nothing_is_expected_leaves_an_empty_slot():
+def test_whatever_the_judge_says_a_score_stays_one():
+    """Nothing expected leaves an empty slot, and more than an IoU can be leaves the score of the box."""
     network = lively(SMALL)
-    with torch.no_grad():
-        network.maskiou_net.maskiou_net[-2].bias.fill_(-100.0)
+    frames = random_frames(1, SMALL)
+    plain = msgspec.structs.replace(SMALL, mask_iou=())
     with torch.inference_mode():
-        outputs = YolactDeploy(SMALL, network)(random_frames(1, SMALL))[:4]
-    assert not any(bool(value.any()) for value in outputs)
+        judge = network.maskiou_net.maskiou_net
+        judge[-2].bias.fill_(-100.0)
+        assert not any(bool(value.any()) for value in YolactDeploy(SMALL, network)(frames)[:4])
+        judge[-2].bias.fill_(100.0)
+        generous = YolactDeploy(SMALL, network)(frames)
+        network.maskiou_net = None
+        torch.testing.assert_close(generous[1], YolactDeploy(plain, network)(frames)[1])
 
 
 def test_the_mask_iou_loss_is_its_formula():

@@ -68,7 +68,8 @@ def rescored(judge: MaskIouNet, found: Detections, masks: Tensor) -> tuple[Detec
     """YOLACT++: every score times the IoU that the judge expects of the mask, best first again.
 
     One score for boxes and masks, as the paper's code shows results; its COCO files keep the first score for
-    boxes. A product of 0 is an empty slot.
+    boxes. A product of 0 is an empty slot. An IoU of more than 1, which the judge may expect and which the
+    paper's code would take, counts as 1: a score stays in 0..1.
 
     Args:
         judge: Of masks.
@@ -79,7 +80,7 @@ def rescored(judge: MaskIouNet, found: Detections, masks: Tensor) -> tuple[Detec
         The same slots and masks in another order.
     """
     (images, slots), shape = found.scores.shape, masks.shape[-2:]
-    expected = judge.of_class(masks.flatten(0, 1), found.classes.flatten())
+    expected = judge.of_class(masks.flatten(0, 1), found.classes.flatten()).clamp(max=1.0)
     scores, order = (found.scores * expected.unflatten(0, (images, slots))).topk(slots, dim=-1)
     classes, priors = (rows(value[..., None], order)[..., 0] for value in (found.classes, found.priors))
     scores, boxes, classes, priors, masks = filled(

@@ -65,9 +65,7 @@ def _outputs(config: YolactConfig) -> tuple[TensorSpec, ...]:
         float_tensor(
             "boxes", (1, slots, 4), "x1, y1, x2, y2 in input pixels, corner convention, not clamped"
         ),
-        float_tensor(
-            "scores", (1, slots), "falling; 0 marks an empty slot", None if config.mask_iou else (0.0, 1.0)
-        ),
+        float_tensor("scores", (1, slots), "falling; 0 marks an empty slot", (0.0, 1.0)),
         class_tensor(slots, config.class_count),
         float_tensor(
             "masks",
