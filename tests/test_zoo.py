@@ -22,7 +22,6 @@ WITHOUT_A_ROW = (
     "mask-rcnn-r50-v1",
     "mask-rcnn-r50-v2",
     "mask-rcnn-r50-detectron2",
-    "mask-rcnn-tiny",
     "faster-rcnn-r50-v1",
     "faster-rcnn-r50-v2",
     "faster-rcnn-r50-detectron2",
