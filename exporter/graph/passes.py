@@ -70,10 +70,18 @@ class PassResult:
 
 
 @dataclass
+class _Numbers:
+    """What is known of the models from one on: tensors of every sample, and parts that were found equal."""
+
+    values: list[dict[str, np.ndarray]] = field(default_factory=list)
+    equal: set[tuple[bytes, bytes, float]] = field(default_factory=set)
+
+
+@dataclass
 class PassRunner:
     """Runs passes one after another, from one model on, and runs again no part whose numbers it knows.
 
-    A model that a runner made is one that it goes on from: `beginning_with` gives the runner itself for it.
+    A model that a runner made is one that it goes on from: `beginning_with` gives it with all that it knows.
 
     Attributes:
         samples: Inputs on which models are compared.
@@ -87,15 +95,13 @@ class PassRunner:
     compared: Sequence[str]
     roles: Roles = every_float_alike
     steps: list[ProvenanceStep] = field(default_factory=list)
-    _known: list[dict[str, np.ndarray]] = field(default_factory=list, repr=False)
-    _equal: set[tuple[bytes, bytes, float]] = field(default_factory=set, repr=False)
-    _begun: dict[int, tuple[onnx.ModelProto, PassRunner]] = field(default_factory=dict, repr=False)
+    _known: _Numbers = field(default_factory=_Numbers, repr=False)
+    # No runner stands in it, which would hold itself, and all models with it, until Python looks for cycles.
+    _known_from: dict[int, tuple[onnx.ModelProto, _Numbers]] = field(default_factory=dict, repr=False)
 
     def beginning_with(self, model: onnx.ModelProto) -> PassRunner:
         """The runner for passes from another model on: with the same steps, but knowing its numbers only."""
-        if id(model) not in self._begun:
-            self._begun[id(model)] = (model, replace(self, _known=[], _equal=set()))
-        return self._begun[id(model)][1]
+        return replace(self, _known=self._known_from.setdefault(id(model), (model, _Numbers()))[1])
 
     def run(self, pass_: Pass, model: onnx.ModelProto) -> PassResult:
         """Apply one pass to a copy of `model`.
@@ -107,10 +113,12 @@ class PassRunner:
         import onnx
 
         _require(pass_, pass_.requires, model, "requires")
-        draft = type(model)()
-        draft.CopyFrom(model)
+        draft: onnx.ModelProto | None = _copy(model)
         after_model = pass_.apply(draft)
         changed = after_model != model
+        if changed:
+            # What a message drops stays in its memory: a copy has only what is left.
+            draft, after_model = None, _copy(after_model)
         _require(pass_, pass_.ensures, after_model, "ensures")
         if changed:
             try:
@@ -124,7 +132,7 @@ class PassRunner:
             step=pass_.name, tool="edgewise", detail=pass_.detail if changed else "nothing to change"
         )
         self.steps.append(step)
-        self._begun[id(after_model)] = (after_model, self)
+        self._known_from[id(after_model)] = (after_model, self._known)
         return PassResult(after_model, changed, step)
 
     def _compare(self, pass_: Pass, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
@@ -154,19 +162,26 @@ class PassRunner:
                 values.update(found)
         for region, new, old in zip(regions, cut_out(after, regions), cut_out(before, regions), strict=True):
             key = (_digest(old), _digest(new), region.tolerance)
-            if key in self._equal:
+            if key in self._known.equal:
                 continue
             pairs = zip(run_part(new, known), run_part(old, known), strict=True)
             for number, (values, reference) in enumerate(pairs):
                 found = first_difference(values, reference, region.outputs, region.tolerance)
                 _refuse(pass_, number, found)
-            self._equal.add(key)
+            self._known.equal.add(key)
 
     def _values(self) -> list[dict[str, np.ndarray]]:
         """What is known of every sample: the inputs, and what flowed into the regions so far."""
-        if not self._known:
-            self._known += [dict(sample) for sample in self.samples]
-        return self._known
+        known = self._known.values
+        if not known:
+            known += [dict(sample) for sample in self.samples]
+        return known
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = type(model)()
+    copy.CopyFrom(model)
+    return copy
 
 
 def _digest(model: onnx.ModelProto) -> bytes:
@@ -187,8 +202,7 @@ def expose(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     for name in missing:
         if name not in made:
             raise ExportError(f"the graph makes no tensor {name!r}", hint="a pass renamed or removed a probe")
-    exposed = type(model)()
-    exposed.CopyFrom(model)
+    exposed = _copy(model)
     infos = tensor_infos(model)
     exposed.graph.output.extend(infos[name] for name in missing)
     return exposed
