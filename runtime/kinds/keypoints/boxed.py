@@ -19,6 +19,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,8 +37,8 @@ Floats = NDArray[np.float64]
 _CUBIC = -0.75
 """The coefficient of torch's and OpenCV's bicubic interpolation."""
 _OVERSHOOT = 57 / 128
-_SLACK = 1e-9
-"""Of the range of a map: more than float64 rounds, far less than float32 does."""
+_SLACK = 1e-5
+"""Of the range of a map: more than float32 rounds."""
 
 
 def decode_boxed(
@@ -89,12 +90,16 @@ def points_in_boxes(maps: Maps, boxes: NDArray[np.float32]) -> tuple[Floats, Flo
         sides = np.maximum(box[2:] - box[:2], 1.0)
         width, height = (math.ceil(side) for side in sides.tolist())
         doubled = doubled_maps(maps[person])
-        down, across = cubic_axis(doubled.shape[1], height), cubic_axis(doubled.shape[2], width)
-        for point, (rows, columns) in enumerate(_windows(doubled, down, across)):
-            resized = down.weights[rows] @ doubled[point] @ across.weights[columns].T
+        down, across = cubic_axis(doubled.shape[0], height), cubic_axis(doubled.shape[1], width)
+        possible = _possible(doubled, down, across)
+        vertical, horizontal = (_spans(possible.any(axis=axis)) for axis in (1, 0))
+        for point, (rows, columns) in enumerate(zip(vertical, horizontal, strict=True)):
+            top, first = down.of(*rows)
+            left, second = across.of(*columns)
+            resized = first.weights @ doubled[first.cells, second.cells, point] @ second.weights.T
             row, column = divmod(int(resized.argmax()), resized.shape[1])
             greatest[person, point] = resized[row, column]
-            shares = (columns.start + column + 0.5) / width, (rows.start + row + 0.5) / height
+            shares = (left + column + 0.5) / width, (top + row + 0.5) / height
             points[person, point] = box[:2] + shares * sides
     return points, greatest
 
@@ -109,77 +114,80 @@ def point_scores(maps: Maps, greatest: Floats, rule: PointScore) -> NDArray[np.f
     """
     if rule is PointScore.LOGIT:
         return (0.5 * (1.0 + np.tanh(0.5 * greatest))).astype(np.float32)
-    doubled = [doubled_maps(one) for one in maps]
-    sums = [
-        np.exp(one - most[:, None, None]).sum(axis=(1, 2))
-        for one, most in zip(doubled, greatest, strict=True)
-    ]
-    total = np.array(sums).reshape(greatest.shape)
+    total = np.zeros(greatest.shape)
+    for person, one in enumerate(maps):
+        total[person] = np.exp(doubled_maps(one) - greatest[person]).sum(axis=(0, 1))
     return np.minimum(1.0 / total, 1.0).astype(np.float32)
 
 
-def doubled_maps(maps: Maps) -> Floats:
-    """Maps [k, h, w] at twice their resolution: bilinear, half-pixel, edges repeated."""
-    found = maps.astype(np.float64)
-    for _ in range(2):  # down, then across, by way of the transposed
-        count, height, width = found.shape
-        padded = np.pad(found, ((0, 0), (1, 1), (0, 0)), mode="edge")
-        pairs = np.stack((padded[:, :-2], padded[:, 2:]), axis=2) * 0.25 + 0.75 * found[:, :, None]
-        found = pairs.reshape(count, 2 * height, width).swapaxes(1, 2)
-    return np.ascontiguousarray(found)
+def doubled_maps(maps: Maps) -> Maps:
+    """Maps [k, h, w], bilinear, half-pixel, edges repeated: [2 h, 2 w, k]."""
+    count, height, width = maps.shape
+    by_cell = np.ascontiguousarray(maps.transpose(1, 2, 0))
+    doubled = cv2.resize(by_cell, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(doubled, np.float32).reshape(2 * height, 2 * width, count)
+
+
+class Part(NamedTuple):
+    """Some neighbouring cells of a resized axis."""
+
+    weights: Floats
+    """float64 [wanted, cells]: what each takes of the original's cells,"""
+    cells: slice
+    """which are these."""
 
 
 class CubicAxis(NamedTuple):
-    """How an axis is resized."""
+    """How an axis is resized: bicubic, half-pixel, edges repeated."""
 
     weights: Floats
     """float64 [wanted, length]: row i is what cell i of the resized axis takes of the original's cells."""
-    first: NDArray[np.intp]
+    before: NDArray[np.intp]
     """int64 [wanted], rising: the cell of the original whose centre is at or before that of cell i; -1..."""
+
+    def of(self, low: int, high: int) -> tuple[int, Part]:
+        """The cells with `before` in low..high: the number of the first, and how they are made."""
+        start, stop = np.searchsorted(self.before, (low, high + 1)).tolist()
+        cells = slice(max(low - 1, 0), high + 3)
+        return start, Part(self.weights[start:stop, cells], cells)
+
+    def nearest(self, cells: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The cells of the resized axis whose centres are nearest to those of cells of the original."""
+        wanted, length = self.weights.shape
+        return np.minimum(((cells + 0.5) * (wanted / length)).astype(np.intp), wanted - 1)
 
 
 def cubic_axis(length: int, wanted: int) -> CubicAxis:
-    """Bicubic, half-pixel, edges repeated."""
+    """From `length` cells to `wanted`."""
     centres = (np.arange(wanted) + 0.5) * (length / wanted) - 0.5
-    first = np.floor(centres).astype(np.intp)
-    part = centres - first
-    distances = np.stack([part + 1, part, 1 - part, 2 - part], axis=1)
-    near = (_CUBIC + 2) * distances**3 - (_CUBIC + 3) * distances**2 + 1
-    far = _CUBIC * (distances**3 - 5 * distances**2 + 8 * distances - 4)
-    cells = np.clip(first[:, None] + np.arange(-1, 3), 0, length - 1)
+    before = np.floor(centres).astype(np.intp)
+    part = centres - before
     weights = np.zeros((wanted, length))
-    np.add.at(weights, (np.arange(wanted)[:, None], cells), np.where(distances <= 1, near, far))
-    return CubicAxis(weights, first)
+    for tap, distance in enumerate((part + 1, part, 1 - part, 2 - part), start=-1):
+        if tap in (0, 1):
+            share = (_CUBIC + 2) * distance**3 - (_CUBIC + 3) * distance**2 + 1
+        else:
+            share = _CUBIC * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+        weights[np.arange(wanted), np.minimum(np.maximum(before + tap, 0), length - 1)] += share
+    return CubicAxis(weights, before)
 
 
-def _windows(maps: Floats, down: CubicAxis, across: CubicAxis) -> list[tuple[slice, slice]]:
-    """The rows and columns of each resized map in which its maximum must lie."""
-    padded = np.pad(maps, ((0, 0), (2, 2), (2, 2)), mode="edge")
-    most, least = _of_four(padded, np.maximum), _of_four(padded, np.minimum)
-    bounds = most + _OVERSHOOT * (most - least)
-    windows: list[tuple[slice, slice]] = []
-    for map_, bound in zip(maps, bounds, strict=True):
-        row, column = divmod(int(map_.argmax()), map_.shape[1])
-        there = down.weights[_nearest(row, down)] @ map_ @ across.weights[_nearest(column, across)]
-        possible = bound >= there - _SLACK * (map_.max() - map_.min())
-        windows.append((_span(possible.any(axis=1), down), _span(possible.any(axis=0), across)))
-    return windows
+def _possible(maps: Maps, down: CubicAxis, across: CubicAxis) -> NDArray[np.bool_]:
+    """bool [h + 1, w + 1, k]: between which cells, the first of them -1, a map's resized maximum can lie."""
+    height, width, count = maps.shape
+    peaks = maps.reshape(height * width, count).argmax(axis=0)
+    rows, columns = np.divmod(peaks, width)
+    first, second = down.weights[down.nearest(rows)], across.weights[across.nearest(columns)]
+    there = np.einsum("kh,hwk,kw->k", first, maps, second)
+    # A window of 4 cells begins one before its place; what is outside the map takes no part.
+    padded = np.pad(maps, ((1, 0), (1, 0), (0, 0)), mode="edge")
+    around, place = np.ones((4, 4), np.uint8), (1, 1)
+    most, least = cv2.dilate(padded, around, anchor=place), cv2.erode(padded, around, anchor=place)
+    slack = _SLACK * (maps.max(axis=(0, 1)) - maps.min(axis=(0, 1)))
+    return np.asarray(most + _OVERSHOOT * (most - least) >= there - slack, np.bool_)
 
 
-def _of_four(values: Floats, of: np.ufunc) -> Floats:
-    """`of` every 4x4 cells of maps, [k, h, w] -> [k, h - 3, w - 3]."""
-    rows = of.reduce([values[:, start : values.shape[1] - 3 + start] for start in range(4)])
-    return of.reduce([rows[:, :, start : rows.shape[2] - 3 + start] for start in range(4)])
-
-
-def _nearest(cell: int, axis: CubicAxis) -> int:
-    """The cell of the resized axis whose centre is nearest to that of a cell of the original."""
-    wanted, length = axis.weights.shape
-    return min(int((cell + 0.5) * wanted / length), wanted - 1)
-
-
-def _span(possible: NDArray[np.bool_], axis: CubicAxis) -> slice:
-    """The cells of the resized axis between the first and last possible cell (counted from -1)."""
-    where = np.flatnonzero(possible) - 1
-    start, stop = np.searchsorted(axis.first, where[0]), np.searchsorted(axis.first, where[-1], "right")
-    return slice(int(start), int(stop))
+def _spans(possible: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """The first and last possible place of each map, [places, k], counted from -1."""
+    last = len(possible) - 1 - possible[::-1].argmax(axis=0)
+    return list(zip((possible.argmax(axis=0) - 1).tolist(), (last - 1).tolist(), strict=True))
