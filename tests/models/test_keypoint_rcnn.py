@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import edgewise.models
 from edgewise.models import registry
+from edgewise.models.checkpoints.checkpoint import load_checkpoint
 from edgewise.models.data.labels import COCO_PEOPLE
 from edgewise.models.families.rcnn.keypoint_variants import DETECTRON2 as DETECTRON2_CONFIG
 from edgewise.models.families.rcnn.keypoint_variants import MICRO, TORCHVISION_V1
@@ -165,3 +168,14 @@ def test_the_loss_is_the_mean_entropy_of_the_right_cells():
     torch.testing.assert_close(found, torch.stack(entropies).mean())
     nobody = stage.loss(levels, regions[:0], images[:0], points[:0])
     assert float(nobody.detach()) == 0.0
+
+
+def test_the_shipped_file_is_small_and_says_how_it_came_about() -> None:
+    path = Path(edgewise.models.__file__).parent / "pretrained" / "keypoint-rcnn-tiny.safetensors"
+    assert path.stat().st_size <= 1_000_000
+    meta, _ = load_checkpoint(path)
+    assert meta.training_command.startswith("edgewise train keypoint-rcnn-tiny --seed 1")
+    assert meta.metrics["oks_ap"] >= 0.7
+    entry = registry.find("keypoint-rcnn-tiny")
+    assert meta.entry().config == entry.config
+    assert meta.vocabulary.size == entry.vocabulary_size
