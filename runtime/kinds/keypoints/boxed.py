@@ -92,7 +92,7 @@ def points_in_boxes(maps: Maps, boxes: NDArray[np.float32]) -> tuple[Floats, Flo
         doubled = doubled_maps(maps[person])
         down, across = cubic_axis(doubled.shape[0], height), cubic_axis(doubled.shape[1], width)
         possible = _possible(doubled, down, across)
-        vertical, horizontal = (_spans(possible.any(axis=axis)) for axis in (1, 0))
+        vertical, horizontal = (_spans(np.asarray(possible.any(axis=axis))) for axis in (1, 0))
         for point, (rows, columns) in enumerate(zip(vertical, horizontal, strict=True)):
             top, first = down.of(*rows)
             left, second = across.of(*columns)
