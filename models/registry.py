@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 
+from edgewise.models.families.densepose import family as densepose
 from edgewise.models.families.family import ModelEntry
 from edgewise.models.families.hourglass import family as hourglass
 from edgewise.models.families.rcnn import faster_rcnn, keypoint_rcnn, mask_rcnn
@@ -13,7 +14,17 @@ from edgewise.models.families.yolact import family as yolact
 from edgewise.models.families.yolact import plus as yolact_plus
 from edgewise.runtime.system.errors import ModelError
 
-_FOLDERS = (yolact, yolact_plus, upsnet, hourglass, retinanet, mask_rcnn, faster_rcnn, keypoint_rcnn)
+_FOLDERS = (
+    yolact,
+    yolact_plus,
+    upsnet,
+    hourglass,
+    retinanet,
+    mask_rcnn,
+    faster_rcnn,
+    keypoint_rcnn,
+    densepose,
+)
 
 FAMILIES = tuple(folder.FAMILY for folder in _FOLDERS)
 

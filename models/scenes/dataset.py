@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.models.scenes.figure_surface import PARTS
 from edgewise.models.scenes.scene import Scene, render_scene
 from edgewise.models.scenes.vocabulary import KEYPOINT_NAMES, KEYPOINTS, LABELS, STUFF_LABELS
 from edgewise.runtime.contract.manifest import ClassKind, ClassLabel
@@ -27,9 +28,16 @@ from edgewise.runtime.system.errors import DatasetError
 INSTANCES_FILE = "instances.json"
 PANOPTIC_FILE = "panoptic.json"
 KEYPOINTS_FILE = "keypoints.json"
+SURFACE_FILE = "surface.json"
+SURFACE_POINTS = 150
+"""Annotated points of a figure, where it shows as many pixels."""
+_CELLS = 256
+"""Along an axis of a box, of DensePose's coarse masks and points."""
 IMAGE_FOLDER = "images"
 PANOPTIC_FOLDER = "panoptic"
 _PNG_LEVEL = (cv2.IMWRITE_PNG_COMPRESSION, 3)
+_SURFACE = 3
+"""Of the random stream that chooses points."""
 _SMALLEST_SIDE, _LARGEST_SIDE = 64, 4096
 
 
@@ -45,6 +53,7 @@ def write_dataset(
     """Render scenes 0..count-1 of a series and write them as COCO datasets.
 
     The folder holds `images/*.png`, `instances.json` and `keypoints.json` (compressed RLE masks),
+    `surface.json` (points on the figures' surfaces in DensePose's form),
     `panoptic.json` and `panoptic/*.png` (segment id = R + 256 G + 65536 B). An image's id is the number that
     its file is named by. The folder appears whole or not at all, and the same arguments write the same bytes
     again. Series of different seeds share no scene: use one seed
@@ -84,6 +93,7 @@ def write_dataset(
     instances: list[Record] = []
     keypoints: list[Record] = []
     panoptic: list[Record] = []
+    surfaces: list[Record] = []
     with staged_folder(folder, replace=replace) as staged:
         (staged / IMAGE_FOLDER).mkdir()
         (staged / PANOPTIC_FOLDER).mkdir()
@@ -96,6 +106,7 @@ def write_dataset(
                 instances.append({key: record[key] for key in record if "keypoints" not in key})
                 if "keypoints" in record:
                     keypoints.append(record)
+            surfaces += surface_records(scene, index, seed, len(surfaces) + 1)
             segments, record = panoptic_record(scene, index, name)
             panoptic.append(record)
             _write_png(staged / PANOPTIC_FOLDER / name, segments)
@@ -112,6 +123,10 @@ def write_dataset(
         _write_json(
             staged / KEYPOINTS_FILE,
             {"info": info, "images": images, "annotations": keypoints, "categories": [person]},
+        )
+        _write_json(
+            staged / SURFACE_FILE,
+            {"info": info, "images": images, "annotations": surfaces, "categories": things[:1]},
         )
         both = [_category(label) for label in (*LABELS, *STUFF_LABELS)]
         _write_json(
@@ -142,6 +157,41 @@ def instance_records(scene: Scene, image_id: int, first_id: int) -> Iterator[Rec
             record["keypoints"] = thing.keypoints.ravel().tolist()
             record["num_keypoints"] = int((thing.keypoints[:, 2] > 0).sum())
         yield record
+
+
+def surface_records(scene: Scene, image_id: int, seed: int, first_id: int) -> Iterator[Record]:
+    """COCO DensePose annotations of a scene's figures: random points of what is seen, a mask of each part."""
+    masks = crop_dense(scene.owners[None] == np.arange(len(scene.things))[:, None, None])
+    rng = np.random.default_rng((seed, image_id, _SURFACE))
+    number = first_id
+    for thing, place, area in zip(scene.things, masks.places.tolist(), masks.areas().tolist(), strict=True):
+        if thing.surface is None:
+            continue
+        x, y, width, height = place
+        shown = thing.surface
+        points = shown[rng.permutation(len(shown))[:SURFACE_POINTS]]
+        cells = np.zeros((height, width), np.uint8)
+        cells[shown[:, 1].astype(int) - y, shown[:, 0].astype(int) - x] = shown[:, 2]
+        cells = np.asarray(cv2.resize(cells, (_CELLS, _CELLS), interpolation=cv2.INTER_NEAREST))
+        seen = np.arange(1, len(PARTS) + 1)[:, None, None] == cells
+        yield {
+            "id": number,
+            "image_id": image_id,
+            "category_id": LABELS[thing.class_index].id,
+            "bbox": place,
+            "area": area,
+            "iscrowd": 0,
+            "dp_masks": [
+                {"size": [_CELLS, _CELLS], "counts": counts} if mask.any() else []
+                for mask, counts in zip(seen, encode_rle(crop_dense(seen)), strict=True)
+            ],
+            "dp_x": ((points[:, 0] + 0.5 - x) * _CELLS / width).round(3).tolist(),
+            "dp_y": ((points[:, 1] + 0.5 - y) * _CELLS / height).round(3).tolist(),
+            "dp_I": points[:, 2].astype(int).tolist(),
+            "dp_U": points[:, 3].round(4).tolist(),
+            "dp_V": points[:, 4].round(4).tolist(),
+        }
+        number += 1
 
 
 def panoptic_record(scene: Scene, image_id: int, name: str) -> tuple[NDArray[np.uint8], Record]:

@@ -29,10 +29,13 @@ class Thing:
         class_index: Index into THING_NAMES and LABELS.
         keypoints: int32 [17, 3] rows of x, y, visibility in COCO's form (0 not labelled, 1 labelled but
             hidden, 2 visible), x and y being the pixel that holds the point; None for shapes.
+        surface: float64 [n, 5] rows of column, row, part (from 1), U, V, one for each pixel that is seen;
+            None for shapes.
     """
 
     class_index: int
     keypoints: NDArray[np.int32] | None
+    surface: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,11 @@ def render_scene(seed: int, index: int, size: tuple[int, int] = (256, 256)) -> S
                 break
     image = _expose(rng, picture)
     things = tuple(
-        Thing(class_index, _place_keypoints(sprite, corner, owners, index))
+        Thing(
+            class_index,
+            _place_keypoints(sprite, corner, owners, index),
+            _seen_surface(sprite, corner, owners, index),
+        )
         for index, (class_index, sprite, corner) in enumerate(placed)
     )
     return Scene(image, stuff, owners, things)
@@ -184,3 +191,15 @@ def _place_keypoints(
             seen = owners[row, column] == owner and sprite.facing[index]
             result[index] = column, row, 2 if seen else 1
     return result
+
+
+def _seen_surface(
+    sprite: Sprite, corner: tuple[int, int], owners: NDArray[np.int16], owner: int
+) -> NDArray[np.float64] | None:
+    if sprite.parts is None or sprite.uv is None:
+        return None
+    on_canvas, on_sprite = _overlap(sprite.parts.shape, corner, owners.shape)
+    parts, uv = sprite.parts[on_sprite], sprite.uv[(slice(None), *on_sprite)]
+    rows, columns = np.nonzero((owners[on_canvas] == owner) & (parts > 0))
+    places = (columns + on_canvas[1].start, rows + on_canvas[0].start)
+    return np.stack([*places, parts[rows, columns], *uv[:, rows, columns]], axis=1).astype(np.float64)

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.models.scenes.figure_surface import figure_surface, part_numbers
 from edgewise.models.scenes.texture import Image, hsv, shading, surface, uniform
 
 FINENESS = 4
@@ -25,12 +26,17 @@ class Sprite:
         coverage: uint8 [h, w]; 255 is wholly covered. The thing's mask is coverage >= 128.
         keypoints: float64 [17, 2] xy in sprite pixels (corner convention), for figures only.
         facing: uint8 [17], 1 where the figure itself does not hide the keypoint.
+        parts: uint8 [h, w], for figures only: the part of the body (`figure_surface.PARTS`) that a pixel
+            shows, 0 outside.
+        uv: float32 [2, h, w], the place on the part's chart, 0..1; 0 outside.
     """
 
     colour: NDArray[np.float32]
     coverage: Image
     keypoints: Points | None = None
     facing: Image | None = None
+    parts: Image | None = None
+    uv: NDArray[np.float32] | None = None
 
 
 def shape_sprite(rng: np.random.Generator, name: str, extent: float, unit: float) -> Sprite:
@@ -109,10 +115,15 @@ _SKIN_HUES = (0.045, 0.055, 0.065, 0.075)
 
 
 class _Pen:
-    """Draws outlined parts on a fine BGRA canvas; positions are in body units times `scale`."""
+    """Draws outlined parts on a fine BGRA canvas; positions are in body units times `scale`.
+
+    What `shown` is set to goes to a second canvas: the part that the outlined shape belongs to.
+    """
 
     def __init__(self, canvas: Image, low: Points, scale: float, rim: float) -> None:
         self.canvas, self.low, self.scale, self.rim = canvas, low, scale, rim
+        self.parts = np.zeros(canvas.shape[:2], np.uint8)
+        self.shown: tuple[int, ...] = (0,)
 
     def _at(self, point: Points) -> tuple[int, int]:
         x, y = (point * self.scale - self.low) * FINENESS
@@ -123,11 +134,16 @@ class _Pen:
             thickness = max(1, round((width * self.scale + 2 * grow) * FINENESS))
             for start, end in pairwise(points):
                 cv2.line(self.canvas, self._at(start), self._at(end), paint, thickness)
+        thickness = max(1, round((width * self.scale + 2 * self.rim) * FINENESS))
+        for part, (start, end) in zip(self.shown, pairwise(points), strict=True):
+            cv2.line(self.parts, self._at(start), self._at(end), part, thickness)
 
     def patch(self, points: list[Points], colour: tuple[int, int, int]) -> None:
         corners = np.array([self._at(point) for point in points], np.int32)
         cv2.polylines(self.canvas, [corners], True, _dark(colour), max(1, round(2 * self.rim * FINENESS)))
         cv2.fillPoly(self.canvas, [corners], (*colour, 255))
+        cv2.polylines(self.parts, [corners], True, self.shown[0], max(1, round(2 * self.rim * FINENESS)))
+        cv2.fillPoly(self.parts, [corners], self.shown[0])
 
     def dot(self, point: Points, radius: float, colour: tuple[int, int, int], *, rim: bool = False) -> None:
         if rim:
@@ -136,10 +152,13 @@ class _Pen:
         cv2.circle(
             self.canvas, self._at(point), max(1, round(radius * self.scale * FINENESS)), (*colour, 255), -1
         )
+        reach = max(1, round((radius * self.scale + (self.rim if rim else 0)) * FINENESS))
+        cv2.circle(self.parts, self._at(point), reach, self.shown[-1], -1)
 
     def cap(self, point: Points, radius: float, tilt: float, colour: tuple[int, int, int]) -> None:
         reach = round(radius * self.scale * FINENESS)
         cv2.ellipse(self.canvas, self._at(point), (reach, reach), tilt, 195, 345, (*colour, 255), -1)
+        cv2.ellipse(self.parts, self._at(point), (reach, reach), tilt, 195, 345, self.shown[0], -1)
 
 
 def _dark(colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
@@ -186,18 +205,26 @@ def figure_sprite(rng: np.random.Generator, stature: float, unit: float) -> Spri
         left_ankle,
         right_ankle,
     ) = joints
-    for hip, knee, ankle in ((left_hip, left_knee, left_ankle), (right_hip, right_knee, right_ankle)):
+    for side, hip, knee, ankle in (
+        ("left", left_hip, left_knee, left_ankle),
+        ("right", right_hip, right_knee, right_ankle),
+    ):
+        pen.shown = part_numbers(f"{side}_thigh", f"{side}_shin")
         pen.dot(_shifted(ankle, 0, 0.012), 0.034, shoes, rim=True)
         pen.bone([hip, knee, ankle], 0.068, trousers)
+    pen.shown = part_numbers("torso")
     pen.patch(
         [_shifted(left_hip, 0.03, 0.02), _shifted(right_hip, -0.03, 0.02), (left_hip + right_hip) / 2],
         trousers,
     )
+    pen.shown = part_numbers("head")
     pen.bone([(left_shoulder + right_shoulder) / 2, head], 0.05, skin)
+    pen.shown = part_numbers("torso")
     pen.patch(
         [left_shoulder, right_shoulder, _shifted(right_hip, -0.025, 0), _shifted(left_hip, 0.025, 0)], shirt
     )
     nose, left_eye, right_eye, left_ear, right_ear = face
+    pen.shown = part_numbers("head")
     for ear in (left_ear, right_ear):
         pen.dot(ear, 0.016, skin, rim=True)
     pen.dot(head, 0.072, skin, rim=True)
@@ -206,12 +233,15 @@ def figure_sprite(rng: np.random.Generator, stature: float, unit: float) -> Spri
         pen.dot(eye, 0.0125, (25, 20, 20))
     pen.dot(nose, 0.0125, _dark(skin)[:3])
     sleeve = shirt if rng.random() < 0.5 else skin
-    for shoulder, elbow, wrist in (
-        (left_shoulder, left_elbow, left_wrist),
-        (right_shoulder, right_elbow, right_wrist),
+    for side, shoulder, elbow, wrist in (
+        ("left", left_shoulder, left_elbow, left_wrist),
+        ("right", right_shoulder, right_elbow, right_wrist),
     ):
+        pen.shown = part_numbers(f"{side}_forearm")
         pen.bone([elbow, wrist], 0.046, sleeve)
+        pen.shown = part_numbers(f"{side}_upper_arm")
         pen.bone([shoulder, elbow], 0.054, shirt)
+        pen.shown = part_numbers(f"{side}_forearm")
         pen.dot(wrist, 0.03, skin, rim=True)
     small = _average_down(canvas)
     coverage = small[..., 3]
@@ -221,7 +251,8 @@ def figure_sprite(rng: np.random.Generator, stature: float, unit: float) -> Spri
     facing = np.ones(len(joints), np.uint8)
     if abs(yaw) > 0.6:
         facing[4 if yaw < 0 else 3] = 0
-    return Sprite(colour, coverage, joints * stature - low, facing)
+    parts, uv = figure_surface(pen.parts, coverage, joints * stature - low, head * stature - low, stature)
+    return Sprite(colour, coverage, joints * stature - low, facing, parts, uv)
 
 
 def _pose(rng: np.random.Generator) -> tuple[Points, Points, float, float]:

@@ -46,7 +46,7 @@ DETECTRON2 = Original(False, True, (1e-8, 0.0), False, (1e-30, 0.0))
 
 @dataclass(frozen=True)
 class Found:
-    """n detections, best first, the maps of the model's branch, and how many proposals there were."""
+    """n detections, best first, the maps of masks or points if it has any, how many proposals there were."""
 
     boxes: Tensor
     scores: Tensor
@@ -88,8 +88,9 @@ def detections(
         every = module.mask_head(_pool(original, config, features.levels, boxes, config.mask.bins))
         chosen = torch.tensor([rows[label] for label in classes.tolist()], dtype=torch.int64)
         maps = torch.sigmoid(every)[torch.arange(len(kept)), chosen]
+    elif module.keypoint_head is None:
+        maps = boxes.new_zeros(0)
     else:
-        assert module.keypoint_head is not None
         pooled = _pool(original, config, features.levels, boxes, config.keypoints.bins)
         maps = F.interpolate(module.keypoint_head(pooled), scale_factor=2, mode="bilinear")
     return Found(boxes, torch.tensor([item[0] for item in kept]), classes, maps, len(proposals))

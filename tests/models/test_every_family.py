@@ -24,6 +24,7 @@ from edgewise.models.measuring.tasks import task_of
 from edgewise.models.scenes import write_dataset
 from edgewise.models.tasks.keypoints.targets import KeypointTargets
 from edgewise.models.tasks.panoptic.targets import PanopticTargets
+from edgewise.models.tasks.surface.targets import SurfaceTargets
 from edgewise.models.training.batches import Batch, BatchSource
 from edgewise.models.training.loop import in_bgr
 from edgewise.runtime.contract.encoding import decode, encode
@@ -114,6 +115,13 @@ def _(target: PanopticTargets) -> PanopticTargets:
 @without_objects.register
 def _(target: KeypointTargets) -> KeypointTargets:
     return KeypointTargets(target.points * torch.tensor([1.0, 1.0, 0.0]))
+
+
+@without_objects.register
+def _(target: SurfaceTargets) -> SurfaceTargets:
+    return SurfaceTargets(
+        target.boxes[:0], target.classes[:0], target.crowd_boxes, target.points[:0], target.masks[:0]
+    )
 
 
 # ---------------------------------------------------------------- training

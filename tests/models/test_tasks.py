@@ -26,6 +26,7 @@ def test_every_row_is_found_by_its_name_and_measures_its_own_truth(tmp_path: Pat
         ("panoptic", "PQ"),
         ("keypoints", "PCK@0.1"),
         ("people", "OKS AP"),
+        ("surface", "chart GPS"),
     ):
         task = task_of(name)
         dataset = task.dataset.open(scenes)
@@ -44,7 +45,7 @@ def test_every_model_has_a_task() -> None:
 def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
     with pytest.raises(DatasetError, match="no metric for the task faces") as caught:
         task_of("faces")
-    assert caught.value.hint == "known tasks: boxes, instances, panoptic, keypoints, people"
+    assert caught.value.hint == "known tasks: boxes, instances, panoptic, keypoints, people, surface"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgewise.models.families.rcnn.config import RcnnConfig
-from edgewise.models.families.rcnn.network import Rcnn
+from edgewise.models.families.rcnn.network import Features, Rcnn
 from edgewise.models.layers.nms import rank_order
 
 
@@ -49,6 +49,20 @@ class RcnnDeploy(nn.Module):
             features.levels, found.boxes[0], found.valid[0], order
         )
         full = (scores > 0.0).to(scores.dtype)
+        settled = settled & found.settled[0]
+        return (
+            boxes[None],
+            scores[None],
+            classes.to(torch.int32)[None],
+            *self.maps(features, boxes, classes, full),
+            settled.to(torch.int32).reshape(1),
+            *features.proposals.objectness,
+            *features.proposals.deltas,
+        )
+
+    def maps(self, features: Features, boxes: Tensor, classes: Tensor, full: Tensor) -> tuple[Tensor, ...]:
+        """What else the slots hold: the masks or the points of each, 0 where `full` float32 [K] is 0."""
+        network = self.network
         maps: list[Tensor] = []
         if network.mask_head is not None:
             logits = network.mask_head.masks(features.levels, boxes, classes)
@@ -56,13 +70,4 @@ class RcnnDeploy(nn.Module):
         if network.keypoint_head is not None:
             logits = network.keypoint_head.heatmaps(features.levels, boxes)
             maps.append((logits * full[:, None, None, None])[None])
-        settled = settled & found.settled[0]
-        return (
-            boxes[None],
-            scores[None],
-            classes.to(torch.int32)[None],
-            *maps,
-            settled.to(torch.int32).reshape(1),
-            *features.proposals.objectness,
-            *features.proposals.deltas,
-        )
+        return tuple(maps)

@@ -33,10 +33,7 @@ def losses(
     """
     objects = [Objects(item.boxes, item.classes, item.masks, item.crowd_boxes) for item in targets]
     features = module(images)
-    objectness, anchor_box = module.proposal_head.loss(features.proposals, objects)
-    regions = _sample_regions(config, module, features, objects)
-    label, box = module.box_head.loss(features.levels, regions)
-    terms = {"objectness": objectness, "anchor_box": anchor_box, "class": label, "box": box}
+    terms, regions = detector_losses(config, module, features, objects)
     if module.mask_head is not None and config.mask is not None:
         limit = config.mask.positives_limit
         terms["mask"] = _mask_loss(module.mask_head, limit, features, objects, regions)
@@ -44,6 +41,16 @@ def losses(
         limit = config.keypoints.positives_limit
         terms["keypoint"] = _keypoint_loss(module.keypoint_head, limit, features, targets, regions)
     return terms
+
+
+def detector_losses(
+    config: RcnnConfig, module: Rcnn, features: Features, objects: Sequence[Objects]
+) -> tuple[dict[str, Tensor], Regions]:
+    """The terms of boxes alone, and the regions that they and further branches learn from."""
+    objectness, anchor_box = module.proposal_head.loss(features.proposals, objects)
+    regions = _sample_regions(config, module, features, objects)
+    label, box = module.box_head.loss(features.levels, regions)
+    return {"objectness": objectness, "anchor_box": anchor_box, "class": label, "box": box}, regions
 
 
 @torch.no_grad()
