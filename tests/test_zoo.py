@@ -17,7 +17,6 @@ WITHOUT_A_ROW = (
     "yolact-plus-r50",
     "yolact-plus-r101",
     "yolact-plus-tiny",
-    "retinanet-r50-v1",
     "retinanet-r50-v2",
     "mask-rcnn-r50-v1",
     "mask-rcnn-r50-v2",
