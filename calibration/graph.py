@@ -272,7 +272,8 @@ def multiplies_one_row(node: NodeProto, shape: Sequence[int] | None) -> bool:
 
 
 def weights_as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose large initialisers are inputs: inference copies what it is given, weights and all."""
+    """A copy whose large initialisers are inputs: inference and checks copy what they are given, weights and
+    all."""
     copy = without_weights(model)
     large = [tensor for tensor in copy.graph.initializer if _is_large(tensor)]
     given = {info.name for info in model.graph.input}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgewise.calibration.graph import weights_as_inputs
 from edgewise.exporter.from_torch.failure import first_line, untranslatable
 from edgewise.exporter.from_torch.native_operators import translations
 from edgewise.exporter.graph.numerics import (
@@ -251,7 +252,7 @@ def check_model(model: onnx.ModelProto, graph: Graph, *, outputs_only: bool = Fa
                 hint="only standard ONNX operators run on every target",
             )
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(weights_as_inputs(model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
             "the graph does not follow the ONNX standard", where=str(error).strip().splitlines()[0]

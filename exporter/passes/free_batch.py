@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgewise.calibration.graph import weights_as_inputs
 from edgewise.exporter.graph.batch_axis import first_axis
 from edgewise.exporter.graph.edit import (
     attribute,
@@ -73,7 +74,7 @@ def free_batch(
     drop_unused_initialisers(draft)
     first_axis(draft, "looks")
     try:
-        onnx.checker.check_model(draft, full_check=True)
+        onnx.checker.check_model(weights_as_inputs(draft), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise _refusal(
             "the graph is invalid with a free batch", str(error).strip().splitlines()[0]

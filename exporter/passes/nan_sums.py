@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from edgewise.calibration.graph import weights_as_inputs
 from edgewise.exporter.graph.node_writer import NodeWriter
 from edgewise.runtime.contract.manifest import DType, Graph, NanSums
 
@@ -55,5 +56,5 @@ def sum_outputs(model: onnx.ModelProto, sums: NanSums) -> onnx.ModelProto:
     value = onnx.helper.make_tensor_value_info(sums.name, onnx.TensorProto.FLOAT, [None, len(sums.of)])
     value.type.tensor_type.shape.dim[0].CopyFrom(looks)
     summed.graph.output.append(value)
-    onnx.checker.check_model(summed, full_check=True)
+    onnx.checker.check_model(weights_as_inputs(summed), full_check=True)
     return summed
