@@ -67,7 +67,7 @@ def published_maps(module: DensePose, levels: tuple[torch.Tensor, ...], boxes: t
     else:
         for box in boxes:
             area = float((box[2] - box[0]) * (box[3] - box[1]))
-            level = math.floor(4 + math.log2(math.sqrt(area) / config.detector.canonical_size + 1e-8))
+            level = math.floor(4 + math.log2(math.sqrt(area) / config.canonical_size + 1e-8))
             index = min(max(level, 2), 5) - 2
             pooled.append(roi_align(levels[index], box[None], output=bins, scale=0.25 / 2**index))
     hidden = torch.cat(pooled)
@@ -84,26 +84,24 @@ def published_maps(module: DensePose, levels: tuple[torch.Tensor, ...], boxes: t
 def test_surfaces_are_the_originals(published):
     """Same people in the same order, boxes within 0.01 pixels, the same parts, U and V within 1e-4."""
     many = ProposalConfig(candidates=50, kept=30, rounds=60, smallest=1e-30)
-    detector = MICRO.detector
-    decoding = msgspec.structs.replace(detector.decoding, proposals=many, candidates=60, rounds=60, slots=40)
+    decoding = msgspec.structs.replace(MICRO.decoding, proposals=many, candidates=60, rounds=60, slots=40)
     config = msgspec.structs.replace(
         MICRO,
-        detector=msgspec.structs.replace(
-            detector, conventions=published.detector.conventions, decoding=decoding
-        ),
+        conventions=published.conventions,
+        decoding=decoding,
         surface=msgspec.structs.replace(
             published.surface, bins=published.surface.bins // 2, channels=8, convolutions=2
         ),
     )
     entry = registry.find("densepose-tiny").from_config(msgspec.to_builtins(config))
     module = lively(entry.build())
-    height, width = config.detector.input_size
+    height, width = config.input_size
     image = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
     frame = np.ascontiguousarray(image.repeat(8, axis=0).repeat(8, axis=1))
     manifest = entry.manifest(Vocabulary((PERSON,)), Provenance(definition="registry:micro"))
     found = Walk(manifest, {"main": TorchRunner(entry.deploy(module), manifest.graphs["main"])})(frame)
     images = entry.normalise(torch.from_numpy(frame[None]))
-    wanted = detections(DETECTRON2, config.detector, module, images, [0])
+    wanted = detections(DETECTRON2, config, module, images, [0])
     assert found.settled
     assert len(found) == len(wanted.scores) > 5
     np.testing.assert_allclose(found.scores, wanted.scores.numpy(), atol=1e-4)
@@ -176,7 +174,7 @@ def test_the_terms_are_those_of_the_published_rules(monkeypatch):
     monkeypatch.setattr(
         "edgewise.models.families.densepose.losses.detector_losses", lambda *asked: ({}, regions)
     )
-    height, width = MICRO.detector.input_size
+    height, width = MICRO.input_size
     given = target([person], [points])
     terms = losses(MICRO, module, torch.zeros(1, 3, height, width), [given])
     large = [F.interpolate(each, scale_factor=2, mode="bilinear", align_corners=False) for each in maps]
@@ -216,7 +214,7 @@ def test_the_terms_are_those_of_the_published_rules(monkeypatch):
 
 def test_people_with_parts_that_the_model_lacks_are_refused():
     module = DensePose(MICRO).train()
-    height, width = MICRO.detector.input_size
+    height, width = MICRO.input_size
     given = target([[8.0, 8.0, 60.0, 60.0]], [[[20.0, 20.0, 11, 0.5, 0.5]]])
     with pytest.raises(ModelError, match="show part 11 and coarse part 2; the model has 10 parts"):
         losses(MICRO, module, torch.zeros(1, 3, height, width), [given])

@@ -163,7 +163,7 @@ def test_a_dataset_is_repeatable_byte_for_byte(dataset: Path, tmp_path: Path) ->
     again = write_dataset(tmp_path / "again", 12, 5, SMALL)
     files = sorted(path.relative_to(dataset) for path in dataset.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
-    assert len(files) == 12 + 12 + 3 + 1
+    assert len(files) == 12 + 12 + 4 + 1
     for file in files:
         assert (dataset / file).read_bytes() == (again / file).read_bytes(), file
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from edgewise.models.families.config import Config
-from edgewise.models.families.rcnn.config import RcnnConfig
-from edgewise.models.layers.image_input import ImageInput
+from edgewise.models.families.rcnn.config import MaskConfig, RcnnConfig
 from edgewise.models.layers.two_stage.region_pooling import RegionPooling
 from edgewise.runtime.contract.parts import Fraction, NonNegative, PositiveInt
 
@@ -35,24 +34,23 @@ class SurfaceConfig(Config, frozen=True):
     """Of U and of V, whose losses are summed over the points."""
 
 
-class DensePoseConfig(Config, frozen=True):
-    """One DensePose."""
+class DensePoseConfig(RcnnConfig, frozen=True):
+    """One DensePose: a detector of one class, without masks and points, and the branch."""
 
-    detector: RcnnConfig
+    class_count: PositiveInt = 1
+    mask: MaskConfig | None = None
     surface: SurfaceConfig = SurfaceConfig()
 
     def __post_init__(self) -> None:
-        if self.detector.class_count != 1 or self.detector.mask is not None or self.detector.keypoint_count:
+        super().__post_init__()
+        if self.class_count != 1 or self.mask is not None or self.keypoint_count:
             raise ValueError("the detector of a DensePose finds one class, without masks and without points")
 
-    def with_more_rounds(self) -> DensePoseConfig:
-        """The same with twice the rounds of every suppression."""
-        return msgspec.structs.replace(self, detector=self.detector.with_more_rounds())
-
-    @property
-    def image_input(self) -> ImageInput:
-        """What the backbone reads of a frame."""
-        return self.detector.image_input
+    @classmethod
+    def of(cls, detector: RcnnConfig, surface: SurfaceConfig) -> DensePoseConfig:
+        """The detector's sizes and conventions with a branch."""
+        shared = msgspec.structs.asdict(detector)
+        return cls(**{**shared, "class_count": 1, "mask": None}, surface=surface)
 
     @property
     def side(self) -> int:
@@ -60,7 +58,7 @@ class DensePoseConfig(Config, frozen=True):
         return 2 * self.surface.bins
 
     @property
-    def pooling(self) -> RegionPooling:
+    def surface_pooling(self) -> RegionPooling:
         """How regions are read, from the decoded map alone or from the pyramid."""
-        own = self.detector.box_stage.pooling
+        own = self.box_stage.pooling
         return msgspec.structs.replace(own, strides=own.strides[:1]) if self.surface.decoder else own

@@ -21,7 +21,7 @@ class DensePoseDeploy(RcnnDeploy):
     """
 
     def __init__(self, config: DensePoseConfig, module: DensePose) -> None:
-        super().__init__(config.detector, module)
+        super().__init__(config, module)
 
     def maps(self, features: Features, boxes: Tensor, classes: Tensor, full: Tensor) -> tuple[Tensor, ...]:
         found = self.network.surface_head.deploy(features.levels, boxes)

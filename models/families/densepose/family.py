@@ -19,16 +19,15 @@ from edgewise.models.families.recipe import Recipe
 from edgewise.models.families.tensors import float_tensor
 from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance
 from edgewise.runtime.contract.postprocessing import ChartSurface
-from edgewise.runtime.contract.preprocessing import ShortestEdge
 
 _LICENCE = "CC BY-SA 3.0"
 
 
 def graph(config: DensePoseConfig) -> Graph:
     """Of the deploy module: the detector's, and four maps of every slot before its last output."""
-    detector, side, parts = rcnn.graph(config.detector), config.side, config.surface.parts + 1
+    detector, side, parts = rcnn.graph(config), config.side, config.surface.parts + 1
     maps = tuple(
-        float_tensor(name, (1, config.detector.decoding.slots, channels, side, side), meaning)
+        float_tensor(name, (1, config.decoding.slots, channels, side, side), meaning)
         for name, channels, meaning in (
             ("coarse", config.surface.coarse, "logits over the box; channel 0 is the background"),
             ("fine", parts, "logits of the parts over the box; channel 0 is the background"),
@@ -40,11 +39,6 @@ def graph(config: DensePoseConfig) -> Graph:
     return msgspec.structs.replace(detector, outputs=(*things, *maps, settled))
 
 
-def preprocessing(config: DensePoseConfig) -> ShortestEdge:
-    """The detector's."""
-    return rcnn.preprocessing(config.detector)
-
-
 def manifest(name: str, config: DensePoseConfig, vocabulary: Vocabulary, provenance: Provenance) -> Manifest:
     """The draft of a bundle's manifest; export adds files, precisions, calibration, goldens and budgets."""
     surface = config.surface
@@ -53,7 +47,7 @@ def manifest(name: str, config: DensePoseConfig, vocabulary: Vocabulary, provena
         vocabulary,
         provenance,
         graph(config),
-        preprocessing(config),
+        rcnn.preprocessing(config),
         ChartSurface(settled="settled", parts=surface.parts, upsampling=surface.upsampling),
     )
 
@@ -66,7 +60,7 @@ FAMILY = Family(
     build=DensePose,
     loss=losses,
     deploy=DensePoseDeploy,
-    preprocessing=preprocessing,
+    preprocessing=rcnn.preprocessing,
     manifest=manifest,
     raw_heads=rcnn.raw_heads,
     layouts=(DETECTRON2,),

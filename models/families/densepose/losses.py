@@ -45,7 +45,7 @@ def losses(
         for item in targets
     ]
     features = module(images)
-    terms, regions = detector_losses(config.detector, module, features, objects)
+    terms, regions = detector_losses(config, module, features, objects)
     chosen = [_trained(config, *pair) for pair in zip(regions.per_image, targets, strict=True)]
     boxes = [item.rois[part] for item, part in zip(regions.per_image, chosen, strict=True)]
     owners = [item.objects[part] for item, part in zip(regions.per_image, chosen, strict=True)]

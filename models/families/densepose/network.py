@@ -11,5 +11,5 @@ class DensePose(Rcnn):
     """Normalised images float32 [N, 3, H, W] -> `Features`; the stages on regions are called from outside."""
 
     def __init__(self, config: DensePoseConfig) -> None:
-        super().__init__(config.detector)
+        super().__init__(config)
         self.surface_head = SurfaceStage(config)

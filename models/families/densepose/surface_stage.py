@@ -61,8 +61,8 @@ class SurfaceStage(nn.Module):
     def __init__(self, config: DensePoseConfig) -> None:
         super().__init__()
         self.config = config
-        surface, inputs = config.surface, config.detector.pyramid_channels
-        levels = len(config.detector.backbone.stage_strides)
+        surface, inputs = config.surface, config.pyramid_channels
+        levels = len(config.backbone.stage_strides)
         self.decoder = Decoder(inputs, levels) if surface.decoder else None
         self.convolutions = nn.ModuleList(
             nn.Conv2d(inputs if index == 0 else surface.channels, surface.channels, 3, padding=1)
@@ -84,12 +84,12 @@ class SurfaceStage(nn.Module):
 
     def maps(self, levels: Sequence[Tensor], regions: Tensor, images: Tensor) -> SurfaceMaps:
         """Differentiable maps of regions float [R, 4] in the images int64 [R] of a batch."""
-        pooling, bins = self.config.pooling, self.config.surface.bins
+        pooling, bins = self.config.surface_pooling, self.config.surface.bins
         return self(pooling.pool(self._read(levels), regions, bins, images))
 
     def deploy(self, levels: Sequence[Tensor], regions: Tensor) -> SurfaceMaps:
         """`maps` of one image by the exportable operator, which has no gradient."""
-        return self(self.config.pooling.deploy(self._read(levels), regions, self.config.surface.bins))
+        return self(self.config.surface_pooling.deploy(self._read(levels), regions, self.config.surface.bins))
 
     def _read(self, levels: Sequence[Tensor]) -> Sequence[Tensor]:
         return levels if self.decoder is None else [self.decoder(levels)]

@@ -6,18 +6,23 @@ import msgspec
 
 from edgewise.models.families.densepose.config import DensePoseConfig, SurfaceConfig
 from edgewise.models.families.rcnn import variants as rcnn
+from edgewise.models.families.rcnn.config import RcnnConfig
 
 _SLOTS = 20
 
-S1X = DensePoseConfig(
-    detector=msgspec.structs.replace(
+
+def _densepose(detector: RcnnConfig, surface: SurfaceConfig, slots: int = _SLOTS) -> DensePoseConfig:
+    decoding = msgspec.structs.replace(detector.decoding, slots=slots)
+    return DensePoseConfig.of(msgspec.structs.replace(detector, decoding=decoding), surface)
+
+
+S1X = _densepose(
+    # RoIAlign of its first version, and two samples along each axis of a bin.
+    msgspec.structs.replace(
         rcnn.DETECTRON2,
-        class_count=1,
-        mask=None,
-        # RoIAlign of its first version, and two samples along each axis of a bin.
         conventions=msgspec.structs.replace(rcnn.DETECTRON2.conventions, half_pixel=False),
-        decoding=msgspec.structs.replace(rcnn.DETECTRON2.decoding, slots=_SLOTS),
-    )
+    ),
+    SurfaceConfig(),
 )
 
 LEGACY = msgspec.structs.replace(
@@ -27,20 +32,11 @@ LEGACY = msgspec.structs.replace(
     ),
 )
 
-TINY = DensePoseConfig(
-    detector=msgspec.structs.replace(
-        rcnn.TINY,
-        class_count=1,
-        mask=None,
-        decoding=msgspec.structs.replace(rcnn.TINY.decoding, slots=_SLOTS),
-    ),
-    surface=SurfaceConfig(bins=14, convolutions=3, channels=64, parts=10, positives_limit=12),
+TINY = _densepose(
+    rcnn.TINY, SurfaceConfig(bins=14, convolutions=3, channels=64, parts=10, positives_limit=12)
 )
 
-MICRO = DensePoseConfig(
-    detector=msgspec.structs.replace(
-        rcnn.MICRO, class_count=1, mask=None, decoding=msgspec.structs.replace(rcnn.MICRO.decoding, slots=4)
-    ),
-    surface=SurfaceConfig(bins=4, convolutions=1, channels=8, coarse=11, parts=10),
+MICRO = _densepose(
+    rcnn.MICRO, SurfaceConfig(bins=4, convolutions=1, channels=8, coarse=11, parts=10), slots=4
 )
 """The smallest that has every part: for tests."""
