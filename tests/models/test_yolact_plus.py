@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import msgspec
 import pytest
 import torch
 from torch.nn import functional as F
 
+import edgewise.models
 from edgewise.models import registry
+from edgewise.models.checkpoints.checkpoint import load_checkpoint
 from edgewise.models.families.yolact.config import PLUS_MICRO, YolactConfig
 from edgewise.models.families.yolact.decoding import decode_detections
 from edgewise.models.families.yolact.deploy import YolactDeploy
@@ -195,6 +198,19 @@ def test_the_mask_iou_loss_is_its_formula():
                 total += difference**2 / 2 if difference < 1 else difference - 0.5
     assert judged > 0
     assert float(got) == pytest.approx(25.0 * total / positives, rel=1e-4)
+
+
+def test_the_shipped_file_is_half_precision_and_says_how_it_came_about():
+    path = Path(edgewise.models.__file__).parent / "pretrained" / "yolact-plus-tiny.safetensors"
+    assert path.stat().st_size <= 1_500_000
+    meta, tensors = load_checkpoint(path)
+    assert {value.dtype for value in tensors.values()} == {torch.float16, torch.int64}
+    assert meta.training_command.startswith("edgewise train yolact-plus-tiny --seed 5")
+    assert meta.metrics["mask_ap"] >= 0.6
+    assert meta.entry().config == registry.find("yolact-plus-tiny").config
+    moved = [value for key, value in tensors.items() if "conv_offset_mask" in key]
+    assert len(moved) == 6
+    assert all(bool(value.any()) for value in moved), "its taps move"
 
 
 def test_too_many_halvings_of_the_prototypes_are_refused():
