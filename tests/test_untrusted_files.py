@@ -22,6 +22,7 @@ from edgewise.models.data.segmentation import CocoRle, decode_segmentation
 from edgewise.models.tasks.instances.dataset import CocoInstances
 from edgewise.models.tasks.keypoints.dataset import CocoKeypoints
 from edgewise.models.tasks.panoptic.dataset import CocoPanoptic
+from edgewise.models.tasks.surface.dataset import CocoSurfaces
 from edgewise.runtime.contract.encoding import decode
 from edgewise.runtime.contract.manifest import ClassLabel, DType, TensorSpec
 from edgewise.runtime.engines.tensor_files import read_npz
@@ -69,6 +70,7 @@ READERS: dict[str, Callable[[bytes, Path], object]] = {
     "instances": on_file(CocoInstances.open, "instances.json"),
     "keypoints": on_file(CocoKeypoints.open, "keypoints.json"),
     "panoptic": on_file(CocoPanoptic.open, "panoptic.json"),
+    "surfaces": on_file(CocoSurfaces.open, "surface.json"),
     "calibration images": on_file(
         lambda file: CalibrationSet.from_coco(file, file.parent, count=1, boxes=True), "coco.json"
     ),

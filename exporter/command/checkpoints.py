@@ -26,8 +26,8 @@ def train(
     data: Annotated[
         Path,
         typer.Option(
-            help="COCO json of the model's task, or a folder with instances.json, panoptic.json or "
-            "keypoints.json, and images/."
+            help="COCO json of the model's task, or a folder with instances.json, panoptic.json, "
+            "keypoints.json or surface.json, and images/."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors checkpoint.")],

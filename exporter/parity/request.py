@@ -20,8 +20,8 @@ class ParityRequest:
 
     Attributes:
         bundle: The bundle's folder.
-        dataset: A folder with the task's annotations (`instances.json`, `panoptic.json` or `keypoints.json`)
-            and `images/`, or a COCO annotation file.
+        dataset: A folder with the task's annotations (`instances.json`, `panoptic.json`, `keypoints.json` or
+            `surface.json`) and `images/`, or a COCO annotation file.
         images: The image folder, where it is not beside the annotation file.
         limit: Compare on the first so many images of the annotation file; None for all.
         output: Folder for `parity.json` and `parity.html`; None for `<bundle>.parity` beside the bundle.
