@@ -93,7 +93,7 @@ def train(request: TrainingRequest) -> Path:
     `<out>.partial.safetensors` (a usable checkpoint of the last saved step). A run that was killed goes on
     from the state when the same request is made again, with the same sequence of batches.
     `<out>.history.json` stays: the loss terms and, with `evaluation`, the metric (by its name: "box AP",
-    "mask AP", "PQ" or "PCK@0.1") at each saved step.
+    "mask AP", "PQ", "PCK@0.1" or "OKS AP") at each saved step.
 
     Raises:
         DatasetError: The dataset cannot be used.
