@@ -16,7 +16,6 @@ from edgewise.runtime.contract.manifest import Precision
 WITHOUT_A_ROW = (
     "yolact-plus-r50",
     "yolact-plus-r101",
-    "yolact-plus-tiny",
     "retinanet-r50-v2",
     "mask-rcnn-r50-v1",
     "mask-rcnn-r50-v2",
