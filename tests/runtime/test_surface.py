@@ -239,16 +239,21 @@ def test_contour_lines_of_u_stand_and_those_of_v_lie() -> None:
 def test_agreement_falls_with_the_distance_on_the_chart() -> None:
     one = person((5, 4, 20, 30), (40, 50))
     (labels, uv), place = next(iter(one.crops)), one.crops.places
-    moved = Surface(
-        one.boxes,
-        one.scores,
-        one.classes,
-        SurfaceCrops.of([(labels, uv + np.array([[[SCALE]], [[0]]], np.float32))], place, (40, 50)),
-        2,
-        PERSON,
-        (40, 50),
+    left, moved = (
+        Surface(
+            one.boxes,
+            one.scores,
+            one.classes,
+            SurfaceCrops.of(
+                [(labels, uv * np.float32(0.5) + np.array([[[by]], [[0]]], np.float32))], place, (40, 50)
+            ),
+            2,
+            PERSON,
+            (40, 50),
+        )
+        for by in (0.0, SCALE)
     )
-    assert CHART_SURFACE.alike(one, moved).similarity[0, 0] == pytest.approx(np.exp(-0.5), abs=1e-6)
+    assert CHART_SURFACE.alike(left, moved).similarity[0, 0] == pytest.approx(np.exp(-0.5), abs=1e-6)
     swapped = Surface(
         one.boxes,
         one.scores,
@@ -275,6 +280,18 @@ def test_a_record_holds_the_picture_that_densepose_writes() -> None:
     np.testing.assert_array_equal(picture[..., 0], labels)
     np.testing.assert_array_equal(picture[..., 1], (uv[0] * 255).astype(np.uint8))
     np.testing.assert_array_equal(picture[..., 2], (uv[1] * 255).astype(np.uint8))
+
+
+def test_places_outside_the_chart_are_like_their_records() -> None:
+    """A network is not bound to 0..1, and a golden is a record."""
+    one = person((5, 4, 20, 30), (40, 50))
+    (labels, uv), place = next(iter(one.crops)), one.crops.places
+    crops = SurfaceCrops.of([(labels, (3 * uv - 1).astype(np.float32))], place, (40, 50))
+    far = Surface(one.boxes, one.scores, one.classes, crops, 2, PERSON, (40, 50))
+    records = far.records(1)
+    records[0]["category_id"] = detector_manifest({}).classes[0].id
+    again = CHART_SURFACE.read(ChartSurface(parts=2), detector_manifest({}), records, (40, 50))
+    assert CHART_SURFACE.alike(far, again).similarity[0, 0] >= 0.9999
 
 
 @pytest.mark.parametrize(

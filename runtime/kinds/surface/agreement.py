@@ -1,8 +1,8 @@
 """How alike two surfaces are: the agreement of every pixel, after DensePose's geodesic point similarity.
 
 DensePose measures geodesic distances on the SMPL body, whose data may not be shipped. Here the distance of
-two points is that of their places on the chart, a unit square, where they show the same part, and infinite
-where they do not. The rest is as published: a point counts exp(-d^2 / (2 k^2)) with k = 0.255.
+two points is that of their places, held inside the chart, a unit square, where they show the same part, and
+infinite where they do not. The rest is as published: a point counts exp(-d^2 / (2 k^2)) with k = 0.255.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def point_similarity(
     second_uv: NDArray[np.float32],
 ) -> Floats:
     """float64 [...], 0..1, of points with labels [...] and uv [2, ...]; 0 where a side shows no part."""
-    distance = ((first_uv.astype(np.float64) - second_uv) ** 2).sum(axis=0)
+    # A network's places may lie outside the chart, records hold the nearest inside it.
+    places = [uv.astype(np.float64).clip(0, 1) for uv in (first_uv, second_uv)]
+    distance = ((places[0] - places[1]) ** 2).sum(axis=0)
     same = (first_labels == second_labels) & (first_labels > 0)
     return np.where(same, np.exp(-distance / (2 * SCALE**2)), 0.0)
 
