@@ -17,7 +17,6 @@ WITHOUT_A_ROW = (
     "yolact-plus-r50",
     "yolact-plus-r101",
     "retinanet-r50-v2",
-    "mask-rcnn-r50-v1",
     "mask-rcnn-r50-v2",
     "mask-rcnn-r50-detectron2",
     "faster-rcnn-r50-v1",
