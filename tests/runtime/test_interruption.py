@@ -14,7 +14,11 @@ from edgewise.runtime.system.interruption import INTERRUPTS, deferred_interrupt,
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
+    """As a terminal starts a program; one that started under nohup ignores SIGHUP."""
     before = {number: signal.getsignal(number) for number in INTERRUPTS}
+    for number in INTERRUPTS:
+        interrupts = number is signal.SIGINT
+        signal.signal(number, signal.default_int_handler if interrupts else signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
