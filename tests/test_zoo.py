@@ -28,7 +28,7 @@ WITHOUT_A_ROW = (
     "densepose-r50-s1x-legacy",
     "densepose-tiny",
 )
-"""Published sizes that `make zoo` has not gone through yet; `docs/zoo.md` names them. No new one may join."""
+"""Models that `make zoo` has not gone through yet; `docs/zoo.md` points here."""
 
 
 def test_every_model_has_its_row_and_none_failed() -> None:
