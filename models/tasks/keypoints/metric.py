@@ -20,7 +20,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
-from edgewise.models.data.coco_file import corners
+from edgewise.models.data.coco_file import CocoImage, corners
 from edgewise.models.data.dataset import Dataset
 from edgewise.models.tasks.keypoints.dataset import PIXEL_CENTRE, CocoKeypoints, CocoPerson
 from edgewise.models.tasks.measured_images import MeasuredImages
@@ -68,11 +68,8 @@ class KeypointMeasuring:
 
     def add(self, index: int, result: Result) -> None:
         """See `Measuring.add`; DatasetError too where people have another number of points."""
-        count = len(self.dataset.layout.names)
-        if isinstance(result, Keypoints) and result.points.shape[1] != count:
-            raise self.images.refusal(f"a result has {result.points.shape[1]} keypoints, not {count}")
-        image, found = self.images.add(index, result, Keypoints)
-        self._distances.append(relative_distances(self.dataset.people(index), found.points, found.boxes))
+        image, found, distances = measured_people(self.dataset, self.images, index, result)
+        self._distances.append(distances)
         if self.dataset.layout.sigmas:
             self._records += found.records(image.id)
 
@@ -85,6 +82,21 @@ class KeypointMeasuring:
             parts["OKS AP"] = oks_ap(self.dataset, self._records, chosen)
         parts |= {name: within(every[:, index], SHARE) for index, name in enumerate(layout.names)}
         return Measured(self.name, within(every, SHARE), parts, len(chosen))
+
+
+def measured_people(
+    dataset: CocoKeypoints, images: MeasuredImages, index: int, result: Result
+) -> tuple[CocoImage, Keypoints, Distances]:
+    """Image `index`, its result, and how far the keypoints of its annotated people are off.
+
+    Raises:
+        DatasetError: As `MeasuredImages.add`, or people have another number of points.
+    """
+    count = len(dataset.layout.names)
+    if isinstance(result, Keypoints) and result.points.shape[1] != count:
+        raise images.refusal(f"a result has {result.points.shape[1]} keypoints, not {count}")
+    image, found = images.add(index, result, Keypoints)
+    return image, found, relative_distances(dataset.people(index), found.points, found.boxes)
 
 
 def relative_distances(

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from edgewise.models.data.dataset import Dataset
-from edgewise.models.tasks.keypoints.metric import SHARE, Distances, oks_ap, relative_distances, within
+from edgewise.models.tasks.keypoints.metric import SHARE, Distances, measured_people, oks_ap, within
 from edgewise.models.tasks.keypoints.people_dataset import CocoPeople
 from edgewise.models.tasks.measured_images import MeasuredImages
 from edgewise.models.tasks.task import Measured
-from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.results.result import Result
 from edgewise.runtime.system.errors import DatasetError
 
@@ -49,11 +48,8 @@ class PeopleMeasuring:
 
     def add(self, index: int, result: Result) -> None:
         """See `Measuring.add`; DatasetError too where people have another number of points."""
-        count = len(self.dataset.layout.names)
-        if isinstance(result, Keypoints) and result.points.shape[1] != count:
-            raise self.images.refusal(f"a result has {result.points.shape[1]} keypoints, not {count}")
-        image, found = self.images.add(index, result, Keypoints)
-        self._distances.append(relative_distances(self.dataset.people(index), found.points, found.boxes))
+        image, found, distances = measured_people(self.dataset, self.images, index, result)
+        self._distances.append(distances)
         self._records += found.records(image.id)
 
     def value(self) -> Measured:
