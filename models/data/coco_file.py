@@ -142,6 +142,17 @@ def classes_of(categories: Sequence[CocoCategory], used: Container[int]) -> list
     )
 
 
+Annotation = TypeVar("Annotation", bound="ObjectAnnotation")
+
+
+def by_image(images: Iterable[CocoImage], annotations: Iterable[Annotation]) -> dict[int, list[Annotation]]:
+    """The annotations of every image by its id, in the file's order; none of an image is an empty list."""
+    grouped: dict[int, list[Annotation]] = {image.id: [] for image in images}
+    for one in annotations:
+        grouped[one.image_id].append(one)
+    return grouped
+
+
 def object_faults(
     annotations: Sequence[ObjectAnnotation], images: Container[int], categories: Container[int]
 ) -> Iterator[str]:

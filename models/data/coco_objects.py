@@ -22,6 +22,7 @@ from edgewise.models.data.coco_file import (
     CocoCategory,
     CocoImage,
     annotation_file,
+    by_image,
     classes_of,
     corners,
     image_folder,
@@ -94,9 +95,7 @@ class CocoObjects(AnnotatedImages):
         faults = object_faults(file.annotations, listed, classes)
         masked = [one for one in file.annotations if cls.masks_needed or one.segmentation]
         refuse_faults([*faults, *segmentation_faults(masked, listed)], json)
-        annotations: dict[int, list[CocoAnnotation]] = {image.id: [] for image in file.images}
-        for one in file.annotations:
-            annotations[one.image_id].append(one)
+        annotations = by_image(file.images, file.annotations)
         folder = image_folder(json, images)
         refuse_missing([image.file_name for image in file.images], folder)
         vocabulary = Vocabulary(

@@ -24,6 +24,7 @@ from edgewise.models.data.coco_file import (
     CocoCategory,
     CocoImage,
     annotation_file,
+    by_image,
     corners,
     image_folder,
     object_faults,
@@ -131,11 +132,10 @@ class CocoKeypoints(AnnotatedImages):
         refuse_lists(file.images, file.categories, json)
         category = _only_category(file.categories, {one.category_id for one in file.annotations}, json)
         layout = _layout(category, json)
-        people: dict[int, list[CocoPerson]] = {image.id: [] for image in file.images}
-        faults = object_faults(file.annotations, people, (category.id,))
+        listed = {image.id for image in file.images}
+        faults = object_faults(file.annotations, listed, (category.id,))
         refuse_faults([*faults, *_point_faults(file.annotations, len(layout.names))], json)
-        for one in file.annotations:
-            people[one.image_id].append(one)
+        people = by_image(file.images, file.annotations)
         folder = image_folder(json, images)
         refuse_missing([image.file_name for image in file.images], folder)
         everybody = tuple(tuple(people[image.id]) for image in file.images)

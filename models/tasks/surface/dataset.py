@@ -28,6 +28,7 @@ from edgewise.models.data.coco_file import (
     CocoCategory,
     CocoImage,
     annotation_file,
+    by_image,
     classes_of,
     corners,
     image_folder,
@@ -132,9 +133,7 @@ class CocoSurfaces(AnnotatedImages):
         refuse_faults(
             [*object_faults(file.annotations, listed, classes), *_surface_faults(file.annotations)], json
         )
-        annotations: dict[int, list[CocoPerson]] = {image.id: [] for image in file.images}
-        for one in file.annotations:
-            annotations[one.image_id].append(one)
+        annotations = by_image(file.images, file.annotations)
         folder = image_folder(json, images)
         refuse_missing([image.file_name for image in file.images], folder)
         vocabulary = Vocabulary(
