@@ -88,6 +88,8 @@ class Family:
         layouts: The published forms of checkpoints.
         more_rounds: The config with twice the suppression rounds; itself, or None for the family, where the
             graph suppresses by no fixed number of them.
+        as_trained: The config of what training here teaches, where published weights learnt another one;
+            None where that is the config itself.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Family:
     raw_heads: Callable[[Any], Mapping[str, Tensor]] | None = None
     layouts: tuple[Layout, ...] = ()
     more_rounds: Callable[[Any], Any] | None = None
+    as_trained: Callable[[Any], Any] | None = None
 
     @property
     def config_type(self) -> type[msgspec.Struct]:
@@ -188,6 +191,11 @@ class ModelEntry:
         """The same entry with twice the suppression rounds; None where its graph has no fixed number."""
         more = self.config if self.family.more_rounds is None else self.family.more_rounds(self.config)
         return None if more == self.config else replace(self, config=more)
+
+    def as_trained(self) -> ModelEntry:
+        """The same entry with the conventions that training here learns."""
+        learn = self.family.as_trained
+        return self if learn is None else replace(self, config=learn(self.config))
 
     @property
     def task(self) -> str:

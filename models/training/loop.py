@@ -122,7 +122,7 @@ def _train(request: TrainingRequest) -> Path:
             hint="check the export of the annotations",
         )
     evaluation = _evaluation_set(request, dataset)
-    entry = request.entry.fit(dataset.vocabulary)
+    entry = request.entry.fit(dataset.vocabulary).as_trained()
     device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     identity = _identity(entry, recipe, request, dataset)
     begun = None if request.initial is None else load_checkpoint(request.initial)[0]

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -185,6 +186,17 @@ def test_what_fits_of_another_model_begins_the_training(scenes: Path, tmp_path: 
     refused = replace(request, entry=_small_hourglass(), out=tmp_path / "n.safetensors")
     with pytest.raises(CheckpointError, match="none of its"):
         train(replace(refused, recipe=replace(registry.find("hourglass-tiny").recipe, steps=1, batch=1)))
+
+
+def test_a_trained_model_has_the_conventions_that_training_teaches(scenes: Path, tmp_path: Path) -> None:
+    entry = registry.find("keypoint-rcnn-r50-v1")
+    micro = entry.family.micro
+    keypoints = msgspec.structs.replace(micro.keypoints, pixel_numbers=True)
+    published = msgspec.structs.replace(micro, keypoints=keypoints)
+    request = _request(scenes, tmp_path / "m.safetensors", replace(entry.recipe, steps=1, batch=1))
+    loaded = load_model(train(replace(request, entry=replace(entry, config=published))))
+    assert entry.config.keypoints.pixel_numbers
+    assert not loaded.entry.config.keypoints.pixel_numbers
 
 
 def test_what_begins_with_imported_weights_keeps_their_terms(scenes: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.families.draft import draft_manifest
 from edgewise.models.families.family import Family, ModelEntry, Named
@@ -37,6 +39,12 @@ def manifest(name: str, config: RcnnConfig, vocabulary: Vocabulary, provenance: 
     )
 
 
+def as_trained(config: RcnnConfig) -> RcnnConfig:
+    """Training data says where a point lies, not which pixel holds it."""
+    keypoints = msgspec.structs.replace(config.keypoints, pixel_numbers=False)
+    return msgspec.structs.replace(config, keypoints=keypoints)
+
+
 FAMILY = Family(
     name="keypoint-rcnn",
     task="people",
@@ -50,6 +58,7 @@ FAMILY = Family(
     raw_heads=raw_heads,
     layouts=KEYPOINT_LAYOUTS,
     more_rounds=RcnnConfig.with_more_rounds,
+    as_trained=as_trained,
 )
 
 
