@@ -209,15 +209,61 @@ class HeatmapKeypoints(ResultKind, frozen=True, kw_only=True, tag="heatmap-keypo
     display_threshold: Fraction = 0.2
 
     def problems(self, manifest: Manifest) -> Iterable[str]:
-        if manifest.keypoints is None:
-            yield "the manifest names no keypoints, which results of this kind need"
-        if self.flip_test and not manifest.preprocess.needs_boxes:
-            yield "only models that look at crops have a flip test"
-        if self.flip_test and manifest.keypoints is not None and not manifest.keypoints.flip_pairs:
-            yield (
-                "a flip test needs the flip pairs of the keypoints, or it takes left for right "
-                "(a point in the middle may be its own pair)"
-            )
+        yield from _missing_keypoints(manifest)
+        if self.flip_test:
+            yield from _no_flip_test(manifest)
+
+
+class PointOrigin(enum.Enum):
+    """What the numbers count that a network was trained to give for points."""
+
+    CORNER = "corner"
+    """Continuous coordinates: 0 is the outer edge of the first pixel."""
+    INPUT_PIXEL = "input-pixel"
+    """Pixels of the network's input, 0 the first one's centre: half of such a pixel is added (mmpose)."""
+    FRAME_PIXEL = "frame-pixel"
+    """Pixels of the frame, 0 the first one's centre: half of such a pixel is added (PFLD)."""
+
+
+class RegressedKeypoints(ResultKind, frozen=True, kw_only=True, tag="regressed-keypoints"):
+    """Points that the graph gives itself (DeepPose, PFLD): no map, no maximum.
+
+    `points` is float32 [1, K, 2], x and y as shares of the network's input, 0..1 inside of it. Without an
+    output of scores [1, K], 0..1, the network does not say how sure it is, and every point scores 1.
+    """
+
+    task: ClassVar[str] = "keypoints"
+    points: OutputName = "points"
+    scores: OutputName | None = None
+    origin: PointOrigin = PointOrigin.CORNER
+    flip_test: bool = False
+    """Also look at the mirrored crop and average both places."""
+    flip_shift: bool = False
+    """The mirrored look's x lose one input pixel first, as fits `PointOrigin.INPUT_PIXEL`."""
+    score_threshold: Fraction = 0.2
+    """Keypoints that score less are drawn faintly and do not count in a person's score."""
+    display_threshold: Fraction = 0.2
+
+    def problems(self, manifest: Manifest) -> Iterable[str]:
+        yield from _missing_keypoints(manifest)
+        if self.flip_test:
+            yield from _no_flip_test(manifest)
+
+
+def _missing_keypoints(manifest: Manifest) -> Iterable[str]:
+    if manifest.keypoints is None:
+        yield "the manifest names no keypoints, which results of this kind need"
+
+
+def _no_flip_test(manifest: Manifest) -> Iterable[str]:
+    """Why a model cannot also look at the mirrored crop."""
+    if not manifest.preprocess.needs_boxes:
+        yield "only models that look at crops have a flip test"
+    if manifest.keypoints is not None and not manifest.keypoints.flip_pairs:
+        yield (
+            "a flip test needs the flip pairs of the keypoints, or it takes left for right "
+            "(a point in the middle may be its own pair)"
+        )
 
 
 class PointScore(enum.Enum):
@@ -254,8 +300,7 @@ class BoxedKeypoints(ResultKind, frozen=True, kw_only=True, tag="boxed-keypoints
 
     def problems(self, manifest: Manifest) -> Iterable[str]:
         yield from super().problems(manifest)
-        if manifest.keypoints is None:
-            yield "the manifest names no keypoints, which results of this kind need"
+        yield from _missing_keypoints(manifest)
 
 
 class ChartSurface(ResultKind, frozen=True, kw_only=True, tag="chart-surface"):
@@ -304,6 +349,7 @@ for _spec in (
     PanopticSegments,
     PanopticFusion,
     HeatmapKeypoints,
+    RegressedKeypoints,
     BoxedKeypoints,
     ChartSurface,
 ):

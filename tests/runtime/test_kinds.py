@@ -33,6 +33,7 @@ from edgewise.runtime.contract.postprocessing import (
     PastedInstances,
     Postprocess,
     PrototypeInstances,
+    RegressedKeypoints,
     ResultKind,
     read_postprocess,
 )
@@ -141,6 +142,7 @@ EXAMPLES: dict[type[Postprocess], tuple[Postprocess, Scored]] = {
     PanopticSegments: (PanopticSegments(), panoptic()),
     PanopticFusion: (PanopticFusion(semantic_classes=()), panoptic()),
     HeatmapKeypoints: (HeatmapKeypoints(), keypoints()),
+    RegressedKeypoints: (RegressedKeypoints(), keypoints()),
     BoxedKeypoints: (BoxedKeypoints(point_threshold=0.2), keypoints()),
     ChartSurface: (ChartSurface(parts=2), surface()),
 }

@@ -45,9 +45,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.runtime.contract.manifest import Manifest
-from edgewise.runtime.contract.postprocessing import HeatmapDecoding, HeatmapKeypoints
-from edgewise.runtime.frames.looks import Looks, whole_frame
+from edgewise.runtime.contract.manifest import KeypointLayout, Manifest
+from edgewise.runtime.contract.postprocessing import HeatmapDecoding, HeatmapKeypoints, RegressedKeypoints
+from edgewise.runtime.frames.looks import FrameBoxes, Looks, whole_frame
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.pixels.geometry import Geometry
 from edgewise.runtime.results.outputs import Outputs, read_output
@@ -83,18 +83,7 @@ def decode_keypoints(
         ResultError: An output is missing, mis-shaped, ill-typed or not finite, or the looks are not those of
             `spec`.
     """
-    if manifest.keypoints is None:
-        raise ResultError("the manifest names no keypoints", where=manifest.name, hint="export it again")
-    layout = manifest.keypoints
-    people = looks.boxes if looks.boxes is not None else whole_frame(looks.frame_size)
-    each = 2 if spec.flip_test else 1
-    mirrored = [look.mirrored for look in looks.looks]
-    if mirrored != [False, True][:each] * len(people):
-        raise ResultError(
-            f"{len(people)} people and {'a' if spec.flip_test else 'no'} flip test do not fit "
-            f"{len(looks.looks)} looks, of which {sum(mirrored)} are mirrored",
-            hint="make the looks with looks_of and the same manifest",
-        )
+    layout, people, straight = people_looked_at(spec, manifest, looks)
     count = len(layout.names)
     if not len(people):
         points, point_scores = np.zeros((0, count, 2)), np.zeros((0, count), np.float32)
@@ -108,7 +97,41 @@ def decode_keypoints(
             cells, point_scores = decode_heatmaps(heatmaps, spec.decoding)
         except ResultError as error:
             raise ResultError(error.what, where=f"output {spec.heatmaps!r}", hint=error.hint) from None
-        points = cells_to_source(cells, heatmaps.shape[2:], [look.geometry for look in looks.looks[::each]])
+        points = cells_to_source(cells, heatmaps.shape[2:], straight)
+    return people_of_crops(spec, manifest, looks, points, point_scores)
+
+
+def people_looked_at(
+    spec: HeatmapKeypoints | RegressedKeypoints, manifest: Manifest, looks: Looks
+) -> tuple[KeypointLayout, FrameBoxes, list[Geometry]]:
+    """The manifest's keypoints, the boxes that were looked at, and where each box's straight look lies.
+
+    Raises:
+        ResultError: The looks are not those of `spec`, or the manifest names no keypoints.
+    """
+    if manifest.keypoints is None:
+        raise ResultError("the manifest names no keypoints", where=manifest.name, hint="export it again")
+    people = looks.boxes if looks.boxes is not None else whole_frame(looks.frame_size)
+    each = 2 if spec.flip_test else 1
+    mirrored = [look.mirrored for look in looks.looks]
+    if mirrored != [False, True][:each] * len(people):
+        raise ResultError(
+            f"{len(people)} people and {'a' if spec.flip_test else 'no'} flip test do not fit "
+            f"{len(looks.looks)} looks, of which {sum(mirrored)} are mirrored",
+            hint="make the looks with looks_of and the same manifest",
+        )
+    return manifest.keypoints, people, [look.geometry for look in looks.looks[::each]]
+
+
+def people_of_crops(
+    spec: HeatmapKeypoints | RegressedKeypoints,
+    manifest: Manifest,
+    looks: Looks,
+    points: Points,
+    point_scores: NDArray[np.float32],
+) -> Keypoints:
+    """One person a box: points float64 [n, k, 2] in frame pixels, and their scores float32 [n, k]."""
+    layout, people, _ = people_looked_at(spec, manifest, looks)
     return Keypoints(
         points=points.astype(np.float32),
         point_scores=point_scores,
@@ -166,10 +189,16 @@ def average_mirrored(
         mirrored: float32 [n, k, h, w], of the same crops mirrored left to right.
         flip_pairs: Indices of the keypoints that change places in a mirror.
     """
-    order = np.arange(straight.shape[1])
+    order = mirror_order(straight.shape[1], flip_pairs)
+    return (straight + mirrored[:, order, :, ::-1]) * np.float32(0.5)
+
+
+def mirror_order(count: int, flip_pairs: Sequence[tuple[int, int]]) -> NDArray[np.intp]:
+    """For each of `count` keypoints the one that stands in its place in a mirror."""
+    order = np.arange(count)
     for left, right in flip_pairs:
         order[[left, right]] = right, left
-    return (straight + mirrored[:, order, :, ::-1]) * np.float32(0.5)
+    return order
 
 
 def cells_to_source(cells: Points, map_size: Sequence[int], geometries: Sequence[Geometry]) -> Points:

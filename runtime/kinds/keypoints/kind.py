@@ -1,4 +1,4 @@
-"""The rows of keypoints: from heatmaps of crops, and from heatmaps over boxes that the network found."""
+"""The rows of keypoints: from heatmaps or points of crops, and from heatmaps over boxes that were found."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 
 from edgewise.runtime.contract.manifest import Manifest
 from edgewise.runtime.contract.parts import Coordinate
-from edgewise.runtime.contract.postprocessing import BoxedKeypoints, HeatmapKeypoints
+from edgewise.runtime.contract.postprocessing import BoxedKeypoints, HeatmapKeypoints, RegressedKeypoints
 from edgewise.runtime.kinds.keypoints.boxed import decode_boxed
 from edgewise.runtime.kinds.keypoints.decode import decode_keypoints
+from edgewise.runtime.kinds.keypoints.regressed import decode_regressed
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.pixels.geometry import Size
 from edgewise.runtime.results.kind import Kind, Likeness, Nouns, OutputRoles
@@ -32,7 +33,10 @@ class _Person(msgspec.Struct):
 
 
 def read_keypoints(
-    spec: HeatmapKeypoints, manifest: Manifest, records: Sequence[Record], frame_size: Size
+    spec: HeatmapKeypoints | RegressedKeypoints,
+    manifest: Manifest,
+    records: Sequence[Record],
+    frame_size: Size,
 ) -> Keypoints:
     """`read_people` of crops."""
     return read_people(spec, spec.score_threshold, manifest, records, frame_size)
@@ -46,7 +50,7 @@ def read_boxed(
 
 
 def read_people(
-    spec: HeatmapKeypoints | BoxedKeypoints,
+    spec: HeatmapKeypoints | RegressedKeypoints | BoxedKeypoints,
     point_threshold: float,
     manifest: Manifest,
     records: Sequence[Record],
@@ -103,7 +107,7 @@ def alike(reference: Keypoints, candidate: Keypoints) -> Likeness:
     return Likeness(similarity, similarity)
 
 
-def mirrored(spec: HeatmapKeypoints) -> bool:
+def mirrored(spec: HeatmapKeypoints | RegressedKeypoints) -> bool:
     """The flip test looks at the mirrored crop too."""
     return spec.flip_test
 
@@ -125,6 +129,16 @@ HEATMAP_KEYPOINTS: Kind[HeatmapKeypoints, Keypoints] = Kind(
     spec=HeatmapKeypoints,
     nouns=Nouns("person", "people", "OKS"),
     decode=decode_keypoints,
+    read=read_keypoints,
+    alike=alike,
+    mirrored=mirrored,
+    extent=extent,
+)
+
+REGRESSED_KEYPOINTS: Kind[RegressedKeypoints, Keypoints] = Kind(
+    spec=RegressedKeypoints,
+    nouns=Nouns("person", "people", "OKS"),
+    decode=decode_regressed,
     read=read_keypoints,
     alike=alike,
     mirrored=mirrored,
