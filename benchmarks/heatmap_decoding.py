@@ -31,10 +31,11 @@ from edgewise.runtime.contract.manifest import (
     Provenance,
     TensorSpec,
 )
-from edgewise.runtime.contract.postprocessing import HeatmapDecoding, HeatmapKeypoints
+from edgewise.runtime.contract.postprocessing import CellPlace, HeatmapDecoding, HeatmapKeypoints
 from edgewise.runtime.contract.preprocessing import AffineCrop
 from edgewise.runtime.frames.looks import FrameBoxes, Looks, take_looks
-from edgewise.runtime.kinds.keypoints.decode import cells_to_source, decode_heatmaps, decode_keypoints
+from edgewise.runtime.kinds.keypoints.cells import cells_to_source
+from edgewise.runtime.kinds.keypoints.decode import decode_heatmaps, decode_keypoints
 from edgewise.runtime.pixels.geometry import Geometry
 
 PEOPLE, JOINTS, MAP = 20, 17, (64, 48)
@@ -114,7 +115,7 @@ def all_at_once(
     heatmaps: np.ndarray, geometries: list[Geometry], decoding: HeatmapDecoding
 ) -> tuple[np.ndarray, np.ndarray]:
     cells, scores = decode_heatmaps(heatmaps, decoding)
-    return cells_to_source(cells, MAP, geometries), scores
+    return cells_to_source(CellPlace.CENTRE, cells, MAP, geometries), scores
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,20 @@ class HeatmapDecoding(enum.Enum):
 
     QUARTER_PIXEL = "quarter-pixel"
     QUARTER_ALWAYS = "quarter-always"
+    QUARTER_INSIDE = "quarter-inside"
     DARK = "dark"
+
+
+class CellPlace(enum.Enum):
+    """Which place of the network's input a heatmap's cell stands for; weights are trained with one rule."""
+
+    CENTRE = "centre"
+    """Its centre: the middle of the pixels that it covers (hourglass)."""
+    NUMBER = "number"
+    """The pixel of its number times the stride (SimpleBaseline, HRNet)."""
+    DISTANCE = "distance"
+    """Middle on middle, and the centres of the first and last column's cells are those of the first and last
+    column's pixels; rows by the same factor (DARK)."""
 
 
 class HeatmapKeypoints(ResultKind, frozen=True, kw_only=True, tag="heatmap-keypoints"):
@@ -202,8 +215,11 @@ class HeatmapKeypoints(ResultKind, frozen=True, kw_only=True, tag="heatmap-keypo
     task: ClassVar[str] = "keypoints"
     heatmaps: OutputName = "heatmaps"
     decoding: HeatmapDecoding = HeatmapDecoding.QUARTER_PIXEL
+    cells: CellPlace = CellPlace.CENTRE
     flip_test: bool = False
     """Also look at the mirrored crop and average both heatmaps."""
+    flip_shift: bool = False
+    """In the flip test move the mirrored look's heatmaps, turned back, one column to the right."""
     score_threshold: Fraction = 0.2
     """Keypoints that score less are drawn faintly and do not count in a person's score."""
     display_threshold: Fraction = 0.2

@@ -112,13 +112,19 @@ class CropCorners(enum.Enum):
     WHOLE_PIXELS_FROM_ONE = "whole-pixels-from-one"
     """The same on coordinates that count from 1; and where a crop is twice `size` or more, the whole frame is
     first shrunk to its scale (bearpaw's hourglass)."""
+    PIXEL_NUMBERS = "pixel-numbers"
+    """Where they put them, but boxes are in numbers of pixels, and their middle becomes pixel number size / 2
+    of the input (SimpleBaseline, HRNet): all of it half a pixel further right and down."""
+    PIXEL_DISTANCES = "pixel-distances"
+    """About the exact middle, but the distance from the first pixel's centre to the last one's is what is
+    scaled, on both axes by the width's factor (DARK)."""
 
 
 class AffineCrop(Preprocessing, frozen=True, kw_only=True, tag="affine-crop"):
     """Crop around a box: extend it to the aspect ratio of `size`, enlarge by `padding`, warp to `size`.
 
-    `corners` moves what is read by up to a pixel; points still come back by the exact corners, as in the code
-    whose rule it is.
+    `corners` moves what is read by up to a pixel. With corners on whole pixels points still come back by the
+    exact ones, otherwise by those that were read, as in the code whose rule it is.
     """
 
     needs_boxes: ClassVar[bool] = True
@@ -129,6 +135,10 @@ class AffineCrop(Preprocessing, frozen=True, kw_only=True, tag="affine-crop"):
     pixel_rule: PixelRule = PixelRule.HALF_PIXEL
     pad_value: PadValue = (0, 0, 0)
     corners: CropCorners = CropCorners.EXACT
+    clip_box: bool = False
+    """First hold the box inside the frame and, where boxes are in numbers of pixels, end it at its last
+    pixel's number: what SimpleBaseline's, HRNet's and DARK's code does to annotated boxes, not to detected
+    ones."""
 
 
 class AsIs(Preprocessing, frozen=True, kw_only=True, tag="as-is"):

@@ -226,10 +226,17 @@ def crop_geometry(spec: AffineCrop, source_size: Size, box: Box) -> Geometry:
     Raises:
         SourceError: The box is empty.
     """
-    (x, y), (crop_w, crop_h) = _crop_extent(spec, box)
+    (x, y), (crop_w, crop_h) = _crop_extent(spec, source_size, box)
     height, width = spec.size
-    scale_x, offset_x = _crop_axis(x, crop_w, width, spec.pixel_rule)
-    scale_y, offset_y = _crop_axis(y, crop_h, height, spec.pixel_rule)
+    if spec.corners is CropCorners.PIXEL_DISTANCES:
+        scale_x, offset_x = _crop_axis(x, crop_w, width, PixelRule.ALIGN_CORNERS)
+        scale_y, offset_y = scale_x, height / 2 - scale_x * y
+    else:
+        scale_x, offset_x = _crop_axis(x, crop_w, width, spec.pixel_rule)
+        scale_y, offset_y = _crop_axis(y, crop_h, height, spec.pixel_rule)
+    if spec.corners is CropCorners.PIXEL_NUMBERS:
+        # Pixel number n has its centre at n + 0.5, on either side of the map.
+        offset_x, offset_y = offset_x + 0.5 - 0.5 * scale_x, offset_y + 0.5 - 0.5 * scale_y
     return scaling(source_size, spec.size, (scale_x, scale_y), (offset_x, offset_y))
 
 
@@ -246,9 +253,9 @@ def crop_source(spec: AffineCrop, frame: Frame, box: Box) -> tuple[Frame, Geomet
         SourceError: The box is empty.
     """
     source_size = frame.shape[0], frame.shape[1]
-    if spec.corners is CropCorners.EXACT:
+    if spec.corners not in (CropCorners.WHOLE_PIXELS, CropCorners.WHOLE_PIXELS_FROM_ONE):
         return frame, crop_geometry(spec, source_size, box)
-    centre, extent = (np.array(pair) for pair in _crop_extent(spec, box))
+    centre, extent = (np.array(pair) for pair in _crop_extent(spec, source_size, box))
     extent = 200 * (extent / 200)  # their unit of scale
     first = 0
     if spec.corners is CropCorners.WHOLE_PIXELS_FROM_ONE:
@@ -269,14 +276,26 @@ def crop_source(spec: AffineCrop, frame: Frame, box: Box) -> tuple[Frame, Geomet
     return frame, scaling(source_size, spec.size, (scale_x, scale_y), (offset_x, offset_y))
 
 
-def _crop_extent(spec: AffineCrop, box: Box) -> tuple[tuple[float, float], tuple[float, float]]:
+def _crop_extent(
+    spec: AffineCrop, source_size: Size, box: Box
+) -> tuple[tuple[float, float], tuple[float, float]]:
     """Centre (x, y) and sides (width, height) of the crop around a box, in source pixels."""
     x1, y1, x2, y2 = box
     if not (math.isfinite(x1 + y1 + x2 + y2) and x2 > x1 and y2 > y1):
         raise SourceError(f"the box {box} to crop around is empty")
+    if spec.clip_box:
+        x1, y1, x2, y2 = _clipped(box, source_size, 1 if spec.corners is CropCorners.PIXEL_NUMBERS else 0)
     height, width = spec.size
     crop_w = max(x2 - x1, (y2 - y1) * width / height) * spec.padding
     return ((x1 + x2) / 2, (y1 + y2) / 2), (crop_w, crop_w * height / width)
+
+
+def _clipped(box: Box, source_size: Size, lost: int) -> Box:
+    """The box inside a (height, width) frame, less so many pixels at its end; itself where none are left."""
+    x1, y1, x2, y2 = box
+    height, width = source_size
+    left, top, right, bottom = max(0.0, x1), max(0.0, y1), min(width, x2) - lost, min(height, y2) - lost
+    return (left, top, right, bottom) if right > left and bottom > top else box
 
 
 def warp_into(spec: AffineCrop, frame: Frame, canvas: Frame, geometry: Geometry) -> None:

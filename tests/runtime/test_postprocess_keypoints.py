@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edgewise.runtime.contract.manifest import ClassLabel, Graph, KeypointLayout, Manifest, Provenance
-from edgewise.runtime.contract.postprocessing import HeatmapDecoding, HeatmapKeypoints
+from edgewise.runtime.contract.postprocessing import CellPlace, HeatmapDecoding, HeatmapKeypoints
 from edgewise.runtime.contract.preprocessing import AffineCrop, Stretch
 from edgewise.runtime.decoding.decode import decode_result, looks_of
 from edgewise.runtime.frames.looks import FrameBoxes
+from edgewise.runtime.kinds.keypoints.cells import cells_to_source
 from edgewise.runtime.kinds.keypoints.decode import (
     average_mirrored,
-    cells_to_source,
     decode_heatmaps,
     person_scores,
 )
@@ -234,7 +234,7 @@ def test_points_come_back_through_their_own_crop(seed, network, stride):
         matrix = np.concatenate([turn, rng.uniform(-300, 300, (2, 1))], axis=1)
         geometries.append(Geometry((480, 640), network, matrix))
     cells = rng.uniform(-3, 70, (4, 6, 2))
-    source = cells_to_source(cells, map_size, geometries)
+    source = cells_to_source(CellPlace.CENTRE, cells, map_size, geometries)
     for geometry, back, there in zip(geometries, source, cells, strict=True):
         np.testing.assert_allclose(geometry.to_network(back) / stride, there, atol=1e-9)
         np.testing.assert_allclose(back, geometry.to_source(there * stride), atol=1e-9)

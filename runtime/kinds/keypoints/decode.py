@@ -1,14 +1,14 @@
 """Heatmaps become keypoints of people, for all people and joints of a frame at once.
 
 Heatmap coordinates are continuous: cell (i, j) (row, column) covers [j, j + 1) x [i, i + 1) and its centre
-is (j + 0.5, i + 0.5). A map lies over the whole network input, so network = cell * stride with stride =
-network length / map length on each axis, and the crop's inverse affine map leads from there to the frame.
+is (j + 0.5, i + 0.5). What a cell stands for in the network's input is the manifest's say (`cells.py`), and
+the crop's inverse affine map leads from there to the frame.
 
-Three rules place a point, all starting from the first maximum of its map:
+Four rules place a point, all starting from the first maximum of its map:
 
-- `quarter-pixel` (bearpaw's and anibali's stacked hourglass, simple baselines, HRNet): a quarter of a cell
-  towards the greater of the two neighbours, on each axis; not on the border of the map, and not between equal
-  neighbours.
+- `quarter-pixel` (bearpaw's and anibali's stacked hourglass, HRNet's faces): a quarter of a cell towards the
+  greater of the two neighbours, on each axis; not on the border of the map, and not between equal neighbours.
+- `quarter-inside` (SimpleBaseline, HRNet): the same, but not in the second column and row either.
 - `quarter-always` (princeton's stacked hourglass): values above 1 count as 1. A quarter of a cell to the
   right or down where the neighbour there is the greater, otherwise to the left or up, also between equals;
   beyond the border stands the border's own value. Not where the maximum is not positive.
@@ -17,20 +17,21 @@ Three rules place a point, all starting from the first maximum of its map:
 
 Where this leaves the published code on purpose (crops: see `crop_source` in `frames/preprocessing.py`):
 
-- Points stay continuous. bearpaw's hourglass code and princeton's truncate the point to whole source pixels
-  (bearpaw's counts them from 1); anibali's and the HRNet code do not.
+- Points stay continuous. bearpaw's hourglass code, princeton's and HRNet's for faces truncate the point to
+  whole source pixels (bearpaw's counts them from 1); anibali's code and HRNet's for people do not.
+- Points count from the outer corner of the first pixel: half a pixel more than the numbers that
+  SimpleBaseline's, HRNet's and DARK's code gives for COCO, half a pixel less than those that it gives for
+  MPII, which begin at 1.
 - Of equal maxima the first counts, as in bearpaw's and HRNet's code; which one princeton's takes is up to the
   sort of its torch.
-- A cell stands for its centre, as in the hourglass code. HRNet's maps the cell's number times the stride, and
-  its weights are trained so: its bundles have to carry the difference in their geometry.
-- The border that takes no `quarter-pixel` is one cell wide, as in bearpaw's code, because both neighbours
-  exist inside it; HRNet's code also leaves out the second column and row.
 - A map without a positive value scores 0 and keeps its maximum's place; the published code moves it to the
   first cell, princeton's to an arbitrary one. Scores are held inside 0..1; bearpaw's, anibali's and HRNet's
   code does not hold them, princeton's holds them below 1.
 - The flip test averages, as princeton's, anibali's and HRNet's code does (bearpaw's adds, which doubles the
-  scores), and is off unless asked for; princeton's code always makes it. No column is shifted: the crop is
-  mirrored about its exact middle, so column j of w goes to column w - 1 - j.
+  scores), and is off unless asked for; princeton's code always makes it. The crop is mirrored about its exact
+  middle, so column j of w goes to column w - 1 - j. Where a cell stands for the pixel of its number, that is
+  not where the mirrored point is: SimpleBaseline's and HRNet's code moves the map by a column (`flip_shift`),
+  which leaves a quarter of a cell; DARK's does not need to.
 - A person's score is the box's times the mean of the points'; the hourglass code gives none.
 - DARK's smoothed map is not scaled back to the maximum before, since a factor is a constant in the logarithm,
   and it is computed only where the step looks, which gives the same numbers. The step is not taken where the
@@ -48,6 +49,7 @@ from numpy.typing import NDArray
 from edgewise.runtime.contract.manifest import KeypointLayout, Manifest
 from edgewise.runtime.contract.postprocessing import HeatmapDecoding, HeatmapKeypoints, RegressedKeypoints
 from edgewise.runtime.frames.looks import FrameBoxes, Looks, whole_frame
+from edgewise.runtime.kinds.keypoints.cells import cells_to_source
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.pixels.geometry import Geometry
 from edgewise.runtime.results.outputs import Outputs, read_output
@@ -92,12 +94,13 @@ def decode_keypoints(
             [read_output(output, spec.heatmaps, (1, count, None, None), np.float32) for output in outputs]
         )
         if spec.flip_test:
-            heatmaps = average_mirrored(heatmaps[::2], heatmaps[1::2], layout.flip_pairs)
+            heatmaps = average_mirrored(heatmaps[::2], heatmaps[1::2], layout.flip_pairs, spec.flip_shift)
         try:
             cells, point_scores = decode_heatmaps(heatmaps, spec.decoding)
         except ResultError as error:
             raise ResultError(error.what, where=f"output {spec.heatmaps!r}", hint=error.hint) from None
-        points = cells_to_source(cells, heatmaps.shape[2:], straight)
+        map_size = heatmaps.shape[2], heatmaps.shape[3]
+        points = cells_to_source(spec.cells, cells, map_size, straight)
     return people_of_crops(spec, manifest, looks, points, point_scores)
 
 
@@ -173,14 +176,14 @@ def decode_heatmaps(heatmaps: Heatmaps, decoding: HeatmapDecoding) -> tuple[Poin
     elif decoding is HeatmapDecoding.QUARTER_ALWAYS:
         shift = np.where(peaks[:, None] > 0, _quarters_always(maps, rows, columns), 0.0)
     else:
-        shift = _quarters(maps, rows, columns)
+        shift = _quarters(maps, rows, columns, 2 if decoding is HeatmapDecoding.QUARTER_INSIDE else 1)
     _require_finite(shift)
     cells = np.stack([columns, rows], axis=1) + 0.5 + shift
     return cells.reshape(people, joints, 2), np.clip(peaks, 0, 1).reshape(people, joints)
 
 
 def average_mirrored(
-    straight: Heatmaps, mirrored: Heatmaps, flip_pairs: Sequence[tuple[int, int]]
+    straight: Heatmaps, mirrored: Heatmaps, flip_pairs: Sequence[tuple[int, int]], shift: bool = False
 ) -> Heatmaps:
     """The flip test: mean of the maps and of the mirrored look's, turned back with left and right exchanged.
 
@@ -188,9 +191,12 @@ def average_mirrored(
         straight: float32 [n, k, h, w].
         mirrored: float32 [n, k, h, w], of the same crops mirrored left to right.
         flip_pairs: Indices of the keypoints that change places in a mirror.
+        shift: Move the turned maps one column to the right; their first column stays and is also the second.
     """
-    order = mirror_order(straight.shape[1], flip_pairs)
-    return (straight + mirrored[:, order, :, ::-1]) * np.float32(0.5)
+    turned = mirrored[:, mirror_order(straight.shape[1], flip_pairs), :, ::-1]
+    if shift:
+        turned = np.concatenate([turned[..., :1], turned[..., :-1]], axis=3)
+    return (straight + turned) * np.float32(0.5)
 
 
 def mirror_order(count: int, flip_pairs: Sequence[tuple[int, int]]) -> NDArray[np.intp]:
@@ -199,25 +205,6 @@ def mirror_order(count: int, flip_pairs: Sequence[tuple[int, int]]) -> NDArray[n
     for left, right in flip_pairs:
         order[[left, right]] = right, left
     return order
-
-
-def cells_to_source(cells: Points, map_size: Sequence[int], geometries: Sequence[Geometry]) -> Points:
-    """Map points of heatmaps to the frame, each person's through the inverse of its own crop.
-
-    Args:
-        cells: float64 [n, k, 2], continuous heatmap cells.
-        map_size: (h, w) of the heatmaps.
-        geometries: n.
-
-    Returns:
-        float64 [n, k, 2], continuous source pixels.
-    """
-    matrices = np.stack([geometry.matrix for geometry in geometries])
-    lengths = np.array([geometry.network_size[::-1] for geometry in geometries])
-    strides = lengths / np.array(map_size)[::-1]
-    inverses = np.linalg.inv(matrices[:, :, :2])
-    network = cells * strides[:, None] - matrices[:, None, :, 2]
-    return network @ inverses.swapaxes(1, 2)
 
 
 def person_scores(
@@ -229,9 +216,10 @@ def person_scores(
     return (boxes * total / np.maximum(counted.sum(axis=1), 1)).astype(np.float32)
 
 
-def _quarters(maps: Heatmaps, rows: Cells, columns: Cells) -> Points:
+def _quarters(maps: Heatmaps, rows: Cells, columns: Cells, first: int) -> Points:
+    """A quarter towards the greater neighbours, from column and row `first` to the last but one."""
     height, width = maps.shape[1:]
-    inside = (columns > 0) & (columns < width - 1) & (rows > 0) & (rows < height - 1)
+    inside = (columns >= first) & (columns < width - 1) & (rows >= first) & (rows < height - 1)
     which = np.flatnonzero(inside)
     at = (which * height + rows[which]) * width + columns[which]
     values = maps.ravel()

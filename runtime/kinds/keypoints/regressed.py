@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.runtime.contract.manifest import Manifest
-from edgewise.runtime.contract.postprocessing import PointOrigin, RegressedKeypoints
+from edgewise.runtime.contract.postprocessing import CellPlace, PointOrigin, RegressedKeypoints
 from edgewise.runtime.frames.looks import Looks
+from edgewise.runtime.kinds.keypoints.cells import cells_to_source
 from edgewise.runtime.kinds.keypoints.decode import (
-    cells_to_source,
     mirror_order,
     people_looked_at,
     people_of_crops,
@@ -70,7 +70,7 @@ def decode_regressed(
         scores = np.float32(0.5) * (scores[::2] + scores[1::2, order])
     if spec.origin is PointOrigin.INPUT_PIXEL:
         shares = shares + HALF / np.array(straight[0].network_size[::-1])
-    points = cells_to_source(shares, (1, 1), straight)
+    points = cells_to_source(CellPlace.CENTRE, shares, (1, 1), straight)
     if spec.origin is PointOrigin.FRAME_PIXEL:
         points = points + HALF
     return people_of_crops(spec, manifest, looks, points, scores)
