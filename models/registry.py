@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 
+from edgewise.models.families.coordinate_regression import family as coordinate_regression
 from edgewise.models.families.densepose import family as densepose
 from edgewise.models.families.family import ModelEntry
 from edgewise.models.families.hourglass import family as hourglass
@@ -24,6 +25,7 @@ _FOLDERS = (
     faster_rcnn,
     keypoint_rcnn,
     densepose,
+    coordinate_regression,
 )
 
 FAMILIES = tuple(folder.FAMILY for folder in _FOLDERS)

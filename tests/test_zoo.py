@@ -27,6 +27,11 @@ WITHOUT_A_ROW = (
     "densepose-r50-s1x",
     "densepose-r50-s1x-legacy",
     "densepose-tiny",
+    "deeppose-r50",
+    "pfld",
+    "mobilenetv2-gdconv",
+    "deeppose-tiny",
+    "pfld-tiny",
 )
 """Models that `make zoo` has not gone through yet; `docs/zoo.md` points here."""
 

@@ -34,6 +34,7 @@ from edgewise.runtime.contract.preprocessing import (
     Letterbox,
     Preprocess,
     ShortestEdge,
+    SquareCrop,
 )
 from edgewise.runtime.system.atomic import sha256_of, staged_file
 from edgewise.runtime.system.documents import parse_json
@@ -178,7 +179,7 @@ def in_bgr(spec: Preprocess) -> Preprocess:
     if spec.colour is ColourOrder.BGR:
         return spec
     changes: dict[str, Any] = {"colour": ColourOrder.BGR}
-    if isinstance(spec, Letterbox | ShortestEdge | AffineCrop):
+    if isinstance(spec, Letterbox | ShortestEdge | AffineCrop | SquareCrop):
         changes["pad_value"] = spec.pad_value[::-1]
     return msgspec.structs.replace(spec, **changes)
 

@@ -141,6 +141,33 @@ class AffineCrop(Preprocessing, frozen=True, kw_only=True, tag="affine-crop"):
     ones."""
 
 
+class BoxSide(enum.Enum):
+    """Which side of a box a square is made of."""
+
+    LONGER = "longer"
+    """The square holds the box (PFLD)."""
+    SHORTER = "shorter"
+    """pytorch_face_landmark."""
+
+
+class SquareCrop(Preprocessing, frozen=True, kw_only=True, tag="square-crop"):
+    """Crop whole pixels of a square about a box's middle, and resize them bilinearly to `size` (faces).
+
+    The side is `padding` times the box's, cut off to a whole number; the middle is cut off to a whole pixel,
+    and half the side, rounded down, lies before it.
+    """
+
+    needs_boxes: ClassVar[bool] = True
+    interpolation: ClassVar[Interpolation] = Interpolation.LINEAR
+    size: Size
+    side: BoxSide = BoxSide.LONGER
+    padding: Annotated[float, Meta(ge=1.0)] = 1.2
+    clipped: bool = False
+    """Of a square that leaves the frame, stretch what lies inside (PFLD's camera code); else pad it."""
+    colour: ColourOrder = ColourOrder.BGR
+    pad_value: PadValue = (0, 0, 0)
+
+
 class AsIs(Preprocessing, frozen=True, kw_only=True, tag="as-is"):
     """The frame must already have `size`."""
 
@@ -148,4 +175,4 @@ class AsIs(Preprocessing, frozen=True, kw_only=True, tag="as-is"):
     colour: ColourOrder = ColourOrder.BGR
 
 
-Preprocess = Stretch | Letterbox | ShortestEdge | AffineCrop | AsIs
+Preprocess = Stretch | Letterbox | ShortestEdge | AffineCrop | SquareCrop | AsIs

@@ -26,8 +26,10 @@ from edgewise.runtime.contract.preprocessing import (
     Preprocess,
     ShortestEdge,
     SideRounding,
+    SquareCrop,
     Stretch,
 )
+from edgewise.runtime.frames.square_crop import square_geometry, square_window
 from edgewise.runtime.pixels.colours import Frame
 from edgewise.runtime.pixels.geometry import Geometry, Size, scaling
 from edgewise.runtime.pixels.warp import warp
@@ -56,7 +58,7 @@ def preprocess(
     Args:
         spec: The manifest's preprocessing.
         frame: uint8 [H, W, 3], BGR.
-        box: (x1, y1, x2, y2) in continuous source pixels; only for `AffineCrop`, which needs it.
+        box: (x1, y1, x2, y2) in continuous source pixels; only for crops, which need it.
         out: uint8 [1, h, w, 3], C-contiguous; reused instead of a new array.
 
     Returns:
@@ -79,7 +81,9 @@ def preprocess(
         inner = shortest_edge_size(frame.shape[:2], spec)
         geometry = _pad(spec, frame, canvas, inner)
     elif isinstance(spec, AffineCrop):
-        geometry = _crop(spec, frame, canvas, box)
+        geometry = _crop(spec, frame, canvas, _required(box))
+    elif isinstance(spec, SquareCrop):
+        geometry = _cut_square(spec, frame, canvas, _required(box))
     else:
         geometry = _as_is(spec, frame, canvas)
     return tensor, geometry
@@ -220,12 +224,14 @@ def _lerp(values: NDArray[np.floating], positions: NDArray[np.floating]) -> NDAr
     return values[before] + weight * (values[after] - values[before])
 
 
-def crop_geometry(spec: AffineCrop, source_size: Size, box: Box) -> Geometry:
+def crop_geometry(spec: AffineCrop | SquareCrop, source_size: Size, box: Box) -> Geometry:
     """Where the crop around a box lies in a frame of (height, width).
 
     Raises:
         SourceError: The box is empty.
     """
+    if isinstance(spec, SquareCrop):
+        return square_geometry(spec, source_size, box)
     (x, y), (crop_w, crop_h) = _crop_extent(spec, source_size, box)
     height, width = spec.size
     if spec.corners is CropCorners.PIXEL_DISTANCES:
@@ -240,7 +246,7 @@ def crop_geometry(spec: AffineCrop, source_size: Size, box: Box) -> Geometry:
     return scaling(source_size, spec.size, (scale_x, scale_y), (offset_x, offset_y))
 
 
-def crop_source(spec: AffineCrop, frame: Frame, box: Box) -> tuple[Frame, Geometry]:
+def crop_source(spec: AffineCrop | SquareCrop, frame: Frame, box: Box) -> tuple[Frame, Geometry]:
     """What the crop around a box is read from, and where: `crop_geometry`, unless corners are whole pixels.
 
     What is left of a difference to the published code with these corners: values are bytes, not floats; the
@@ -253,7 +259,8 @@ def crop_source(spec: AffineCrop, frame: Frame, box: Box) -> tuple[Frame, Geomet
         SourceError: The box is empty.
     """
     source_size = frame.shape[0], frame.shape[1]
-    if spec.corners not in (CropCorners.WHOLE_PIXELS, CropCorners.WHOLE_PIXELS_FROM_ONE):
+    moved = (CropCorners.WHOLE_PIXELS, CropCorners.WHOLE_PIXELS_FROM_ONE)
+    if isinstance(spec, SquareCrop) or spec.corners not in moved:
         return frame, crop_geometry(spec, source_size, box)
     centre, extent = (np.array(pair) for pair in _crop_extent(spec, source_size, box))
     extent = 200 * (extent / 200)  # their unit of scale
@@ -298,7 +305,7 @@ def _clipped(box: Box, source_size: Size, lost: int) -> Box:
     return (left, top, right, bottom) if right > left and bottom > top else box
 
 
-def warp_into(spec: AffineCrop, frame: Frame, canvas: Frame, geometry: Geometry) -> None:
+def warp_into(spec: AffineCrop | SquareCrop, frame: Frame, canvas: Frame, geometry: Geometry) -> None:
     """Fill `canvas` (uint8 [h, w, 3]) with what a crop's geometry, turned or not, shows of the frame.
 
     Raises:
@@ -312,15 +319,35 @@ def warp_into(spec: AffineCrop, frame: Frame, canvas: Frame, geometry: Geometry)
     _store(warped, canvas, spec.colour)
 
 
-def _crop(spec: AffineCrop, frame: Frame, canvas: Frame, box: Box | None) -> Geometry:
+def _required(box: Box | None) -> Box:
     if box is None:
         raise SourceError(
             "this bundle looks at a crop around a box, and no box was given",
             hint="pass box=(x1, y1, x2, y2) in source pixels",
         )
+    return box
+
+
+def _crop(spec: AffineCrop, frame: Frame, canvas: Frame, box: Box) -> Geometry:
     read, sampling = crop_source(spec, frame, box)
     warp_into(spec, read, canvas, sampling)
     return crop_geometry(spec, (frame.shape[0], frame.shape[1]), box)
+
+
+def _cut_square(spec: SquareCrop, frame: Frame, canvas: Frame, box: Box) -> Geometry:
+    """Whole pixels of the frame, padded where the square leaves it, resized at once."""
+    source_size = frame.shape[0], frame.shape[1]
+    left, top, right, bottom = square_window(spec, source_size, box)
+    inside = frame[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    if inside.shape[:2] != (bottom - top, right - left):
+        cut = np.empty((bottom - top, right - left, 3), np.uint8)
+        cut[:] = _as_bgr(spec.pad_value, spec.colour)
+        row, column = max(-top, 0), max(-left, 0)
+        cut[row : row + inside.shape[0], column : column + inside.shape[1]] = inside
+        inside = cut
+    resized = cv2.resize(inside, spec.size[::-1], interpolation=cv2.INTER_LINEAR)
+    _store(resized, canvas, spec.colour)
+    return square_geometry(spec, source_size, box)
 
 
 def _crop_axis(centre: float, extent: float, target: int, rule: PixelRule) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgewise.models.data.augment import Augmentation, vary_colour
 from edgewise.models.data.example import Image
-from edgewise.runtime.contract.preprocessing import AffineCrop
+from edgewise.runtime.contract.preprocessing import AffineCrop, SquareCrop
 from edgewise.runtime.frames.preprocessing import warp_into
 from edgewise.runtime.pixels.geometry import Geometry
 
@@ -24,7 +24,7 @@ Matrix = NDArray[np.float64]
 def vary_crop(
     rng: np.random.Generator,
     source: tuple[Image, Geometry],
-    spec: AffineCrop,
+    spec: AffineCrop | SquareCrop,
     geometry: Geometry,
     settings: Augmentation,
 ) -> tuple[Image, Geometry, bool]:

@@ -40,7 +40,7 @@ from edgewise.models.tasks.keypoints.augment_crop import vary_crop
 from edgewise.models.tasks.keypoints.targets import KeypointTargets
 from edgewise.runtime.contract.manifest import ClassLabel, KeypointLayout
 from edgewise.runtime.contract.parts import Id
-from edgewise.runtime.contract.preprocessing import AffineCrop, Preprocess
+from edgewise.runtime.contract.preprocessing import AffineCrop, Preprocess, SquareCrop
 from edgewise.runtime.frames.coco import Flag
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.preprocessing import crop_geometry, crop_source
@@ -213,17 +213,17 @@ class CocoKeypoints(AnnotatedImages):
         Args:
             rng: Decides the variation.
             sample: Below `sample_count`.
-            spec: The model's preprocessing, an `AffineCrop`.
+            spec: The model's preprocessing, an `AffineCrop` or a `SquareCrop`.
             augmentation: How strongly to vary.
 
         Raises:
             DatasetError: The model does not look at crops, or as `frame`.
         """
-        if not isinstance(spec, AffineCrop):
+        if not isinstance(spec, AffineCrop | SquareCrop):
             raise DatasetError(
                 "people's keypoints train models that look at crops, not at whole frames",
                 where=str(self.json),
-                hint="choose a model whose preprocessing is an affine crop",
+                hint="choose a model whose preprocessing is a crop around boxes",
             )
         index, person = self._samples[sample]
         frame = self.frame(index)
