@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 
+from edgewise.models.families.centernet import family as centernet
 from edgewise.models.families.coordinate_regression import family as coordinate_regression
 from edgewise.models.families.densepose import family as densepose
 from edgewise.models.families.family import ModelEntry
@@ -21,6 +22,7 @@ _FOLDERS = (
     upsnet,
     hourglass,
     retinanet,
+    centernet,
     mask_rcnn,
     faster_rcnn,
     keypoint_rcnn,

@@ -1,5 +1,5 @@
-"""ResNet with bottleneck blocks (He et al., 2016), stride on the 3x3 convolution (the "v1.5" form) or on the
-first 1x1 (the paper's and Caffe's form).
+"""ResNet (He et al., 2016) with basic blocks (18 and 34 layers) or bottleneck blocks, those with their stride
+on the 3x3 convolution (the "v1.5" form) or on the first 1x1 (the paper's and Caffe's form).
 
 Keys follow the published YOLACT layout: `conv1`, `bn1`, `layers.{stage}.{block}.conv1` and so on.
 """
@@ -24,10 +24,16 @@ class ResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     widths: tuple[int, int, int, int] = (64, 128, 256, 512)
     expansion: int = 4
     stem_width: int = 64
+    basic: bool = False
+    """Basic blocks: two 3x3 convolutions, of width * expansion channels."""
     stride_on_first: bool = False
     """Downsample in a stage's first 1x1 convolution (the Caffe weights) instead of its 3x3."""
     deformable_every: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Of each stage every so many blocks, the first among them, have a modulated deformable 3x3; 0: none."""
+
+    def __post_init__(self) -> None:
+        if self.basic and (self.stride_on_first or any(self.deformable_every)):
+            raise ValueError("basic blocks have no first 1x1 convolution and no deformable one")
 
     @property
     def stage_channels(self) -> tuple[int, ...]:
@@ -55,17 +61,37 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.downsample = _projection(inputs, outputs, stride)
 
     def forward(self, features: Tensor) -> Tensor:
         shortcut = features if self.downsample is None else self.downsample(features)
         out = F.relu(self.bn1(self.conv1(features)))
         out = F.relu(self.bn2(self.conv2(out)))
         return F.relu(self.bn3(self.conv3(out)) + shortcut)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions, each with batch normalisation; ReLU after the sum."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = _projection(inputs, outputs, stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        shortcut = features if self.downsample is None else self.downsample(features)
+        out = F.relu(self.bn1(self.conv1(features)))
+        return F.relu(self.bn2(self.conv2(out)) + shortcut)
+
+
+def _projection(inputs: int, outputs: int, stride: int) -> nn.Module | None:
+    """What brings a shortcut to the form of the branch beside it; None where it has that."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
 class ResNet(nn.Module):
@@ -80,11 +106,15 @@ class ResNet(nn.Module):
         for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
             outputs = width * config.expansion
             every = config.deformable_every[stage]
-            blocks = []
+            blocks: list[nn.Module] = []
             for number in range(depth):
                 stride = 2 if stage and not number else 1
                 deformable = every > 0 and number % every == 0
-                blocks.append(Bottleneck(inputs, width, outputs, stride, config.stride_on_first, deformable))
+                blocks.append(
+                    BasicBlock(inputs, outputs, stride)
+                    if config.basic
+                    else Bottleneck(inputs, width, outputs, stride, config.stride_on_first, deformable)
+                )
                 inputs = outputs
             self.layers.append(nn.Sequential(*blocks))
 
@@ -114,6 +144,8 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, Bottleneck):
                 nn.init.constant_(module.bn3.weight, RESIDUAL_GAIN)
+            elif isinstance(module, BasicBlock):
+                nn.init.constant_(module.bn2.weight, RESIDUAL_GAIN)
         for module in self.modules():
             if isinstance(module, ModulatedDeformConv):
                 module.reset_taps()

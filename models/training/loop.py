@@ -30,6 +30,7 @@ from edgewise.models.training.batches import BatchSource
 from edgewise.models.training.learners import Learner, Losses, Supervised
 from edgewise.runtime.contract.preprocessing import (
     AffineCrop,
+    CentredFrame,
     ColourOrder,
     Letterbox,
     Preprocess,
@@ -179,7 +180,7 @@ def in_bgr(spec: Preprocess) -> Preprocess:
     if spec.colour is ColourOrder.BGR:
         return spec
     changes: dict[str, Any] = {"colour": ColourOrder.BGR}
-    if isinstance(spec, Letterbox | ShortestEdge | AffineCrop | SquareCrop):
+    if isinstance(spec, Letterbox | ShortestEdge | CentredFrame | AffineCrop | SquareCrop):
         changes["pad_value"] = spec.pad_value[::-1]
     return msgspec.structs.replace(spec, **changes)
 

@@ -102,6 +102,22 @@ class ShortestEdge(Preprocessing, frozen=True, kw_only=True, tag="shortest-edge"
     pad_side: PadSide = PadSide.BOTTOM_RIGHT
 
 
+class CentredFrame(Preprocessing, frozen=True, kw_only=True, tag="centred-frame"):
+    """The frame's centre in the middle of `size` by one affine map, the rest padded (CenterNet, CornerNet).
+
+    No side is rounded. Pixels are read by their numbers: what lies between two is halfway, but as coordinates
+    numbers are taken for continuous, as in the code whose rule it is.
+    """
+
+    size: Size
+    keep_size: bool = False
+    """Frames keep their size, those that do not fit into `size` are refused; otherwise they are scaled until
+    they fill it along one side."""
+    colour: ColourOrder = ColourOrder.BGR
+    interpolation: Interpolation = Interpolation.LINEAR
+    pad_value: PadValue = (0, 0, 0)
+
+
 class CropCorners(enum.Enum):
     """Where the corners of a crop lie in the frame; published weights are trained with their code's rule."""
 
@@ -175,4 +191,4 @@ class AsIs(Preprocessing, frozen=True, kw_only=True, tag="as-is"):
     colour: ColourOrder = ColourOrder.BGR
 
 
-Preprocess = Stretch | Letterbox | ShortestEdge | AffineCrop | SquareCrop | AsIs
+Preprocess = Stretch | Letterbox | ShortestEdge | CentredFrame | AffineCrop | SquareCrop | AsIs

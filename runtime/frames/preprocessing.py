@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgewise.runtime.contract.preprocessing import (
     AffineCrop,
     AsIs,
+    CentredFrame,
     ColourOrder,
     CropCorners,
     Interpolation,
@@ -80,6 +81,8 @@ def preprocess(
     elif isinstance(spec, ShortestEdge):
         inner = shortest_edge_size(frame.shape[:2], spec)
         geometry = _pad(spec, frame, canvas, inner)
+    elif isinstance(spec, CentredFrame):
+        geometry = _centre(spec, frame, canvas)
     elif isinstance(spec, AffineCrop):
         geometry = _crop(spec, frame, canvas, _required(box))
     elif isinstance(spec, SquareCrop):
@@ -107,6 +110,27 @@ def shortest_edge_size(source: Size, spec: ShortestEdge) -> Size:
     if spec.rounding is SideRounding.NEAREST:
         return _round(source[0] * factor), _round(source[1] * factor)
     return max(1, math.floor(source[0] * factor)), max(1, math.floor(source[1] * factor))
+
+
+def centred_geometry(spec: CentredFrame, source_size: Size) -> Geometry:
+    """Where a frame of (height, width) lies.
+
+    Raises:
+        SourceError: It is to keep its size and does not fit.
+    """
+    (height, width), (canvas_h, canvas_w) = source_size, spec.size
+    if not spec.keep_size:
+        scale = min(canvas_h / height, canvas_w / width)
+        offsets = (canvas_w - scale * width) / 2, (canvas_h - scale * height) / 2
+        return scaling(source_size, spec.size, (scale, scale), offsets)
+    if height > canvas_h or width > canvas_w:
+        raise SourceError(
+            f"a {height} x {width} frame does not fit into the graph's {canvas_h} x {canvas_w}, and this "
+            "bundle keeps the size of frames",
+            hint="export the bundle with a size for this format, or one that scales frames",
+        )
+    offsets = float(canvas_w // 2 - width // 2), float(canvas_h // 2 - height // 2)
+    return scaling(source_size, spec.size, (1.0, 1.0), offsets)
 
 
 def _round(length: float) -> int:
@@ -305,7 +329,9 @@ def _clipped(box: Box, source_size: Size, lost: int) -> Box:
     return (left, top, right, bottom) if right > left and bottom > top else box
 
 
-def warp_into(spec: AffineCrop | SquareCrop, frame: Frame, canvas: Frame, geometry: Geometry) -> None:
+def warp_into(
+    spec: AffineCrop | SquareCrop | CentredFrame, frame: Frame, canvas: Frame, geometry: Geometry
+) -> None:
     """Fill `canvas` (uint8 [h, w, 3]) with what a crop's geometry, turned or not, shows of the frame.
 
     Raises:
@@ -313,10 +339,19 @@ def warp_into(spec: AffineCrop | SquareCrop, frame: Frame, canvas: Frame, geomet
         SourceError: The crop spans more pixels than can be sampled from.
     """
     if spec.interpolation not in _WARP:
-        raise ManifestError(f"an affine crop cannot use {spec.interpolation.value} interpolation")
+        raise ManifestError(f"a warp cannot use {spec.interpolation.value} interpolation")
     border = _as_bgr(spec.pad_value, spec.colour)
     warped = warp(frame, geometry.matrix, spec.size, _WARP[spec.interpolation], border, canvas)
     _store(warped, canvas, spec.colour)
+
+
+def _centre(spec: CentredFrame, frame: Frame, canvas: Frame) -> Geometry:
+    geometry = centred_geometry(spec, (frame.shape[0], frame.shape[1]))
+    # The published map takes pixel numbers to each other, and those are half less than where centres lie.
+    sampling = geometry.matrix.copy()
+    sampling[:, 2] += 0.5 - 0.5 * sampling[0, 0]
+    warp_into(spec, frame, canvas, Geometry(geometry.source_size, geometry.network_size, sampling))
+    return geometry
 
 
 def _required(box: Box | None) -> Box:

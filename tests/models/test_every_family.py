@@ -37,6 +37,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROVENANCE = Provenance(definition="registry:micro")
 COUNT = ".num_batches_tracked"
+UNREAD = {
+    "centernet-dla34": ("base.fc.", "base.level3.project.", "base.level4.project."),
+    "mobilenetv2-gdconv": ("pretrain_net.", "module.pretrain_net."),
+    "pfld": ("bn8.",),
+}
+"""Tensors of published files that the published code never reads, by how their keys begin."""
+
 NOT_EXPORTABLE = {"NonZero", "NonMaxSuppression", "ScatterND", "GatherND", "Loop", "If", "Scan"}
 
 
@@ -231,6 +238,6 @@ def test_published_keys_map_to_the_definition(name: str) -> None:
         if not found.problems and layout.vocabulary and layout.vocabulary.size == entry.vocabulary_size
     ]
     assert len(fitting) == 1, [found.problems[:5] for found in mapped.values()]
-    dropped = mapped[fitting[0]].dropped
-    assert not dropped or fitting[0].dropped, "a layout says what carries nothing"
+    dropped = tuple(key for key in mapped[fitting[0]].dropped if not key.startswith(UNREAD.get(name, "-")))
+    assert not dropped
     assert mapped[fitting[0]].tensors.keys() == wanted.keys()

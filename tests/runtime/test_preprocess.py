@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from edgewise.runtime.contract.preprocessing import (
     AffineCrop,
     AsIs,
+    CentredFrame,
     ColourOrder,
     CropCorners,
     Interpolation,
@@ -119,6 +120,38 @@ def test_shortest_edge_samples_where_its_geometry_says(source, shortest, more, r
     inner = shortest_edge_size(source, spec)
     assert max(inner) <= shortest + more
     _check_padded(spec, frame, tensor, geometry, inner)
+
+
+@given(st.tuples(st.integers(1, 60), st.integers(1, 60)), st.sampled_from([(32, 32), (20, 44)]))
+@settings(deadline=None)
+def test_a_centred_frame_is_warped_by_the_published_matrix(source, size):
+    """CenterNet's three points: the centre, half a side above it, and the one that completes the angle."""
+    frame = noise(source)
+    tensor, geometry = preprocess(CentredFrame(size=size, pad_value=(7, 8, 9)), frame)
+    scale = min(size[0] / source[0], size[1] / source[1])
+    centre, target = np.array(source[::-1]) / 2, np.array(size[::-1]) / 2
+    matrix = np.array([[scale, 0, target[0] - scale * centre[0]], [0, scale, target[1] - scale * centre[1]]])
+    np.testing.assert_allclose(geometry.matrix, matrix, atol=1e-9)
+    inverse = (np.stack(np.meshgrid(range(size[1]), range(size[0])), axis=-1) - target) / scale + centre
+    padded = np.pad(frame.astype(float), ((1, 1), (1, 1), (0, 0)), constant_values=0)
+    padded[[0, -1]], padded[:, [0, -1]] = (7, 8, 9), (7, 8, 9)
+    x, y = np.clip(inverse[..., 0] + 1, 0, source[1] + 1), np.clip(inverse[..., 1] + 1, 0, source[0] + 1)
+    left, top = np.minimum(x.astype(int), source[1]), np.minimum(y.astype(int), source[0])
+    across, down = (x - left)[..., None], (y - top)[..., None]
+    upper = padded[top, left] * (1 - across) + padded[top, left + 1] * across
+    lower = padded[top + 1, left] * (1 - across) + padded[top + 1, left + 1] * across
+    # Positions are rounded to 1/32 pixel on each axis, and neighbours of noise lie up to 255 apart.
+    assert np.abs(tensor[0] - (upper * (1 - down) + lower * down)).max() <= 2 * 255 / 64 + 1
+
+
+def test_a_centred_frame_keeps_its_size_or_is_refused():
+    frame = noise((21, 30))
+    tensor, geometry = preprocess(CentredFrame(size=(32, 33), keep_size=True), frame)
+    np.testing.assert_array_equal(tensor[0, 6:27, 1:31], frame)
+    assert not tensor[0, :6].any()
+    np.testing.assert_allclose(geometry.to_source(np.array([[1.0, 6.0]])), 0)
+    with pytest.raises(SourceError, match="keeps the size"):
+        preprocess(CentredFrame(size=(20, 64), keep_size=True), frame)
 
 
 def _check_padded(spec, frame, tensor, geometry, inner):
@@ -296,6 +329,7 @@ def test_the_buffer_is_reused():
         Stretch(size=(16, 24), colour=ColourOrder.RGB),
         Letterbox(size=(16, 24)),
         ShortestEdge(shortest=10, longest=20, size=(16, 24)),
+        CentredFrame(size=(16, 24)),
         AffineCrop(size=(16, 24)),
     ):
         fresh, _ = preprocess(spec, frame, box=(3, 4, 30, 20))
@@ -369,5 +403,5 @@ def test_impossible_interpolations_are_refused():
     aligned = Stretch(size=(4, 4), interpolation=Interpolation.AREA, pixel_rule=PixelRule.ALIGN_CORNERS)
     with pytest.raises(ManifestError, match="aligned corners"):
         preprocess(aligned, noise((9, 9)))
-    with pytest.raises(ManifestError, match="affine crop"):
+    with pytest.raises(ManifestError, match="warp cannot use"):
         preprocess(AffineCrop(size=(4, 4), interpolation=Interpolation.AREA), noise((9, 9)), box=(0, 0, 4, 4))

@@ -1,0 +1,70 @@
+"""From maps to a fixed number of boxes: peaks of the heatmaps, the best of them, and what stands at them.
+
+A peak is a cell that no neighbour exceeds. CenterNet's steps: the best cells of each class, then the best of
+all classes. Equal scores: ONNX's TopK takes the lower index first; torch.topk promises no order among them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgewise.models.families.centernet.config import STRIDE
+from edgewise.models.families.centernet.network import Predictions
+from edgewise.models.layers.rows import rows
+from edgewise.models.layers.slots import filled
+
+
+class Detections(NamedTuple):
+    """K slots for each of N images, best first; a slot with score 0 is empty and all zero."""
+
+    boxes: Tensor
+    """float32 [N, K, 4], corner form, input pixels; they may reach over the input's edge."""
+    scores: Tensor
+    """float32 [N, K]."""
+    classes: Tensor
+    """int64 [N, K], 0-based."""
+
+
+class Peaks(NamedTuple):
+    """The best K peaks of N images."""
+
+    scores: Tensor
+    """float32 [N, K], falling; 0 where there are no more."""
+    classes: Tensor
+    """int64 [N, K]."""
+    cells: Tensor
+    """int64 [N, K], row * w + column."""
+
+
+def peaks(logits: Tensor, count: int) -> Peaks:
+    """The best `count` peaks of heatmaps float32 [N, C, h, w], fewer where there are fewer cells."""
+    score = torch.sigmoid(logits)
+    highest = F.max_pool2d(score, 3, 1, 1)
+    score = score * (score == highest).to(score.dtype)
+    cells = score.shape[2] * score.shape[3]
+    of_class, places = score.flatten(2).topk(min(count, cells), dim=2)
+    best, place = of_class.flatten(1).topk(min(count, of_class.shape[1] * of_class.shape[2]), dim=1)
+    classes = torch.div(place, of_class.shape[2], rounding_mode="floor")
+    return Peaks(best, classes, rows(places.flatten(1)[..., None], place)[..., 0])
+
+
+def detect(predictions: Predictions, slots: int) -> Detections:
+    """The best peaks as boxes."""
+    found = peaks(predictions.heat, slots)
+    width = predictions.heat.shape[3]
+    row = torch.div(found.cells, width, rounding_mode="floor")
+    cell = torch.stack((found.cells - row * width, row), dim=2).to(predictions.offset.dtype)
+    centres = cell + rows(_by_cell(predictions.offset), found.cells)
+    half = rows(_by_cell(predictions.size), found.cells) / 2
+    boxes = STRIDE * torch.cat((centres - half, centres + half), dim=2)
+    scores, boxes, classes = filled(found.scores, slots, boxes, found.classes)
+    return Detections(boxes, scores, classes)
+
+
+def _by_cell(maps: Tensor) -> Tensor:
+    """[N, D, h, w] -> [N, h * w, D]."""
+    return maps.flatten(2).transpose(1, 2)
