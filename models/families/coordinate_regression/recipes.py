@@ -34,8 +34,9 @@ PFLD = recipe.Recipe(
 
 TINY = replace(
     recipe.TINY,
-    learning_rate=2e-3,
+    learning_rate=3e-3,
     batch=32,
-    steps=3000,
-    augmentation=replace(recipe.TINY_COLOURS, rotation=30, rescale=0.3, shift=0.05),
+    steps=1500,
+    warmup=100,
+    augmentation=replace(recipe.TINY_COLOURS, rotation=15, rescale=0.15, shift=0.03),
 )

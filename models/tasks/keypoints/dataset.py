@@ -66,7 +66,10 @@ _SIGMAS = {
 
 
 class CocoPerson(msgspec.Struct, frozen=True):
-    """A person of a keypoint file; `keypoints` are x, y, visibility, one after another."""
+    """A person of a keypoint file; `keypoints` are x, y, visibility, one after another.
+
+    `head_size` is the length in pixels that PCKh measures by, where the file states one (MPII).
+    """
 
     id: Id
     image_id: Id
@@ -75,6 +78,7 @@ class CocoPerson(msgspec.Struct, frozen=True):
     keypoints: list[float]
     area: float | None = None
     iscrowd: Flag = 0
+    head_size: float | None = None
 
     @property
     def points(self) -> NDArray[np.float64]:
@@ -286,3 +290,5 @@ def _point_faults(people: list[CocoPerson], count: int) -> Iterator[str]:
             yield f"annotation {one.id} has a keypoint that is not in or near any image"
         elif not set(one.keypoints[2::3]) <= {0, 1, 2}:
             yield f"annotation {one.id} has a visibility other than 0, 1 and 2"
+        if one.head_size is not None and not 0 < one.head_size <= FARTHEST:
+            yield f"annotation {one.id} has the impossible head size {one.head_size}"

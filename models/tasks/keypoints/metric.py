@@ -6,7 +6,7 @@ first, at least half in IoU, one result a person); the keypoints of a person wit
 Hidden keypoints that are labelled count like visible ones.
 
 The object keypoint similarity AP of COCO, by faster-coco-eval, is among the parts where the similarity
-constants of the keypoints are known.
+constants of the keypoints are known; so are NME of faces, and PCKh of people whose head is measured.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from edgewise.models.data.coco_file import CocoImage, corners
 from edgewise.models.data.dataset import Dataset
 from edgewise.models.tasks.keypoints.dataset import PIXEL_CENTRE, CocoKeypoints, CocoPerson
+from edgewise.models.tasks.keypoints.yardsticks import NOT_JUDGED, PCKH, PCKH_SHARE, mean_error, yardsticks
 from edgewise.models.tasks.measured_images import MeasuredImages
 from edgewise.models.tasks.task import Measured
 from edgewise.runtime.kinds.keypoints.result import Keypoints
@@ -40,7 +41,7 @@ Distances = NDArray[np.float64]
 class KeypointAccuracy:
     """PCK@0.1 as the metric of keypoint models that are given the annotated boxes.
 
-    Its parts are PCK at other shares, OKS AP, and PCK@0.1 of each keypoint.
+    Its parts are PCK at other shares, OKS AP, NME or PCKh where they are known, and each keypoint's PCK@0.1.
     """
 
     name: str = f"PCK@{SHARE}"
@@ -58,18 +59,23 @@ class KeypointAccuracy:
 
 @dataclass
 class KeypointMeasuring:
-    """PCK while results come in; it keeps distances, and COCO records for the similarity."""
+    """PCK while results come in; it keeps distances by every yardstick, and records for the similarity."""
 
     name: str
     dataset: CocoKeypoints
     images: MeasuredImages
     _distances: list[Distances] = field(default_factory=list, repr=False)
+    _by_yardstick: dict[str, list[Distances]] = field(default_factory=dict, repr=False)
     _records: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     def add(self, index: int, result: Result) -> None:
         """See `Measuring.add`; DatasetError too where people have another number of points."""
         image, found, distances = measured_people(self.dataset, self.images, index, result)
         self._distances.append(distances)
+        people = self.dataset.people(index)
+        pixels = distances * np.array([max(one.bbox[2:]) for one in people]).reshape(-1, 1)
+        for name, lengths in yardsticks(people, self.dataset.layout).items():
+            self._by_yardstick.setdefault(name, []).append(pixels / lengths[:, None])
         if self.dataset.layout.sigmas:
             self._records += found.records(image.id)
 
@@ -80,8 +86,16 @@ class KeypointMeasuring:
         parts = {f"PCK@{share}": within(every, share) for share in OTHER_SHARES}
         if layout.sigmas:
             parts["OKS AP"] = oks_ap(self.dataset, self._records, chosen)
+        for name, errors in self._by_yardstick.items():
+            parts[name] = self._judged(name, np.concatenate(errors))
         parts |= {name: within(every[:, index], SHARE) for index, name in enumerate(layout.names)}
         return Measured(self.name, within(every, SHARE), parts, len(chosen))
+
+    def _judged(self, name: str, errors: Distances) -> float:
+        if name != PCKH:
+            return mean_error(errors)
+        counted = [name not in NOT_JUDGED for name in self.dataset.layout.names]
+        return within(errors[:, counted], PCKH_SHARE)
 
 
 def measured_people(
