@@ -8,6 +8,7 @@ from edgewise.models.families.centernet import family as centernet
 from edgewise.models.families.coordinate_regression import family as coordinate_regression
 from edgewise.models.families.densepose import family as densepose
 from edgewise.models.families.family import ModelEntry
+from edgewise.models.families.heatmap_pose import hrnet, hrnet_face, simple_baseline
 from edgewise.models.families.hourglass import family as hourglass
 from edgewise.models.families.rcnn import faster_rcnn, keypoint_rcnn, mask_rcnn
 from edgewise.models.families.retinanet import family as retinanet
@@ -28,6 +29,9 @@ _FOLDERS = (
     keypoint_rcnn,
     densepose,
     coordinate_regression,
+    simple_baseline,
+    hrnet,
+    hrnet_face,
 )
 
 FAMILIES = tuple(folder.FAMILY for folder in _FOLDERS)

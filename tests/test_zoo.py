@@ -36,6 +36,17 @@ WITHOUT_A_ROW = (
     "mobilenetv2-gdconv",
     "deeppose-tiny",
     "pfld-tiny",
+    "pose-resnet50-256x192",
+    "pose-resnet50-384x288",
+    "simple-baseline-tiny",
+    "hrnet-w32-256x192",
+    "hrnet-w32-384x288",
+    "hrnet-w48-256x192",
+    "hrnet-w48-384x288",
+    "hrnet-w32-256x192-dark",
+    "hrnet-w32-384x288-dark",
+    "hrnet-w48-384x288-dark",
+    "hrnet-w18-face",
 )
 """Models that `make zoo` has not gone through yet; `docs/zoo.md` points here."""
 

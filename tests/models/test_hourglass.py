@@ -13,18 +13,16 @@ from edgewise.models import registry
 from edgewise.models.checkpoints.upstream import import_checkpoint
 from edgewise.models.data.labels import COCO_THINGS, MPII_PEOPLE
 from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.heatmap_targets import Centre, TargetConfig, target_heatmaps
 from edgewise.models.families.hourglass.config import (
     MICRO,
-    Centre,
     HourglassConfig,
     LossConfig,
     StackReduction,
-    TargetConfig,
     princeton,
 )
 from edgewise.models.families.hourglass.losses import losses
 from edgewise.models.families.hourglass.network import Hourglass, Residual, StackedHourglass
-from edgewise.models.families.hourglass.targets import target_heatmaps
 from edgewise.models.tasks.keypoints.targets import KeypointTargets
 from edgewise.runtime.system.errors import CheckpointError, ModelError
 
@@ -282,7 +280,7 @@ person = st.lists(st.tuples(coordinate, coordinate, st.sampled_from([0.0, 1.0, 2
 )
 def test_targets_are_those_of_the_rule(people, sigma, centre, radius):
     size, config = (8, 12), TargetConfig(sigma=sigma, centre=centre, radius=radius)
-    maps, weights = target_heatmaps([points(*rows) for rows in people], size, config)
+    maps, weights = target_heatmaps([points(*rows) for rows in people], size, (32, 48), config)
     assert maps.shape == (len(people), 2, *size)
     for index, rows in enumerate(people):
         for number, (x, y, visibility) in enumerate(rows):
@@ -293,16 +291,16 @@ def test_targets_are_those_of_the_rule(people, sigma, centre, radius):
 
 
 def test_the_published_target_is_a_square_patch_with_its_peak_on_the_cell():
-    maps, _ = target_heatmaps([points((26.0, 18.5, 2))], (10, 12), TargetConfig())
+    maps, _ = target_heatmaps([points((26.0, 18.5, 2))], (10, 12), (40, 48), TargetConfig())
     assert maps[0, 0, 4, 6] == 1.0
     assert maps[0, 0].nonzero().tolist() == [[i, j] for i in range(1, 8) for j in range(3, 10)]
-    wide, _ = target_heatmaps([points((26.0, 18.5, 2))], (10, 12), princeton(2).targets)
+    wide, _ = target_heatmaps([points((26.0, 18.5, 2))], (10, 12), (40, 48), princeton(2).targets)
     assert int((wide > 0).sum()) == 9 * 9
 
 
 def test_a_subpixel_target_balances_on_the_point():
     config = TargetConfig(sigma=1.0, centre=Centre.SUBPIXEL, radius=None)
-    maps, _ = target_heatmaps([points((51.7, 41.2, 1))], (24, 24), config)
+    maps, _ = target_heatmaps([points((51.7, 41.2, 1))], (24, 24), (96, 96), config)
     mass = maps[0, 0] / maps[0, 0].sum()
     centres = (torch.arange(24) + 0.5) * 4
     assert float((mass.sum(dim=0) * centres).sum()) == pytest.approx(51.7, abs=1e-3)
@@ -310,7 +308,7 @@ def test_a_subpixel_target_balances_on_the_point():
 
 
 def test_an_unlabelled_point_may_hold_anything():
-    maps, weights = target_heatmaps([points((math.nan, math.inf, 0))], (8, 8), TargetConfig())
+    maps, weights = target_heatmaps([points((math.nan, math.inf, 0))], (8, 8), (32, 32), TargetConfig())
     assert torch.equal(maps, torch.zeros(1, 1, 8, 8))
     assert weights.item() == 0.0
 
@@ -340,7 +338,7 @@ def test_the_loss_is_half_the_mean_squared_error_of_each_stack(reduction):
     config = msgspec.structs.replace(MICRO, losses=LossConfig(weight=0.5, over_stacks=reduction))
     predicted = [torch.rand(2, 3, 8, 12) for _ in range(2)]
     people = [points((10, 10, 2), (20, 20, 1), (3, 5, 2)), points((1, 1, 2), (30, 9, 2), (40, 30, 1))]
-    wanted, _ = target_heatmaps(people, (8, 12), config.targets)
+    wanted, _ = target_heatmaps(people, (8, 12), (32, 48), config.targets)
     terms = losses(config, predicted, people)
     share = 0.5 if reduction is StackReduction.MEAN else 1.0
     for number, heatmaps in enumerate(predicted, start=1):
@@ -350,7 +348,7 @@ def test_the_loss_is_half_the_mean_squared_error_of_each_stack(reduction):
 
 def test_a_perfect_prediction_has_no_loss():
     people = [points((10, 10, 2), (20, 20, 1), (3, 5, 2))]
-    wanted, _ = target_heatmaps(people, MICRO.heatmap_size, MICRO.targets)
+    wanted, _ = target_heatmaps(people, MICRO.heatmap_size, MICRO.input_size, MICRO.targets)
     assert all(float(term) == 0.0 for term in losses(MICRO, [wanted, wanted], people).values())
 
 

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from edgewise.models.families.config import Config, Positive
+from edgewise.models.families.heatmap_targets import Centre, TargetConfig
 from edgewise.models.layers.image_input import ImageInput
 from edgewise.runtime.contract.parts import PositiveInt
 from edgewise.runtime.contract.postprocessing import HeatmapDecoding
@@ -16,24 +17,6 @@ from edgewise.runtime.contract.preprocessing import ColourOrder, CropCorners
 
 STRIDE = 4
 """Network pixels a heatmap cell, along either axis: a convolution of stride 2, then a pooling."""
-
-
-class Centre(enum.Enum):
-    """Where a target's Gaussian is centred."""
-
-    CELL = "cell"
-    """On the centre of the cell that holds the point (the published rule)."""
-    SUBPIXEL = "subpixel"
-    """On the point itself, so that nothing is lost to rounding (DARK)."""
-
-
-class TargetConfig(Config, frozen=True):
-    """A Gaussian of peak 1 for each labelled point, in heatmap cells."""
-
-    sigma: Positive = 1.0
-    centre: Centre = Centre.CELL
-    radius: PositiveInt | None = 3
-    """Cells further than this from the cell of the point, along either axis, are 0; None: no such limit."""
 
 
 class StackReduction(enum.Enum):

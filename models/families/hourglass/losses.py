@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from edgewise.models.families.heatmap_targets import target_heatmaps
 from edgewise.models.families.hourglass.config import HourglassConfig, StackReduction
-from edgewise.models.families.hourglass.targets import target_heatmaps
 from edgewise.models.tasks.keypoints.targets import KeypointTargets
 
 
@@ -24,7 +24,7 @@ def losses(
         predicted: Heatmaps float32 [N, K, h, w] of every stack.
         targets: One for each crop, in network pixels.
     """
-    wanted, weights = target_heatmaps(targets, config.heatmap_size, config.targets)
+    wanted, weights = target_heatmaps(targets, config.heatmap_size, config.input_size, config.targets)
     factor = config.losses.weight
     if config.losses.over_stacks is StackReduction.MEAN:
         factor /= len(predicted)
