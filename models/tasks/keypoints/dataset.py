@@ -5,13 +5,11 @@ COCO counts keypoints in whole pixels; here they are continuous, at the centre o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,87 +17,27 @@ from numpy.typing import NDArray
 from edgewise.models.data.annotated_images import AnnotatedImages
 from edgewise.models.data.augment import Augmentation, swapped
 from edgewise.models.data.coco_file import (
-    FARTHEST,
-    Box,
-    CocoCategory,
-    CocoImage,
-    annotation_file,
     by_image,
     corners,
     image_folder,
-    object_faults,
-    read_file,
-    refuse_faults,
-    refuse_lists,
     refuse_missing,
 )
 from edgewise.models.data.example import Image
 from edgewise.models.data.images import ImageFiles
-from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.tasks.keypoints.annotations import CocoPerson
 from edgewise.models.tasks.keypoints.augment_crop import vary_crop
+from edgewise.models.tasks.keypoints.reading import read_people
 from edgewise.models.tasks.keypoints.targets import KeypointTargets
-from edgewise.runtime.contract.manifest import ClassLabel, KeypointLayout
-from edgewise.runtime.contract.parts import Id
+from edgewise.runtime.contract.manifest import KeypointLayout
 from edgewise.runtime.contract.preprocessing import AffineCrop, Preprocess, SquareCrop
-from edgewise.runtime.frames.coco import Flag
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.preprocessing import crop_geometry, crop_source
 from edgewise.runtime.kinds.keypoints.result import Keypoints
-from edgewise.runtime.kinds.keypoints.sides import flip_pairs, without_partner, without_side
+from edgewise.runtime.kinds.keypoints.sides import without_partner
 from edgewise.runtime.system.errors import DatasetError
 
 PIXEL_CENTRE = 0.5
 """From COCO's index of a pixel to its centre in continuous coordinates."""
-_HINT = "give a COCO keypoint file, or a folder with keypoints.json and images/"
-_SIGMAS = {
-    "nose": 0.026,
-    "eye": 0.025,
-    "ear": 0.035,
-    "shoulder": 0.079,
-    "elbow": 0.072,
-    "wrist": 0.062,
-    "hip": 0.107,
-    "knee": 0.087,
-    "ankle": 0.089,
-}
-"""COCO's constants of the object keypoint similarity, by the name without its side."""
-
-
-class CocoPerson(msgspec.Struct, frozen=True):
-    """A person of a keypoint file; `keypoints` are x, y, visibility, one after another.
-
-    `head_size` is the length in pixels that PCKh measures by, where the file states one (MPII).
-    """
-
-    id: Id
-    image_id: Id
-    category_id: Id
-    bbox: Box
-    keypoints: list[float]
-    area: float | None = None
-    iscrowd: Flag = 0
-    head_size: float | None = None
-
-    @property
-    def points(self) -> NDArray[np.float64]:
-        """float64 [k, 3], x, y (pixel indices) and visibility (0 unlabelled, 1 hidden, 2 visible)."""
-        return np.array(self.keypoints, np.float64).reshape(-1, 3)
-
-    @property
-    def extent(self) -> float:
-        """The area that the similarity of keypoints is measured by; the box's where the file states none."""
-        return self.bbox[2] * self.bbox[3] if self.area is None else self.area
-
-    @property
-    def usable(self) -> bool:
-        """Whether there is a box to look at and a labelled point to learn or to measure."""
-        return not self.iscrowd and self.bbox[2] > 0 and self.bbox[3] > 0 and any(self.keypoints[2::3])
-
-
-class _File(msgspec.Struct, frozen=True):
-    images: list[CocoImage]
-    annotations: list[CocoPerson]
-    categories: list[CocoCategory]
 
 
 @dataclass
@@ -122,7 +60,8 @@ class CocoKeypoints(AnnotatedImages):
         """Read and check the annotations.
 
         Args:
-            data: A COCO keypoint file, or a folder that holds `keypoints.json` and `images/`.
+            data: A COCO keypoint file, or a folder that holds `keypoints.json` and `images/`; or another form
+                of file that `reading.py` knows.
             images: The image folder; by default `images/` beside the annotation file, or its own folder.
             keep: Keep decoded images in memory (up to 3 GiB), for training over many epochs.
 
@@ -131,22 +70,15 @@ class CocoKeypoints(AnnotatedImages):
                 that name an unknown image or category or have an impossible box or odd keypoints (all of them
                 at once), no images, or an image file that is missing.
         """
-        json = annotation_file(data, cls.file_name)
-        file = read_file(json, _File, "keypoint", _HINT)
-        refuse_lists(file.images, file.categories, json)
-        category = _only_category(file.categories, {one.category_id for one in file.annotations}, json)
-        layout = _layout(category, json)
-        listed = {image.id for image in file.images}
-        faults = object_faults(file.annotations, listed, (category.id,))
-        refuse_faults([*faults, *_point_faults(file.annotations, len(layout.names))], json)
-        people = by_image(file.images, file.annotations)
-        folder = image_folder(json, images)
-        refuse_missing([image.file_name for image in file.images], folder)
-        everybody = tuple(tuple(people[image.id]) for image in file.images)
+        found = read_people(data, images, cls.file_name)
+        people = by_image(found.images, found.people)
+        folder = image_folder(found.file, images)
+        refuse_missing([image.file_name for image in found.images], folder)
+        everybody = tuple(tuple(people[image.id]) for image in found.images)
         return cls(
-            json,
-            ImageFiles(folder, tuple(file.images), keep),
-            Vocabulary((ClassLabel(id=category.id, name=category.name),), layout),
+            found.file,
+            ImageFiles(folder, found.images, keep),
+            found.vocabulary,
             everybody,
             tuple((index, one) for index, persons in enumerate(everybody) for one in persons if one.usable),
         )
@@ -249,46 +181,3 @@ class CocoKeypoints(AnnotatedImages):
 
     def _no_points(self) -> NDArray[np.float64]:
         return np.zeros((0, len(self.layout.names), 3), np.float64)
-
-
-def _only_category(listed: list[CocoCategory], used: set[int], json: Path) -> CocoCategory:
-    """The category that has keypoints; others may stand there where no annotation names them."""
-    categories = [one for one in listed if one.keypoints or one.id in used] or listed
-    if len(categories) != 1 or not categories[0].keypoints:
-        raise DatasetError(
-            f"a keypoint dataset describes one category by its keypoints; the file lists {len(categories)}, "
-            f"{sum(bool(category.keypoints) for category in categories)} of them with keypoints",
-            where=str(json),
-            hint=_HINT,
-        )
-    return categories[0]
-
-
-def _layout(category: CocoCategory, json: Path) -> KeypointLayout:
-    """Flip pairs by the sides in the names; similarity constants where all names are COCO's."""
-    names = category.keypoints
-    if len(set(names)) != len(names):
-        raise DatasetError("two keypoints have the same name", where=str(json), hint="correct the category")
-    limbs = tuple((start - 1, end - 1) for start, end in category.skeleton)
-    if any(not (0 <= start < len(names) and 0 <= end < len(names)) for start, end in limbs):
-        raise DatasetError(
-            "the skeleton names a keypoint that there is not",
-            where=str(json),
-            hint="count the keypoints of the skeleton from 1",
-        )
-    bare = [without_side(name) for name in names]
-    sigmas = tuple(_SIGMAS[name] for name in bare) if all(name in _SIGMAS for name in bare) else ()
-    return KeypointLayout(names=names, flip_pairs=flip_pairs(names), limbs=limbs, sigmas=sigmas)
-
-
-def _point_faults(people: list[CocoPerson], count: int) -> Iterator[str]:
-    """What is wrong with the keypoints of people."""
-    for one in people:
-        if len(one.keypoints) != 3 * count:
-            yield f"annotation {one.id} has {len(one.keypoints)} numbers for {count} keypoints"
-        elif not all(abs(number) <= FARTHEST for number in one.keypoints):
-            yield f"annotation {one.id} has a keypoint that is not in or near any image"
-        elif not set(one.keypoints[2::3]) <= {0, 1, 2}:
-            yield f"annotation {one.id} has a visibility other than 0, 1 and 2"
-        if one.head_size is not None and not 0 < one.head_size <= FARTHEST:
-            yield f"annotation {one.id} has the impossible head size {one.head_size}"

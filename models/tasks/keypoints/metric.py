@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from edgewise.models.data.coco_file import CocoImage, corners
 from edgewise.models.data.dataset import Dataset
-from edgewise.models.tasks.keypoints.dataset import PIXEL_CENTRE, CocoKeypoints, CocoPerson
+from edgewise.models.tasks.keypoints.annotations import CocoPerson
+from edgewise.models.tasks.keypoints.dataset import PIXEL_CENTRE, CocoKeypoints
 from edgewise.models.tasks.keypoints.yardsticks import NOT_JUDGED, PCKH, PCKH_SHARE, mean_error, yardsticks
 from edgewise.models.tasks.measured_images import MeasuredImages
 from edgewise.models.tasks.task import Measured

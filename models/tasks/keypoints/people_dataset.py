@@ -13,7 +13,8 @@ from edgewise.models.data.coco_file import corners
 from edgewise.models.data.example import Example, Image
 from edgewise.models.data.instance_targets import InstanceTargets
 from edgewise.models.data.network_input import to_network
-from edgewise.models.tasks.keypoints.dataset import PIXEL_CENTRE, CocoKeypoints, CocoPerson
+from edgewise.models.tasks.keypoints.annotations import CocoPerson
+from edgewise.models.tasks.keypoints.dataset import PIXEL_CENTRE, CocoKeypoints
 from edgewise.runtime.contract.preprocessing import Preprocess
 
 

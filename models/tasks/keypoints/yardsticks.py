@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.models.tasks.keypoints.dataset import CocoPerson
+from edgewise.models.tasks.keypoints.annotations import CocoPerson
 from edgewise.runtime.contract.manifest import KeypointLayout
 
 OUTER_CORNERS = "right_eye_1", "left_eye_1"
