@@ -172,19 +172,31 @@ def models(
     console.print(table)
 
 
+class SceneKind(enum.StrEnum):
+    """What synthetic scenes show."""
+
+    THINGS = "things"
+    FACES = "faces"
+
+
 @app.command()
 def scenes(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the dataset goes.")],
     count: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Series; different seeds share no scene.")] = 0,
     size: Annotated[int, typer.Option(min=64, max=4096, help="Side in pixels.")] = 256,
+    of: Annotated[SceneKind, typer.Option(help="Things of six classes, or faces with 98 landmarks.")] = (
+        SceneKind.THINGS
+    ),
     force: ForceOption = False,
 ) -> None:
     """Write synthetic scenes as COCO instance, panoptic and keypoint datasets."""
     with needs("scenes"):
         from edgewise.models.scenes.dataset import write_dataset
+        from edgewise.models.scenes.face_dataset import write_face_dataset
 
-        path = write_dataset(folder, count, seed, size, replace=force, progress=True)
+        write = {SceneKind.THINGS: write_dataset, SceneKind.FACES: write_face_dataset}[of]
+        path = write(folder, count, seed, size, replace=force, progress=True)
     say(f"wrote {count} scenes to {path}")
 
 

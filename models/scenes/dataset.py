@@ -71,17 +71,7 @@ def write_dataset(
         DatasetError: An argument out of its range.
         EdgewiseError: The folder exists and is not empty.
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    if count < 1:
-        raise DatasetError(f"cannot write {count} scenes", where="--count", hint="ask for at least 1")
-    if seed < 0:
-        raise DatasetError(f"the seed {seed} is negative", where="--seed", hint="use 0 or a positive number")
-    if not all(_SMALLEST_SIDE <= side <= _LARGEST_SIDE for side in (height, width)):
-        raise DatasetError(
-            f"cannot render scenes of {height}x{width} pixels",
-            where="--size",
-            hint=f"use sides from {_SMALLEST_SIDE} to {_LARGEST_SIDE}",
-        )
+    height, width = series_size(count, seed, size)
     info = {
         "description": "edgewise synthetic scenes",
         "version": "1",
@@ -97,11 +87,11 @@ def write_dataset(
     with staged_folder(folder, replace=replace) as staged:
         (staged / IMAGE_FOLDER).mkdir()
         (staged / PANOPTIC_FOLDER).mkdir()
-        for index in _counted(range(count), shown=progress):
+        for index in counted(range(count), shown=progress):
             scene = render_scene(seed, index, (height, width))
             name = f"{index:06d}.png"
             images.append({"id": index, "file_name": name, "height": height, "width": width})
-            _write_png(staged / IMAGE_FOLDER / name, scene.image)
+            write_png(staged / IMAGE_FOLDER / name, scene.image)
             for record in instance_records(scene, index, len(instances) + 1):
                 instances.append({key: record[key] for key in record if "keypoints" not in key})
                 if "keypoints" in record:
@@ -109,9 +99,9 @@ def write_dataset(
             surfaces += surface_records(scene, index, seed, len(surfaces) + 1)
             segments, record = panoptic_record(scene, index, name)
             panoptic.append(record)
-            _write_png(staged / PANOPTIC_FOLDER / name, segments)
+            write_png(staged / PANOPTIC_FOLDER / name, segments)
         things = [_category(label) for label in LABELS]
-        _write_json(
+        write_json(
             staged / INSTANCES_FILE,
             {"info": info, "images": images, "annotations": instances, "categories": things},
         )
@@ -120,20 +110,40 @@ def write_dataset(
             "keypoints": list(KEYPOINT_NAMES),
             "skeleton": [[start + 1, end + 1] for start, end in KEYPOINTS.limbs],
         }
-        _write_json(
+        write_json(
             staged / KEYPOINTS_FILE,
             {"info": info, "images": images, "annotations": keypoints, "categories": [person]},
         )
-        _write_json(
+        write_json(
             staged / SURFACE_FILE,
             {"info": info, "images": images, "annotations": surfaces, "categories": things[:1]},
         )
         both = [_category(label) for label in (*LABELS, *STUFF_LABELS)]
-        _write_json(
+        write_json(
             staged / PANOPTIC_FILE,
             {"info": info, "images": images, "annotations": panoptic, "categories": both},
         )
     return folder
+
+
+def series_size(count: int, seed: int, size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the scenes that are asked for.
+
+    Raises:
+        DatasetError: An argument out of its range.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if count < 1:
+        raise DatasetError(f"cannot write {count} scenes", where="--count", hint="ask for at least 1")
+    if seed < 0:
+        raise DatasetError(f"the seed {seed} is negative", where="--seed", hint="use 0 or a positive number")
+    if not all(_SMALLEST_SIDE <= side <= _LARGEST_SIDE for side in (height, width)):
+        raise DatasetError(
+            f"cannot render scenes of {height}x{width} pixels",
+            where="--size",
+            hint=f"use sides from {_SMALLEST_SIDE} to {_LARGEST_SIDE}",
+        )
+    return height, width
 
 
 def instance_records(scene: Scene, image_id: int, first_id: int) -> Iterator[Record]:
@@ -240,18 +250,18 @@ def _category(label: ClassLabel) -> Record:
     }
 
 
-def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
+def write_png(path: Path, image: NDArray[np.uint8]) -> None:
     encoded, data = cv2.imencode(".png", image, _PNG_LEVEL)
     if not encoded:
         raise DatasetError("OpenCV could not encode a PNG", where=path.name, hint="reinstall OpenCV")
     path.write_bytes(data.tobytes())
 
 
-def _write_json(path: Path, content: Record) -> None:
+def write_json(path: Path, content: Record) -> None:
     write_text(path, json.dumps(content, separators=(",", ":")) + "\n")
 
 
-def _counted(indices: range, *, shown: bool) -> Iterable[int]:
+def counted(indices: range, *, shown: bool) -> Iterable[int]:
     if not shown:
         return indices
     from rich.console import Console

@@ -79,11 +79,11 @@ def render_scene(seed: int, index: int, size: tuple[int, int] = (256, 256)) -> S
         sprite = _draw(rng, class_index, unit)
         for _ in range(PLACEMENT_TRIES):
             corner = _choose_place(rng, sprite, size, horizon)
-            if _try_place(sprite, corner, owners, visible, areas):
-                _blend(picture, sprite, corner, unit)
+            if try_place(sprite, corner, owners, visible, areas):
+                blend(picture, sprite, corner, unit)
                 placed.append((class_index, sprite, corner))
                 break
-    image = _expose(rng, picture)
+    image = expose(rng, picture)
     things = tuple(
         Thing(
             class_index,
@@ -115,7 +115,7 @@ def _choose_place(
     return round(top), round(uniform(rng, -0.2 * width, size[1] - 0.8 * width))
 
 
-def _try_place(
+def try_place(
     sprite: Sprite,
     corner: tuple[int, int],
     owners: NDArray[np.int16],
@@ -124,7 +124,7 @@ def _try_place(
 ) -> bool:
     """Take the sprite's pixels in `owners`, unless too little of it or of something behind would be seen."""
     mask = sprite.coverage >= 128
-    on_canvas, on_sprite = _overlap(mask.shape, corner, owners.shape)
+    on_canvas, on_sprite = overlap(mask.shape, corner, owners.shape)
     seen = mask[on_sprite]
     area, count = int(mask.sum()), int(seen.sum())
     if count < LEAST_VISIBLE * area:
@@ -145,7 +145,7 @@ def _try_place(
     return True
 
 
-def _overlap(
+def overlap(
     shape: tuple[int, ...], corner: tuple[int, int], canvas: tuple[int, ...]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """The canvas window that a sprite at `corner` covers, and the part of the sprite inside it."""
@@ -158,20 +158,20 @@ def _overlap(
     )
 
 
-def _blend(picture: NDArray[np.float32], sprite: Sprite, corner: tuple[int, int], unit: float) -> None:
+def blend(picture: NDArray[np.float32], sprite: Sprite, corner: tuple[int, int], unit: float) -> None:
     """Lay the sprite and its soft shadow over the picture."""
     offset, softness = max(1, round(3 * unit)), 2 * max(1, round(3 * unit)) + 1
     shadow = cv2.copyMakeBorder(sprite.coverage, *4 * [softness], cv2.BORDER_CONSTANT)
     shadow = cv2.blur(shadow, (softness, softness))
     place = (corner[0] - softness + offset, corner[1] - softness + offset)
-    window, part = _overlap(shadow.shape, place, picture.shape)
+    window, part = overlap(shadow.shape, place, picture.shape)
     picture[window] *= 1 - shadow[part][..., None].astype(np.float32) * np.float32(0.38 / 255)
-    window, part = _overlap(sprite.coverage.shape, corner, picture.shape)
+    window, part = overlap(sprite.coverage.shape, corner, picture.shape)
     share = sprite.coverage[part][..., None].astype(np.float32) / np.float32(255)
     picture[window] += (sprite.colour[part] - picture[window]) * share
 
 
-def _expose(rng: np.random.Generator, picture: NDArray[np.float32]) -> Image:
+def expose(rng: np.random.Generator, picture: NDArray[np.float32]) -> Image:
     """Exposure, colour cast and sensor noise."""
     gain = uniform(rng, 0.78, 1.12) * np.array([uniform(rng, 0.95, 1.05) for _ in range(3)], np.float32)
     picture = picture * gain.astype(np.float32)
@@ -198,7 +198,7 @@ def _seen_surface(
 ) -> NDArray[np.float64] | None:
     if sprite.parts is None or sprite.uv is None:
         return None
-    on_canvas, on_sprite = _overlap(sprite.parts.shape, corner, owners.shape)
+    on_canvas, on_sprite = overlap(sprite.parts.shape, corner, owners.shape)
     parts, uv = sprite.parts[on_sprite], sprite.uv[(slice(None), *on_sprite)]
     rows, columns = np.nonzero((owners[on_canvas] == owner) & (parts > 0))
     places = (columns + on_canvas[1].start, rows + on_canvas[0].start)

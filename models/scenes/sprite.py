@@ -60,14 +60,15 @@ def shape_sprite(rng: np.random.Generator, name: str, extent: float, unit: float
         cv2.fillPoly(fine, [np.round((outline - low) * FINENESS).astype(np.int32)], value)
     rim = 2 * max(1, round(0.8 * FINENESS * unit)) + 1
     inside = cv2.erode(fine, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (rim, rim)))
-    coverage, inside = _average_down(fine), _average_down(inside)
+    coverage, inside = average_down(fine), average_down(inside)
     paint = surface(rng, (height, width), unit) * shading((height, width))
     edge = paint * np.float32(0.42)
     share = inside[..., None].astype(np.float32) / np.float32(255)
     return Sprite(edge + (paint - edge) * share, coverage)
 
 
-def _average_down(fine: Image) -> Image:
+def average_down(fine: Image) -> Image:
+    """A canvas drawn `FINENESS` times finer, at its true size."""
     size = (fine.shape[1] // FINENESS, fine.shape[0] // FINENESS)
     return np.asarray(cv2.resize(fine, size, interpolation=cv2.INTER_AREA), np.uint8)
 
@@ -243,7 +244,7 @@ def figure_sprite(rng: np.random.Generator, stature: float, unit: float) -> Spri
         pen.bone([shoulder, elbow], 0.054, shirt)
         pen.shown = part_numbers(f"{side}_forearm")
         pen.dot(wrist, 0.03, skin, rim=True)
-    small = _average_down(canvas)
+    small = average_down(canvas)
     coverage = small[..., 3]
     # The fine canvas is black where nothing is drawn: undo its share in partly covered pixels.
     share = np.maximum(coverage, 1)[..., None].astype(np.float32) / np.float32(255)

@@ -200,7 +200,7 @@ def test_an_interrupted_dataset_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     def full_disk(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("edgewise.models.scenes.dataset._write_json", full_disk)
+    monkeypatch.setattr("edgewise.models.scenes.dataset.write_json", full_disk)
     with pytest.raises(OSError, match="no space"):
         write_dataset(tmp_path / "set", 2, 1, 64)
     assert list(tmp_path.iterdir()) == []
