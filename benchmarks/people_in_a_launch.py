@@ -2,7 +2,11 @@
 
     edgewise export hourglass-tiny.safetensors -o one.bundle
     edgewise export hourglass-tiny.safetensors -o twenty.bundle --batch 20
-    python benchmarks/people_in_a_launch.py twenty.bundle one.bundle [--people 20] [--precision fp32]
+    python -m benchmarks.people_in_a_launch twenty.bundle one.bundle [--people 20] [--precision fp32]
+
+or, of a model of the registry with seeded weights, exported here in both forms for FP32:
+
+    python -m benchmarks.people_in_a_launch --model hrnet-w32-256x192
 
 Both look at the same drawn frame with as many boxes. Rounds of the two take turns, and a ratio is that of the
 medians: of inference alone and of the whole frame, by the clock and by the processor time of all threads. The
@@ -14,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +27,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from benchmarks.zoo import seeded_checkpoint
+from edgewise.exporter.way.export import ExportOptions, export_checkpoint
+from edgewise.runtime.contract.manifest import Target
 from edgewise.runtime.engines.options import OnnxRuntimeOptions
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.sources import Frame
@@ -74,6 +82,15 @@ class Way:
         return made
 
 
+def exported(model: str, people: int, folder: Path) -> tuple[Path, Path]:
+    """Bundles of a registry model with seeded weights: of launches of so many people, and of one."""
+    checkpoint = seeded_checkpoint(model, folder / "seeded.safetensors")
+    batched, single = (folder / f"{looks}.bundle" for looks in (people, 1))
+    for path, looks in ((batched, people), (single, 1)):
+        export_checkpoint(checkpoint, path, ExportOptions(targets=(Target.ONNXRUNTIME,), batch=looks))
+    return batched, single
+
+
 def points_of(result: Result) -> np.ndarray:
     """float32 [people, points, 2]."""
     assert isinstance(result, Keypoints)
@@ -82,18 +99,27 @@ def points_of(result: Result) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("batched", type=Path)
-    parser.add_argument("single", type=Path)
+    parser.add_argument("bundles", type=Path, nargs="*", metavar="batched single")
+    parser.add_argument("--model")
     parser.add_argument("--people", type=int, default=20)
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
+    if len(options.bundles) != (0 if options.model else 2):
+        parser.error("give two bundles, or --model")
+    with tempfile.TemporaryDirectory() as folder:
+        batched, single = options.bundles or exported(options.model, options.people, Path(folder))
+        compare(batched, single, options)
+
+
+def compare(batched_path: Path, single_path: Path, options: argparse.Namespace) -> None:
+    """Time the two, and print what came of it."""
     frame, boxes = drawn(options.people)
     backend = OnnxRuntimeOptions(threads=options.threads)
     with (
-        Session.open(options.batched, backend=backend, precision=options.precision) as batched,
-        Session.open(options.single, backend=backend, precision=options.precision) as single,
+        Session.open(batched_path, backend=backend, precision=options.precision) as batched,
+        Session.open(single_path, backend=backend, precision=options.precision) as single,
     ):
         together, alone = Way("shared launches", batched), Way("one launch each", single)
         for _ in range(options.rounds):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgewise.models.layers.resnet import RESIDUAL_GAIN, Bottleneck
+from edgewise.models.layers.resnet import RESIDUAL_GAIN, BasicBlock, Bottleneck
 
 EXPANSION = 4
 
@@ -34,21 +34,6 @@ class HRNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """The last exchange gives all branches (HRNetV2), not the first one alone."""
     bilinear: bool = False
     """Coarser branches are enlarged bilinearly (HRNetV2 for faces), not by repeating."""
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch normalisation; ReLU after the sum with the input."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-
-    def forward(self, features: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(features)))
-        return F.relu(self.bn2(self.conv2(out)) + features)
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int, *, relu: bool = True) -> nn.Sequential:
@@ -87,7 +72,7 @@ class Exchange(nn.Module):
         super().__init__()
         self.bilinear = config.bilinear
         self.branches = nn.ModuleList(
-            nn.Sequential(*(BasicBlock(width) for _ in range(config.blocks))) for width in widths
+            nn.Sequential(*(BasicBlock(width, width, 1) for _ in range(config.blocks))) for width in widths
         )
         self.fuse_layers = nn.ModuleList(
             nn.ModuleDict(

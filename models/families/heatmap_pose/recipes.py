@@ -46,6 +46,6 @@ TINY = replace(
     recipe.TINY,
     learning_rate=3e-3,
     batch=32,
-    steps=3000,
+    steps=2000,
     augmentation=replace(recipe.TINY_COLOURS, rotation=30, rescale=0.3, shift=0.05),
 )

@@ -60,13 +60,14 @@ class SimpleBaseline(nn.Module):
 
 TINY = SimpleBaselineConfig(
     input_size=(128, 96),
-    backbone=ResNetConfig(depths=(2, 2, 2, 2), widths=(16, 32, 48, 64), expansion=2, stem_width=24),
-    deconvolution_width=56,
+    colour=ColourOrder.RGB,
+    backbone=ResNetConfig(depths=(2, 3, 3, 1), widths=(16, 32, 64, 80), expansion=2, stem_width=16),
+    deconvolution_width=36,
     conventions=DARK,
     targets=dark_targets(1.0),
     loss_weight=1000.0,
 )
-"""A toy of the same make for COCO's keypoints, with DARK's conventions."""
+"""A toy of the same make for COCO's keypoints: DARK's conventions, the backbone of `keypoint-rcnn-tiny`."""
 
 MICRO = SimpleBaselineConfig(
     input_size=(32, 64),
