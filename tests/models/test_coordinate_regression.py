@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+import edgewise.models
 from edgewise.models import registry
+from edgewise.models.checkpoints.checkpoint import load_checkpoint
 from edgewise.models.checkpoints.upstream import import_checkpoint
 from edgewise.models.data.face_labels import WFLW_FACE
 from edgewise.models.families.coordinate_regression.config import (
@@ -242,3 +244,14 @@ def test_points_begin_in_the_middle() -> None:
         with torch.inference_mode():
             found = module(torch.rand(2, 3, 64, 64)).numpy()
         np.testing.assert_allclose(found, 0.5, atol=0.2)
+
+
+def test_the_shipped_file_is_small_and_says_how_it_came_about() -> None:
+    path = Path(edgewise.models.__file__).parent / "pretrained" / "deeppose-tiny.safetensors"
+    assert path.stat().st_size <= 1_000_000
+    meta, _ = load_checkpoint(path)
+    assert meta.training_command.startswith("edgewise train deeppose-tiny --seed 1")
+    assert meta.metrics["pck"] >= 0.95
+    entry = registry.find("deeppose-tiny")
+    assert meta.entry().config == entry.config
+    assert meta.vocabulary.size == entry.vocabulary_size
