@@ -148,14 +148,18 @@ def try_place(
 def overlap(
     shape: tuple[int, ...], corner: tuple[int, int], canvas: tuple[int, ...]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The canvas window that a sprite at `corner` covers, and the part of the sprite inside it."""
-    (top, left), (height, width) = corner, shape[:2]
-    rows = slice(max(top, 0), min(top + height, canvas[0]))
-    columns = slice(max(left, 0), min(left + width, canvas[1]))
-    return (rows, columns), (
-        slice(rows.start - top, rows.stop - top),
-        slice(columns.start - left, columns.stop - left),
-    )
+    """The canvas window that a sprite at `corner` covers, and the part of the sprite inside it; both may be
+    empty."""
+    sides = [_shared(*side) for side in zip(shape[:2], corner, canvas[:2], strict=True)]
+    (rows, of_rows), (columns, of_columns) = sides
+    return (rows, columns), (of_rows, of_columns)
+
+
+def _shared(length: int, first: int, limit: int) -> tuple[slice, slice]:
+    """Along one axis: the canvas's pixels, and the sprite's that they show."""
+    start = min(max(first, 0), limit)
+    stop = max(start, min(first + length, limit))
+    return slice(start, stop), slice(start - first, stop - first)
 
 
 def blend(picture: NDArray[np.float32], sprite: Sprite, corner: tuple[int, int], unit: float) -> None:

@@ -14,7 +14,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from edgewise.models.scenes import KEYPOINTS, LABELS, STUFF_LABELS, render_scene, write_dataset
-from edgewise.models.scenes.scene import LEAST_VISIBLE, MOST_THINGS, Scene
+from edgewise.models.scenes.scene import LEAST_VISIBLE, MOST_THINGS, Scene, blend, overlap
+from edgewise.models.scenes.sprite import shape_sprite
+from edgewise.models.scenes.vocabulary import THING_NAMES
 from edgewise.runtime.system.errors import DatasetError, EdgewiseError
 
 SERIES = [render_scene(11, index) for index in range(60)]
@@ -205,3 +207,16 @@ def test_an_interrupted_dataset_leaves_nothing(tmp_path: Path, monkeypatch: pyte
         write_dataset(tmp_path / "set", 2, 1, 64)
     assert list(tmp_path.iterdir()) == []
     shutil.rmtree(tmp_path)
+
+
+def test_what_lies_outside_of_the_picture_is_laid_nowhere() -> None:
+    """On every side, and with a shadow that is not."""
+    rng = np.random.default_rng(2)
+    sprite = shape_sprite(rng, THING_NAMES[1], 20.0, 1.0)
+    height, width = sprite.coverage.shape
+    for corner in ((5, -width), (5, -width - 3), (-height - 9, 5), (5, 64), (48, 5), (99, -99)):
+        picture = np.full((48, 64, 3), 100, np.float32)
+        blend(picture, sprite, corner, 1.0)
+        window, part = overlap(sprite.coverage.shape, corner, picture.shape)
+        assert picture[window].size == sprite.colour[part].size == 0
+        assert picture.max() == 100
