@@ -21,6 +21,8 @@ WITHOUT_A_ROW = (
     "centernet-r101",
     "centernet-dla34",
     "centernet-tiny",
+    "cornernet-hg104",
+    "cornernet-tiny",
     "mask-rcnn-r50-v2",
     "mask-rcnn-r50-detectron2",
     "faster-rcnn-r50-v1",

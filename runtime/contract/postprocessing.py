@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast, get_args
 import msgspec
 from msgspec import Meta
 
-from edgewise.runtime.contract.parts import Fraction, Index, Part
+from edgewise.runtime.contract.parts import Fraction, Index, Part, PositiveInt
 
 if TYPE_CHECKING:
     from edgewise.runtime.contract.manifest import Manifest
@@ -62,6 +62,19 @@ class ResultKind(Part, Postprocess, frozen=True, kw_only=True, tag_field="kind")
     """Base of the structs: `Postprocess` as a part of a manifest."""
 
 
+class SoftSuppression(Part, frozen=True, kw_only=True):
+    """Soft-NMS with a Gaussian (Bodla et al., 2017), class by class, pixels counted inclusively.
+
+    The best box is taken, and what overlaps it by IoU loses the factor exp(-IoU^2 / sigma) of its score; what
+    falls below `least_score` is dropped. Then the next best, and so on.
+    """
+
+    sigma: Annotated[float, Meta(gt=0.0)] = 0.5
+    least_score: Fraction = 0.001
+    most: PositiveInt = 100
+    """Boxes of a frame that are kept."""
+
+
 class DetectedBoxes(ResultKind, frozen=True, kw_only=True, tag="detected-boxes"):
     """Fixed slots of box, score and class (RetinaNet, Faster R-CNN).
 
@@ -77,6 +90,8 @@ class DetectedBoxes(ResultKind, frozen=True, kw_only=True, tag="detected-boxes")
     """Slots with a score above this become boxes."""
     display_threshold: Fraction = 0.5
     """Overlays show boxes of at least this score."""
+    soft_suppression: SoftSuppression | None = None
+    """What the runtime does to boxes that overlap; by default the graph has done it."""
 
 
 class MaskRule(enum.Enum):

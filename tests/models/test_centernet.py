@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from edgewise.models.data.instance_targets import InstanceTargets
-from edgewise.models.families.centernet.config import CenternetConfig, LossConfig
-from edgewise.models.families.centernet.decoding import detect, peaks
-from edgewise.models.families.centernet.losses import losses, peak_loss
+from edgewise.models.families.centernet.config import CenternetConfig
+from edgewise.models.families.centernet.decoding import detect
+from edgewise.models.families.centernet.losses import losses
 from edgewise.models.families.centernet.network import Predictions
-from edgewise.models.families.centernet.targets import draw_peak, peak_radius, targets_of
+from edgewise.models.families.centernet.targets import targets_of
+from edgewise.models.layers.peaks import draw_peak, peak_loss, peak_radius, peaks
 
 
 def heads(seed: int, classes: int = 5, size: tuple[int, int] = (12, 16)) -> Predictions:
@@ -75,8 +76,8 @@ def test_the_radius_is_the_one_that_weights_were_trained_with(height: int, width
     second = (b + math.sqrt(b**2 - 16 * c)) / 2
     a, b, c = 4 * 0.7, -2 * 0.7 * (height + width), (0.7 - 1) * width * height
     third = (b + math.sqrt(b**2 - 4 * a * c)) / 2
-    assert peak_radius(height, width, 0.7) == pytest.approx(min(first, second, third), abs=1e-9)
-    assert int(peak_radius(height, width, 0.7)) == radius
+    assert peak_radius(height, width, 0.7, solved=False) == pytest.approx(min(first, second, third), abs=1e-9)
+    assert int(peak_radius(height, width, 0.7, solved=False)) == radius
 
 
 def test_a_peak_is_a_gaussian_that_the_radius_and_the_edge_cut_off() -> None:
@@ -138,7 +139,7 @@ def test_losses_are_the_published_ones() -> None:
 
 def test_without_things_only_what_was_found_wrongly_counts_and_undivided() -> None:
     logits = torch.zeros(1, 1, 3, 4)
-    assert float(peak_loss(logits, torch.zeros_like(logits), LossConfig())) == pytest.approx(
+    assert float(peak_loss(logits, torch.zeros_like(logits), 2.0, 4.0)) == pytest.approx(
         12 * 0.25 * math.log(2), rel=1e-6
     )
 

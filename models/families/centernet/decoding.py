@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from edgewise.models.families.centernet.config import STRIDE
 from edgewise.models.families.centernet.network import Predictions
+from edgewise.models.layers.peaks import peaks
 from edgewise.models.layers.rows import rows
 from edgewise.models.layers.slots import filled
 
@@ -27,29 +27,6 @@ class Detections(NamedTuple):
     """float32 [N, K]."""
     classes: Tensor
     """int64 [N, K], 0-based."""
-
-
-class Peaks(NamedTuple):
-    """The best K peaks of N images."""
-
-    scores: Tensor
-    """float32 [N, K], falling; 0 where there are no more."""
-    classes: Tensor
-    """int64 [N, K]."""
-    cells: Tensor
-    """int64 [N, K], row * w + column."""
-
-
-def peaks(logits: Tensor, count: int) -> Peaks:
-    """The best `count` peaks of heatmaps float32 [N, C, h, w], fewer where there are fewer cells."""
-    score = torch.sigmoid(logits)
-    highest = F.max_pool2d(score, 3, 1, 1)
-    score = score * (score == highest).to(score.dtype)
-    cells = score.shape[2] * score.shape[3]
-    of_class, places = score.flatten(2).topk(min(count, cells), dim=2)
-    best, place = of_class.flatten(1).topk(min(count, of_class.shape[1] * of_class.shape[2]), dim=1)
-    classes = torch.div(place, of_class.shape[2], rounding_mode="floor")
-    return Peaks(best, classes, rows(places.flatten(1)[..., None], place)[..., 0])
 
 
 def detect(predictions: Predictions, slots: int) -> Detections:

@@ -1,0 +1,107 @@
+"""CornerNet as the registry sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from edgewise.models.data.instance_targets import InstanceTargets
+from edgewise.models.data.vocabulary import Vocabulary
+from edgewise.models.families.cornernet import recipes
+from edgewise.models.families.cornernet.config import HOURGLASS104, MICRO, TINY, CornernetConfig
+from edgewise.models.families.cornernet.deploy import CornernetDeploy
+from edgewise.models.families.cornernet.layouts import LAYOUTS
+from edgewise.models.families.cornernet.losses import losses
+from edgewise.models.families.cornernet.network import Cornernet, Predictions
+from edgewise.models.families.draft import draft_manifest
+from edgewise.models.families.family import Family, ModelEntry, Named, PublishedFigure
+from edgewise.models.families.tensors import class_tensor, float_tensor, frame_tensor
+from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance, TensorSpec
+from edgewise.runtime.contract.postprocessing import DetectedBoxes, SoftSuppression
+from edgewise.runtime.contract.preprocessing import CentredFrame
+
+_CORNERS = (("tl", "upper left"), ("br", "lower right"))
+
+
+def loss(
+    config: CornernetConfig, module: Cornernet, images: Tensor, targets: Sequence[InstanceTargets]
+) -> dict[str, Tensor]:
+    """Loss terms of normalised images float32 [N, 3, H, W]."""
+    return losses(config, module(images), targets)
+
+
+def manifest(name: str, config: CornernetConfig, vocabulary: Vocabulary, provenance: Provenance) -> Manifest:
+    """The draft of a bundle's manifest; export adds files, precisions, calibration, goldens and budgets."""
+    image = frame_tensor(config.input_size)
+    return draft_manifest(
+        name,
+        vocabulary,
+        provenance,
+        Graph(inputs=(image,), outputs=_outputs(config), probes=_probes(config)),
+        preprocessing(config),
+        DetectedBoxes(soft_suppression=SoftSuppression()),
+    )
+
+
+def preprocessing(config: CornernetConfig) -> CentredFrame:
+    """The published rule: the frame in the middle, black around it."""
+    return CentredFrame(size=config.input_size, keep_size=config.keep_size)
+
+
+def raw_heads(stacks: Sequence[Predictions]) -> dict[str, Tensor]:
+    """The graph's probes: the maps of the last hourglass."""
+    return {
+        f"{name}_{field}": value
+        for (name, _), corners in zip(_CORNERS, stacks[-1], strict=True)
+        for field, value in corners._asdict().items()
+    }
+
+
+def _outputs(config: CornernetConfig) -> tuple[TensorSpec, ...]:
+    slots = config.decoding.slots
+    return (
+        float_tensor("boxes", (1, slots, 4), "x1, y1, x2, y2 in input pixels, corner convention"),
+        float_tensor("scores", (1, slots), "falling; 0 marks an empty slot", (0.0, 1.0)),
+        class_tensor(slots, config.class_count),
+    )
+
+
+def _probes(config: CornernetConfig) -> tuple[TensorSpec, ...]:
+    rows, columns = config.map_size
+    return tuple(
+        float_tensor(f"{name}_{field}", (1, channels, rows, columns), meaning.format(words))
+        for name, words in _CORNERS
+        for field, channels, meaning in (
+            ("heat", config.class_count, "logits of {} corners"),
+            ("tag", 1, "embeddings of {} corners"),
+            ("offset", 2, "x, y of {} corners within their cells"),
+        )
+    )
+
+
+FAMILY = Family(
+    name="cornernet",
+    task="boxes",
+    micro=MICRO,
+    named=Named("CornerNet finds things", things="class_count"),
+    build=Cornernet,
+    loss=loss,
+    deploy=CornernetDeploy,
+    preprocessing=preprocessing,
+    manifest=manifest,
+    raw_heads=raw_heads,
+    layouts=LAYOUTS,
+)
+
+ENTRIES = (
+    ModelEntry(
+        "cornernet-hg104",
+        FAMILY,
+        HOURGLASS104,
+        recipes.COCO,
+        "BSD-3-Clause",
+        (PublishedFigure("box AP", 0.405, "COCO test-dev", "one scale, own size, flip test"),),
+    ),
+    ModelEntry("cornernet-tiny", FAMILY, TINY, recipes.TINY),
+)
