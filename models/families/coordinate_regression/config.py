@@ -202,7 +202,7 @@ TINY = RegressionConfig(
 """A toy of DeepPose for COCO's keypoints, on the backbone of the tiny detectors."""
 
 TINY_FACE = RegressionConfig(
-    network=PfldNetwork(channels=32, depths=(3, 4), scales=(16, 32, 64)),
+    network=PfldNetwork(channels=24, depths=(2, 4), scales=(16, 32, 64)),
     keypoint_count=98,
     input_size=(112, 112),
     box=AffineBox(padding=1.2),

@@ -107,5 +107,5 @@ ENTRIES = (
         (PublishedFigure(_NME, 0.0439, "300-W full set", "README of cunjian/pytorch_face_landmark"),),
     ),
     ModelEntry("deeppose-tiny", FAMILY, TINY, recipes.TINY),
-    ModelEntry("pfld-tiny", FAMILY, TINY_FACE, recipes.TINY),
+    ModelEntry("pfld-tiny", FAMILY, TINY_FACE, recipes.TINY_FACE),
 )

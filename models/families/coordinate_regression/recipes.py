@@ -40,3 +40,5 @@ TINY = replace(
     warmup=100,
     augmentation=replace(recipe.TINY_COLOURS, rotation=15, rescale=0.15, shift=0.03),
 )
+
+TINY_FACE = replace(TINY, steps=1600, augmentation=replace(TINY.augmentation, rotation=20, shift=0.05))
