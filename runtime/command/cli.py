@@ -159,6 +159,22 @@ def run(
             "announces; otherwise it is left out, counted and named.",
         ),
     ] = False,
+    smooth: Annotated[
+        bool,
+        typer.Option("--smooth", help="Smooth keypoints over a video or stream (One Euro filter)."),
+    ] = False,
+    smooth_cutoff: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-3, metavar="HZ", help="--smooth with this cutoff: less is smoother. 1 if left out."
+        ),
+    ] = None,
+    smooth_beta: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="--smooth with so many Hz more for each pixel a second. 0.007 if left out."
+        ),
+    ] = None,
     segment: Annotated[
         str,
         typer.Option(
@@ -177,10 +193,18 @@ def run(
     from edgewise.runtime.command.run import BoxRequest, RunRequest, run_source
     from edgewise.runtime.engines.options import engine_options
     from edgewise.runtime.frames.reading import Reading
+    from edgewise.runtime.results.kind import Smoothing
 
     looked_at = None
     if boxes is not None:
         looked_at = BoxRequest(boxes, boxes_precision or precision, boxes_class, boxes_threshold, most_boxes)
+    smoothing = None
+    if smooth or smooth_cutoff is not None or smooth_beta is not None:
+        usual = Smoothing()
+        smoothing = Smoothing(
+            usual.cutoff if smooth_cutoff is None else smooth_cutoff,
+            usual.beta if smooth_beta is None else smooth_beta,
+        )
     request = RunRequest(
         bundle=bundle,
         source=source,
@@ -197,6 +221,7 @@ def run(
         segment=_seconds(segment, output) if segment else None,
         force=force,
         reading=Reading(every, strict, every_frame, reconnect),
+        smoothing=smoothing,
     )
     run_source(request, console)
 

@@ -45,7 +45,7 @@ from edgewise.runtime.engines.options import EngineOptions
 from edgewise.runtime.frames.image_ids import ImageIds
 from edgewise.runtime.frames.reading import Losses, Reading
 from edgewise.runtime.frames.sources import Source, SourceKind, open_source
-from edgewise.runtime.results.kind import Sink
+from edgewise.runtime.results.kind import Sink, Smoothing
 from edgewise.runtime.results.result import Result, Scored, above, is_settled
 from edgewise.runtime.system.errors import SourceError
 from edgewise.runtime.system.interruption import deferred_interrupt
@@ -93,6 +93,7 @@ class RunRequest:
     segment: float | None
     force: bool
     reading: Reading
+    smoothing: Smoothing | None = None
 
 
 def run_source(request: RunRequest, console: Console) -> None:
@@ -105,6 +106,12 @@ def run_source(request: RunRequest, console: Console) -> None:
     bundle = Bundle.open(request.bundle)
     if request.boxes is not None:
         require_crops(bundle.manifest)
+    if request.smoothing is not None and kind_of(bundle.manifest).smoothing is None:
+        raise SourceError(
+            "the results of this model have no points to smooth",
+            where=bundle.manifest.name,
+            hint="leave --smooth out, or give a model of keypoints",
+        )
     boxes_of_file = _boxes_of_file(request.boxes, bundle.manifest)
     source = open_source(request.source, request.reading, _image_ids(request, boxes_of_file))
     if request.annotations is not None and source.kind is not SourceKind.IMAGES:
@@ -113,6 +120,12 @@ def run_source(request: RunRequest, console: Console) -> None:
             "frames of a video or stream are numbered by position, no annotation file names them",
             where=request.source,
             hint="leave --annotations out, or give a folder of images",
+        )
+    if request.smoothing is not None and source.kind is SourceKind.IMAGES:
+        raise SourceError(
+            "pictures of a folder do not follow one another, so their points are not smoothed",
+            where=request.source,
+            hint="leave --smooth out, or give a video, camera or stream",
         )
     names = _output_names(source, bundle.manifest, overlay=request.overlay, coco=request.coco)
     with (
@@ -219,6 +232,7 @@ def _run_frames(
     threshold, limit = request.threshold, request.limit
     shown = _shown_from(request, session.manifest)
     kind = kind_of(session.manifest)
+    smooth = kind.smoothing(request.smoothing) if kind.smoothing and request.smoothing else None
     live = source.kind is SourceKind.LIVE
     counts: Counter[str] = Counter()
     done = unsettled = 0
@@ -239,7 +253,8 @@ def _run_frames(
     try:
         with _progress(source.losses) as progress:
             task = progress.add_task(session.manifest.name, total=count)
-            for frame, result in stream:
+            for frame, found in stream:
+                result = found if smooth is None else smooth(found, frame.timestamp)
                 kept = result if threshold is None else above(result, threshold)
                 with deferred_interrupt():  # what is written is counted
                     if files is not None:

@@ -83,6 +83,21 @@ class SinkForm:
     open: Callable[[Sequence[Path], Manifest], Sink]
 
 
+@dataclass(frozen=True)
+class Smoothing:
+    """How strongly places are smoothed over time, by the One Euro filter's own names and defaults.
+
+    Attributes:
+        cutoff: Hz, of what does not move; less is smoother and later.
+        beta: Hz more for each pixel a second; more follows what is fast sooner.
+        derivative_cutoff: Hz, of the speed.
+    """
+
+    cutoff: float = 1.0
+    beta: float = 0.007
+    derivative_cutoff: float = 1.0
+
+
 def as_float_tensors(spec: Any, manifest: Manifest, outputs: Outputs) -> OutputRoles:
     """No slots and no maps: every output is a float tensor."""
     del spec, manifest, outputs
@@ -116,6 +131,8 @@ class Kind(Generic[SpecT, FoundT]):
         counts: What was seen from a score on, by name.
         extent: Title and values of a column with what tables say of each thing besides class, score and box.
         sinks: Files that only this kind writes.
+        smoothing: Makes a filter over time: called with every result of consecutive frames and the frame's
+            time in seconds, it gives the smoothed result. None where there is nothing to smooth.
     """
 
     spec: type[SpecT]
@@ -128,3 +145,4 @@ class Kind(Generic[SpecT, FoundT]):
     counts: Callable[[FoundT, float], Counter[str]] = classes_seen
     extent: Callable[[FoundT], tuple[str, list[str]]] | None = None
     sinks: tuple[SinkForm, ...] = ()
+    smoothing: Callable[[Smoothing], Callable[[FoundT, float], FoundT]] | None = None

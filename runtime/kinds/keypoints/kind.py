@@ -14,6 +14,7 @@ from edgewise.runtime.kinds.keypoints.boxed import decode_boxed
 from edgewise.runtime.kinds.keypoints.decode import decode_keypoints
 from edgewise.runtime.kinds.keypoints.regressed import decode_regressed
 from edgewise.runtime.kinds.keypoints.result import Keypoints
+from edgewise.runtime.kinds.keypoints.smoothing import PointSmoother
 from edgewise.runtime.pixels.geometry import Size
 from edgewise.runtime.results.kind import Kind, Likeness, Nouns, OutputRoles
 from edgewise.runtime.results.outputs import Outputs
@@ -133,6 +134,7 @@ HEATMAP_KEYPOINTS: Kind[HeatmapKeypoints, Keypoints] = Kind(
     alike=alike,
     mirrored=mirrored,
     extent=extent,
+    smoothing=PointSmoother,
 )
 
 REGRESSED_KEYPOINTS: Kind[RegressedKeypoints, Keypoints] = Kind(
@@ -143,6 +145,7 @@ REGRESSED_KEYPOINTS: Kind[RegressedKeypoints, Keypoints] = Kind(
     alike=alike,
     mirrored=mirrored,
     extent=extent,
+    smoothing=PointSmoother,
 )
 
 BOXED_KEYPOINTS: Kind[BoxedKeypoints, Keypoints] = Kind(
@@ -153,4 +156,5 @@ BOXED_KEYPOINTS: Kind[BoxedKeypoints, Keypoints] = Kind(
     alike=alike,
     compared=compared,
     extent=extent,
+    smoothing=PointSmoother,
 )
