@@ -12,6 +12,7 @@ from edgewise.models.families.family import ModelEntry
 from edgewise.models.families.heatmap_pose import hrnet, hrnet_face, simple_baseline
 from edgewise.models.families.hourglass import family as hourglass
 from edgewise.models.families.rcnn import faster_rcnn, keypoint_rcnn, mask_rcnn
+from edgewise.models.families.retinaface import family as retinaface
 from edgewise.models.families.retinanet import family as retinanet
 from edgewise.models.families.upsnet import family as upsnet
 from edgewise.models.families.yolact import family as yolact
@@ -34,6 +35,7 @@ _FOLDERS = (
     simple_baseline,
     hrnet,
     hrnet_face,
+    retinaface,
 )
 
 FAMILIES = tuple(folder.FAMILY for folder in _FOLDERS)

@@ -49,6 +49,10 @@ WITHOUT_A_ROW = (
     "hrnet-w32-384x288-dark",
     "hrnet-w48-384x288-dark",
     "hrnet-w18-face",
+    "retinaface-mnet025",
+    "retinaface-mnet025-relu",
+    "retinaface-r50",
+    "retinaface-tiny",
 )
 """Models that `make zoo` has not gone through yet; `docs/zoo.md` points here."""
 

@@ -80,6 +80,16 @@ WFLW_FACE = face_vocabulary(
     ),
 )
 
+FIVE_NAMES = ("right_eye", "left_eye", "nose", "right_mouth_corner", "left_mouth_corner")
+"""What face detectors mark (RetinaFace, MTCNN): middles of the eyes, tip of the nose, mouth's corners."""
+
+FIVE_OF_WFLW = tuple(
+    WFLW_NAMES.index(name)
+    for name in ("right_pupil", "left_pupil", "nose_bridge_4", "right_upper_lip_1", "left_upper_lip_1")
+)
+
+FIVE_FACE = face_vocabulary(FIVE_NAMES, ((0, 1), (0, 2), (1, 2), (2, 3), (2, 4), (3, 4)))
+
 IBUG_FACE = face_vocabulary(
     IBUG_NAMES,
     (

@@ -23,7 +23,7 @@ class Survivors(NamedTuple):
 
 def best_survivors(
     boxes: Tensor,
-    classes: Tensor,
+    classes: Tensor | None,
     scores: Tensor,
     slots: int,
     threshold: float,
@@ -36,7 +36,7 @@ def best_survivors(
 
     Args:
         boxes: float32 [N, k, 4], corner form.
-        classes: [N, k].
+        classes: [N, k]; None where there is one.
         scores: float32 [N, k], falling; what has 0 takes no part.
         slots: Fewer only where there are fewer candidates.
         threshold, rounds, plus_one: As in `greedy_nms`.

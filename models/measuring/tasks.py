@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from edgewise.models.tasks.boxes.row import BOXES
 from edgewise.models.tasks.instances.row import INSTANCES
-from edgewise.models.tasks.keypoints.row import KEYPOINTS, PEOPLE
+from edgewise.models.tasks.keypoints.row import FACES, KEYPOINTS, PEOPLE
 from edgewise.models.tasks.panoptic.row import PANOPTIC
 from edgewise.models.tasks.surface.row import SURFACE
 from edgewise.models.tasks.task import Task
 from edgewise.runtime.system.errors import DatasetError
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (BOXES, INSTANCES, PANOPTIC, KEYPOINTS, PEOPLE, SURFACE)
+    task.name: task for task in (BOXES, INSTANCES, PANOPTIC, KEYPOINTS, PEOPLE, FACES, SURFACE)
 }
 
 

@@ -334,6 +334,29 @@ class BoxedKeypoints(ResultKind, frozen=True, kw_only=True, tag="boxed-keypoints
         yield from _missing_keypoints(manifest)
 
 
+class BoxedPoints(ResultKind, frozen=True, kw_only=True, tag="boxed-points"):
+    """Fixed slots of box, score, class and the points themselves (RetinaFace).
+
+    Boxes are xyxy, `points` [1, S, K, 2] x and y, in network-input pixels; a score of 0 marks an empty slot.
+    The network does not say how sure it is of a point.
+    """
+
+    task: ClassVar[str] = "faces"
+    boxes: OutputName = "boxes"
+    scores: OutputName = "scores"
+    classes: OutputName = "classes"
+    points: OutputName = "points"
+    settled: OutputName | None = None
+    score_threshold: Fraction = 0.02
+    """Slots with a score above this become faces."""
+    display_threshold: Fraction = 0.6
+    """Overlays show faces of at least this score."""
+
+    def problems(self, manifest: Manifest) -> Iterable[str]:
+        yield from super().problems(manifest)
+        yield from _missing_keypoints(manifest)
+
+
 class ChartSurface(ResultKind, frozen=True, kw_only=True, tag="chart-surface"):
     """Fixed slots of box, score, class and maps over the box: parts of a body and their charts (DensePose).
 
@@ -382,6 +405,7 @@ for _spec in (
     HeatmapKeypoints,
     RegressedKeypoints,
     BoxedKeypoints,
+    BoxedPoints,
     ChartSurface,
 ):
     declare(_spec)

@@ -8,7 +8,12 @@ from edgewise.runtime.contract.manifest import Manifest
 from edgewise.runtime.contract.postprocessing import Postprocess, declare
 from edgewise.runtime.kinds.boxes.kind import DETECTED_BOXES
 from edgewise.runtime.kinds.instances.kind import PASTED_INSTANCES, PROTOTYPE_INSTANCES
-from edgewise.runtime.kinds.keypoints.kind import BOXED_KEYPOINTS, HEATMAP_KEYPOINTS, REGRESSED_KEYPOINTS
+from edgewise.runtime.kinds.keypoints.kind import (
+    BOXED_KEYPOINTS,
+    BOXED_POINTS,
+    HEATMAP_KEYPOINTS,
+    REGRESSED_KEYPOINTS,
+)
 from edgewise.runtime.kinds.panoptic.kind import PANOPTIC_FUSION, PANOPTIC_SEGMENTS
 from edgewise.runtime.kinds.surface.kind import CHART_SURFACE
 from edgewise.runtime.results.kind import Kind
@@ -25,6 +30,7 @@ KINDS: dict[type[Postprocess], Kind[Any, Any]] = {
         HEATMAP_KEYPOINTS,
         REGRESSED_KEYPOINTS,
         BOXED_KEYPOINTS,
+        BOXED_POINTS,
         CHART_SURFACE,
     )
 }

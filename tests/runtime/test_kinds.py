@@ -24,6 +24,7 @@ from edgewise.runtime.contract.bundle import Bundle
 from edgewise.runtime.contract.manifest import KeypointLayout, Manifest, Precision
 from edgewise.runtime.contract.postprocessing import (
     BoxedKeypoints,
+    BoxedPoints,
     ChartSurface,
     DetectedBoxes,
     HeatmapKeypoints,
@@ -144,6 +145,7 @@ EXAMPLES: dict[type[Postprocess], tuple[Postprocess, Scored]] = {
     HeatmapKeypoints: (HeatmapKeypoints(), keypoints()),
     RegressedKeypoints: (RegressedKeypoints(), keypoints()),
     BoxedKeypoints: (BoxedKeypoints(point_threshold=0.2), keypoints()),
+    BoxedPoints: (BoxedPoints(), keypoints()),
     ChartSurface: (ChartSurface(parts=2), surface()),
 }
 SEEN_FROM_HALF = {

@@ -9,8 +9,14 @@ import numpy as np
 
 from edgewise.runtime.contract.manifest import Manifest
 from edgewise.runtime.contract.parts import Coordinate
-from edgewise.runtime.contract.postprocessing import BoxedKeypoints, HeatmapKeypoints, RegressedKeypoints
+from edgewise.runtime.contract.postprocessing import (
+    BoxedKeypoints,
+    BoxedPoints,
+    HeatmapKeypoints,
+    RegressedKeypoints,
+)
 from edgewise.runtime.kinds.keypoints.boxed import decode_boxed
+from edgewise.runtime.kinds.keypoints.boxed_points import decode_boxed_points
 from edgewise.runtime.kinds.keypoints.decode import decode_keypoints
 from edgewise.runtime.kinds.keypoints.regressed import decode_regressed
 from edgewise.runtime.kinds.keypoints.result import Keypoints
@@ -50,8 +56,15 @@ def read_boxed(
     return read_people(spec, spec.point_threshold, manifest, records, frame_size)
 
 
+def read_boxed_points(
+    spec: BoxedPoints, manifest: Manifest, records: Sequence[Record], frame_size: Size
+) -> Keypoints:
+    """`read_people` whose points have no score of their own."""
+    return read_people(spec, 0.0, manifest, records, frame_size)
+
+
 def read_people(
-    spec: HeatmapKeypoints | RegressedKeypoints | BoxedKeypoints,
+    spec: HeatmapKeypoints | RegressedKeypoints | BoxedKeypoints | BoxedPoints,
     point_threshold: float,
     manifest: Manifest,
     records: Sequence[Record],
@@ -113,7 +126,7 @@ def mirrored(spec: HeatmapKeypoints | RegressedKeypoints) -> bool:
     return spec.flip_test
 
 
-def compared(spec: BoxedKeypoints, manifest: Manifest, outputs: Outputs) -> OutputRoles:
+def compared(spec: BoxedKeypoints | BoxedPoints, manifest: Manifest, outputs: Outputs) -> OutputRoles:
     """Boxes lie in sorted slots."""
     del manifest, outputs
     return OutputRoles(slots=spec.scores)
@@ -157,4 +170,14 @@ BOXED_KEYPOINTS: Kind[BoxedKeypoints, Keypoints] = Kind(
     compared=compared,
     extent=extent,
     smoothing=PointSmoother,
+)
+
+BOXED_POINTS: Kind[BoxedPoints, Keypoints] = Kind(
+    spec=BoxedPoints,
+    nouns=Nouns("face", "faces", "OKS"),
+    decode=decode_boxed_points,
+    read=read_boxed_points,
+    alike=alike,
+    compared=compared,
+    extent=extent,
 )
