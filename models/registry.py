@@ -7,6 +7,7 @@ import difflib
 from edgewise.models.families.centernet import family as centernet
 from edgewise.models.families.coordinate_regression import family as coordinate_regression
 from edgewise.models.families.cornernet import family as cornernet
+from edgewise.models.families.cornernet import triplets as centernet_triplets
 from edgewise.models.families.densepose import family as densepose
 from edgewise.models.families.family import ModelEntry
 from edgewise.models.families.heatmap_pose import hrnet, hrnet_face, simple_baseline
@@ -27,6 +28,7 @@ _FOLDERS = (
     retinanet,
     centernet,
     cornernet,
+    centernet_triplets,
     mask_rcnn,
     faster_rcnn,
     keypoint_rcnn,

@@ -67,17 +67,17 @@ def peak_radius(height: float, width: float, overlap: float, *, solved: bool) ->
     return min(radii)
 
 
-def draw_peak(heat: Tensor, cell: tuple[int, int], radius: int) -> None:
-    """Raise a map [h, w] in place to a Gaussian around a cell (column, row).
+def draw_peak(heat: Tensor, cell: tuple[int, int], radius: int, sharpness: float = 6.0) -> None:
+    """Raise a map [h, w] in place to a Gaussian around a cell (column, row), cut off at the radius.
 
-    It is cut off at the radius, of which it has a third of its width.
+    Its sigma is the diameter, 2 radius + 1, by `sharpness`.
     """
     height, width = heat.shape
     column, row = cell
     columns = torch.arange(max(column - radius, 0), min(column + radius + 1, width), device=heat.device)
     rows = torch.arange(max(row - radius, 0), min(row + radius + 1, height), device=heat.device)
     apart = (columns - column) ** 2 + ((rows - row) ** 2)[:, None]
-    peak = torch.exp(-apart / (2 * ((2 * radius + 1) / 6) ** 2))
+    peak = torch.exp(-apart / (2 * ((2 * radius + 1) / sharpness) ** 2))
     part = heat[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     torch.maximum(part, peak, out=part)
 

@@ -94,6 +94,23 @@ class DetectedBoxes(ResultKind, frozen=True, kw_only=True, tag="detected-boxes")
     """What the runtime does to boxes that overlap; by default the graph has done it."""
 
 
+class CentredBoxes(DetectedBoxes, frozen=True, kw_only=True, tag="centred-boxes"):
+    """Boxes that count only with a centre in their middle (CenterNet of keypoint triplets).
+
+    `centres` [1, K, 2] are x, y in network-input pixels, K fixed slots in the order in which they are asked;
+    a score of 0 marks an empty one. The middle of a box is the middle third along both axes, of one of more
+    than `large_area` frame pixels the middle fifth. The first centre of the box's class there makes its score
+    (2 s + s_centre) / 3; a box without one is dropped, and one that reaches `reach` network-input pixels or
+    more over an edge of the frame.
+    """
+
+    centres: OutputName = "centres"
+    centre_scores: OutputName = "centre_scores"
+    centre_classes: OutputName = "centre_classes"
+    large_area: Annotated[float, Meta(ge=0.0)] = 22500.0
+    reach: Annotated[float, Meta(ge=0.0)] = 5.0
+
+
 class MaskRule(enum.Enum):
     """How a low-resolution probability mask becomes frame pixels."""
 
@@ -398,6 +415,7 @@ def declare(spec: type[Postprocess]) -> None:
 
 for _spec in (
     DetectedBoxes,
+    CentredBoxes,
     PrototypeInstances,
     PastedInstances,
     PanopticSegments,

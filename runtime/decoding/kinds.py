@@ -6,7 +6,7 @@ from typing import Any
 
 from edgewise.runtime.contract.manifest import Manifest
 from edgewise.runtime.contract.postprocessing import Postprocess, declare
-from edgewise.runtime.kinds.boxes.kind import DETECTED_BOXES
+from edgewise.runtime.kinds.boxes.kind import CENTRED_BOXES, DETECTED_BOXES
 from edgewise.runtime.kinds.instances.kind import PASTED_INSTANCES, PROTOTYPE_INSTANCES
 from edgewise.runtime.kinds.keypoints.kind import (
     BOXED_KEYPOINTS,
@@ -23,6 +23,7 @@ KINDS: dict[type[Postprocess], Kind[Any, Any]] = {
     kind.spec: kind
     for kind in (
         DETECTED_BOXES,
+        CENTRED_BOXES,
         PROTOTYPE_INSTANCES,
         PASTED_INSTANCES,
         PANOPTIC_SEGMENTS,

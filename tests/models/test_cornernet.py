@@ -13,10 +13,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from edgewise.models.data.instance_targets import InstanceTargets
-from edgewise.models.families.cornernet.config import MICRO, CornernetConfig, DecodingConfig
-from edgewise.models.families.cornernet.decoding import detect
+from edgewise.models.families.cornernet.config import (
+    MICRO,
+    TRIPLETS_MICRO,
+    CornernetConfig,
+    DecodingConfig,
+)
+from edgewise.models.families.cornernet.decoding import detect, detect_centres
 from edgewise.models.families.cornernet.losses import embedding_losses, losses
-from edgewise.models.families.cornernet.network import Corners, Predictions
+from edgewise.models.families.cornernet.network import Centres, Corners, Predictions
+from edgewise.models.families.cornernet.pooling import CascadeCornerPooling, CentrePooling
 from edgewise.models.families.cornernet.targets import targets_of
 from edgewise.models.layers.directional_max import max_from, max_until
 from edgewise.models.layers.peaks import peak_loss, peak_radius
@@ -45,7 +51,7 @@ def heads(seed: int) -> Predictions:
 
 def both(first: Predictions, second: Predictions) -> Predictions:
     """Two images in one batch."""
-    corners = zip(first, second, strict=True)
+    corners = zip(first.corners, second.corners, strict=True)
     return Predictions(*(Corners(*map(torch.cat, zip(*each, strict=True))) for each in corners))
 
 
@@ -127,7 +133,7 @@ def test_losses_are_the_published_ones() -> None:
     wanted = {"heat": 0.0, "pull": 0.0, "push": 0.0, "offset": 0.0}
     for stack in stacks:
         tags = []
-        for number, corners in enumerate(stack):
+        for number, corners in enumerate(stack.corners):
             own = [targets_of(image, CONFIG)[number] for image in images]
             heat = torch.stack([each.heat for each in own])
             wanted["heat"] += float(peak_loss(corners.heat, heat, 2.0, 4.0)) / 2
@@ -153,7 +159,7 @@ def test_embeddings_without_things_cost_nothing() -> None:
 
 
 def test_targets_are_scaled_by_what_the_map_is_of_the_input() -> None:
-    first, second = targets_of(truth([[8, 4, 30, 20]], [1]), CONFIG)
+    first, second, _ = targets_of(truth([[8, 4, 30, 20]], [1]), CONFIG)
     x, y = np.array([8, 30]) * 24 / 95, np.array([4, 20]) * 16 / 63
     for found, column, row in ((first, x[0], y[0]), (second, x[1], y[1])):
         assert found.cells.tolist() == [math.floor(row) * 24 + math.floor(column)]
@@ -163,3 +169,59 @@ def test_targets_are_scaled_by_what_the_map_is_of_the_input() -> None:
 def test_a_size_that_the_hourglass_cannot_halve_is_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 32"):
         CornernetConfig(input_size=(500, 511))
+
+
+def up(x: Tensor) -> Tensor:
+    """Top pooling: at each place the maximum of it and all below."""
+    return x.flip(2).cummax(dim=2).values.flip(2)
+
+
+def left(x: Tensor) -> Tensor:
+    return x.flip(3).cummax(dim=3).values.flip(3)
+
+
+def test_a_cascade_looks_inwards_before_it_pools_along_the_edge() -> None:
+    torch.manual_seed(3)
+    pooling = CascadeCornerPooling(6, 4, max_from).eval()
+    x = torch.randn(2, 6, 7, 9)
+    first = up(pooling.P1_look_conv(pooling.p1_conv1(x) + left(pooling.look_conv1(x))))
+    second = left(pooling.P2_look_conv(pooling.p2_conv1(x) + up(pooling.look_conv2(x))))
+    torch.testing.assert_close(pooling.pool(x), first + second)
+
+
+def test_a_centre_sees_whole_rows_and_columns() -> None:
+    torch.manual_seed(3)
+    pooling = CentrePooling(6, 4).eval()
+    x = torch.randn(2, 6, 7, 9)
+    column = up(pooling.p1_conv1(x)).cummax(dim=2).values
+    row = left(pooling.p2_conv1(x)).cummax(dim=3).values
+    torch.testing.assert_close(pooling.pool(x), column + row)
+
+
+def test_centres_are_peaks_in_input_pixels() -> None:
+    rows, columns = CONFIG.map_size
+    heat = torch.full((1, 3, rows, columns), -200.0)
+    heat[0, 2, 5, 7], heat[0, 0, 1, 2] = 2.0, 1.0
+    found = detect_centres(Centres(heat, torch.full((1, 2, rows, columns), 0.25)), CONFIG)
+    assert found.classes[0, :3].tolist() == [2, 0, 0]
+    scale = np.array([95 / 24, 63 / 16])
+    np.testing.assert_allclose(found.places[0, :2], [[7.25, 5.25] * scale, [2.25, 1.25] * scale], rtol=1e-6)
+    assert not found.scores[0, 2:].any()
+
+
+def test_triplets_learn_centres_too() -> None:
+    config = msgspec.structs.replace(TRIPLETS_MICRO, class_count=3)
+    image = truth([[8, 4, 30, 20]], [1])
+    wanted = targets_of(image, config).centre
+    column, row = 19 * 24 / 95, 12 * 16 / 63
+    assert wanted.cells.tolist() == [math.floor(row) * 24 + math.floor(column)]
+    side = max(0, int(peak_radius(math.ceil(16 * 16 / 63), math.ceil(22 * 24 / 95), 0.7, solved=False)))
+    beside = wanted.heat[1, math.floor(row), math.floor(column) + 1]
+    assert float(beside) == pytest.approx(math.exp(-1 / (2 * ((2 * side + 1) / 5) ** 2)), rel=1e-5)
+    corners = heads(1)
+    centre = Centres(corners.upper_left.heat, corners.upper_left.offset)
+    without = losses(config, [Predictions(*corners.corners)], [image])
+    found = losses(config, [Predictions(*corners.corners, centre)], [image])
+    added = float(found["heat"] - without["heat"])
+    assert added == pytest.approx(float(peak_loss(centre.heat, wanted.heat[None], 2.0, 4.0)), rel=1e-4)
+    assert found["pull"] == without["pull"]

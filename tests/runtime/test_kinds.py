@@ -25,6 +25,7 @@ from edgewise.runtime.contract.manifest import KeypointLayout, Manifest, Precisi
 from edgewise.runtime.contract.postprocessing import (
     BoxedKeypoints,
     BoxedPoints,
+    CentredBoxes,
     ChartSurface,
     DetectedBoxes,
     HeatmapKeypoints,
@@ -138,6 +139,7 @@ def surface() -> Surface:
 
 EXAMPLES: dict[type[Postprocess], tuple[Postprocess, Scored]] = {
     DetectedBoxes: (DetectedBoxes(), boxes()),
+    CentredBoxes: (CentredBoxes(), boxes()),
     PrototypeInstances: (PrototypeInstances(), instances()),
     PastedInstances: (PastedInstances(), instances()),
     PanopticSegments: (PanopticSegments(), panoptic()),

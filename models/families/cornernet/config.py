@@ -26,11 +26,13 @@ class LossConfig(Config, frozen=True):
     """and there (1 - target)^beta besides."""
     least_overlap: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.3
     """IoU that a box with both corners this far off still has: the radius of a target's peak."""
+    solved_radius: bool = True
+    """By the quadratic equations' roots; otherwise as the first code counted them (triplets)."""
 
 
 class DecodingConfig(Config, frozen=True):
     corners: TopCount = 100
-    """Best corners of each kind."""
+    """Best corners of each kind, and centres."""
     tag_distance: Positive = 0.5
     """Corners further apart in their embeddings are no pair."""
     slots: TopCount = 1000
@@ -38,7 +40,10 @@ class DecodingConfig(Config, frozen=True):
 
 
 class CornernetConfig(Config, frozen=True):
-    """One CornerNet. The defaults are the published hourglass-104 on COCO."""
+    """One CornerNet, or one CenterNet of keypoint triplets, which also finds centres.
+
+    The defaults are the published hourglass-104 on COCO.
+    """
 
     input_size: tuple[PositiveInt, PositiveInt] = (511, 511)
     """Height, width; a quarter of each, rounded up, is a multiple of what the hourglass halves to 1."""
@@ -46,6 +51,8 @@ class CornernetConfig(Config, frozen=True):
     """Frames keep their size and are padded to `input_size` (the published test), not scaled to it."""
     class_count: PositiveInt = 80
     backbone: ResidualHourglassConfig = ResidualHourglassConfig()
+    triplets: bool = False
+    """Corners pool along an edge and then inwards from it, and centres are found besides."""
     pool_channels: PositiveInt = 128
     """Of what is pooled towards a corner."""
     head_channels: PositiveInt = 256
@@ -83,6 +90,14 @@ class CornernetConfig(Config, frozen=True):
 
 HOURGLASS104 = CornernetConfig()
 
+TRIPLETS104 = CornernetConfig(
+    triplets=True,
+    losses=LossConfig(least_overlap=0.7, solved_radius=False),
+    decoding=DecodingConfig(corners=70),
+)
+
+TRIPLETS52 = msgspec.structs.replace(TRIPLETS104, backbone=ResidualHourglassConfig(stacks=1))
+
 TINY = CornernetConfig(
     input_size=(192, 192),
     class_count=6,
@@ -103,3 +118,12 @@ MICRO = msgspec.structs.replace(
     decoding=DecodingConfig(corners=40, tag_distance=2.0, slots=60),
 )
 """The smallest that has every part: for tests."""
+
+TRIPLETS_TINY = msgspec.structs.replace(TINY, triplets=True, losses=TRIPLETS104.losses)
+
+TRIPLETS_MICRO = msgspec.structs.replace(
+    MICRO,
+    triplets=True,
+    losses=TRIPLETS104.losses,
+    decoding=DecodingConfig(corners=100, tag_distance=10.0, slots=100),
+)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from edgewise.models.families.cornernet.config import CornernetConfig
-from edgewise.models.families.cornernet.network import Corners, Predictions
+from edgewise.models.families.cornernet.network import Centres, Corners, Predictions
 from edgewise.models.layers.peaks import peaks
 from edgewise.models.layers.rows import rows
 from edgewise.models.layers.slots import filled
@@ -47,7 +47,7 @@ class _Best(NamedTuple):
 
 def detect(predictions: Predictions, config: CornernetConfig) -> Detections:
     """The best pairs as boxes."""
-    first, second = (_best(corners, config) for corners in predictions)
+    first, second = (_best(corners, config) for corners in predictions.corners)
     limit = config.decoding.tag_distance
     fits = (first.classes[:, :, None] == second.classes[:, None]) & (
         (first.tags[:, :, None] - second.tags[:, None]).abs() <= limit
@@ -66,11 +66,40 @@ def detect(predictions: Predictions, config: CornernetConfig) -> Detections:
     return Detections(boxes, shown, classes)
 
 
+class FoundCentres(NamedTuple):
+    """K slots for each of N images, best first; a slot with score 0 is empty and all zero."""
+
+    places: Tensor
+    """float32 [N, K, 2], input pixels."""
+    scores: Tensor
+    """float32 [N, K]."""
+    classes: Tensor
+    """int64 [N, K], 0-based."""
+
+
+def detect_centres(centres: Centres, config: CornernetConfig) -> FoundCentres:
+    """The best centres."""
+    found = peaks(centres.heat, config.decoding.corners)
+    places = _places(found.cells, rows(_by_cell(centres.offset), found.cells), config)
+    scores, places, classes = filled(found.scores, config.decoding.corners, places, found.classes)
+    return FoundCentres(places, scores, classes)
+
+
 def _best(corners: Corners, config: CornernetConfig) -> _Best:
     found = peaks(corners.heat, config.decoding.corners)
-    width = corners.heat.shape[3]
-    row = torch.div(found.cells, width, rounding_mode="floor")
-    cell = torch.stack((found.cells - row * width, row), dim=2).to(corners.offset.dtype)
-    read = rows(torch.cat((corners.tag, corners.offset), dim=1).flatten(2).transpose(1, 2), found.cells)
-    places = (cell + read[..., 1:]) * torch.tensor(config.cell, device=cell.device)
+    read = rows(_by_cell(torch.cat((corners.tag, corners.offset), dim=1)), found.cells)
+    places = _places(found.cells, read[..., 1:], config)
     return _Best(found.scores, found.classes, read[..., 0], places)
+
+
+def _places(cells: Tensor, offsets: Tensor, config: CornernetConfig) -> Tensor:
+    """Cells [N, k] and offsets within them [N, k, 2] -> x, y in input pixels."""
+    width = config.map_size[1]
+    row = torch.div(cells, width, rounding_mode="floor")
+    cell = torch.stack((cells - row * width, row), dim=2).to(offsets.dtype)
+    return (cell + offsets) * torch.tensor(config.cell, device=cell.device)
+
+
+def _by_cell(maps: Tensor) -> Tensor:
+    """[N, D, h, w] -> [N, h * w, D]."""
+    return maps.flatten(2).transpose(1, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 from torch import Tensor
 
 from edgewise.models.data.instance_targets import InstanceTargets
@@ -18,10 +19,10 @@ from edgewise.models.families.draft import draft_manifest
 from edgewise.models.families.family import Family, ModelEntry, Named, PublishedFigure
 from edgewise.models.families.tensors import class_tensor, float_tensor, frame_tensor
 from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance, TensorSpec
-from edgewise.runtime.contract.postprocessing import DetectedBoxes, SoftSuppression
+from edgewise.runtime.contract.postprocessing import CentredBoxes, DetectedBoxes, SoftSuppression
 from edgewise.runtime.contract.preprocessing import CentredFrame
 
-_CORNERS = (("tl", "upper left"), ("br", "lower right"))
+_PARTS = {"tl": "upper left corners", "br": "lower right corners", "ct": "centres"}
 
 
 def loss(
@@ -40,7 +41,7 @@ def manifest(name: str, config: CornernetConfig, vocabulary: Vocabulary, provena
         provenance,
         Graph(inputs=(image,), outputs=_outputs(config), probes=_probes(config)),
         preprocessing(config),
-        DetectedBoxes(soft_suppression=SoftSuppression()),
+        (CentredBoxes if config.triplets else DetectedBoxes)(soft_suppression=SoftSuppression()),
     )
 
 
@@ -53,30 +54,40 @@ def raw_heads(stacks: Sequence[Predictions]) -> dict[str, Tensor]:
     """The graph's probes: the maps of the last hourglass."""
     return {
         f"{name}_{field}": value
-        for (name, _), corners in zip(_CORNERS, stacks[-1], strict=True)
-        for field, value in corners._asdict().items()
+        for name, maps in zip(_PARTS, stacks[-1], strict=True)
+        if maps is not None
+        for field, value in maps._asdict().items()
     }
 
 
 def _outputs(config: CornernetConfig) -> tuple[TensorSpec, ...]:
-    slots = config.decoding.slots
-    return (
+    slots, centres = config.decoding.slots, config.decoding.corners
+    boxes = (
         float_tensor("boxes", (1, slots, 4), "x1, y1, x2, y2 in input pixels, corner convention"),
         float_tensor("scores", (1, slots), "falling; 0 marks an empty slot", (0.0, 1.0)),
         class_tensor(slots, config.class_count),
+    )
+    if not config.triplets:
+        return boxes
+    return (
+        *boxes,
+        float_tensor("centres", (1, centres, 2), "x, y in input pixels"),
+        float_tensor("centre_scores", (1, centres), "falling; 0 marks an empty slot", (0.0, 1.0)),
+        msgspec.structs.replace(class_tensor(centres, config.class_count), name="centre_classes"),
     )
 
 
 def _probes(config: CornernetConfig) -> tuple[TensorSpec, ...]:
     rows, columns = config.map_size
     return tuple(
-        float_tensor(f"{name}_{field}", (1, channels, rows, columns), meaning.format(words))
-        for name, words in _CORNERS
+        float_tensor(f"{part}_{field}", (1, channels, rows, columns), f"{meaning} of {words}")
+        for part, words in _PARTS.items()
         for field, channels, meaning in (
-            ("heat", config.class_count, "logits of {} corners"),
-            ("tag", 1, "embeddings of {} corners"),
-            ("offset", 2, "x, y of {} corners within their cells"),
+            ("heat", config.class_count, "logits"),
+            ("tag", 1, "embeddings"),
+            ("offset", 2, "x, y within their cells,"),
         )
+        if part != "ct" or (config.triplets and field != "tag")
     )
 
 

@@ -1,6 +1,8 @@
-"""Published checkpoints of CornerNet: princeton-vl's bare state_dict."""
+"""Published checkpoints of CornerNet and of CenterNet's triplets: bare state_dicts of one form."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from edgewise.models.data.labels import COCO_THINGS
 from edgewise.models.data.vocabulary import Vocabulary
@@ -15,5 +17,7 @@ PRINCETON = Layout(
     ),
     vocabulary=Vocabulary(COCO_THINGS),
 )
+
+TRIPLETS = replace(PRINCETON, name="centernet of keypoint triplets (Duankaiwen)")
 
 LAYOUTS = (PRINCETON,)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from edgewise.models.data.instance_targets import InstanceTargets
 from edgewise.models.families.cornernet.config import CornernetConfig
-from edgewise.models.families.cornernet.network import Corners, Predictions
+from edgewise.models.families.cornernet.network import Predictions
 from edgewise.models.families.cornernet.targets import CornerTargets, targets_of
 from edgewise.models.layers.peaks import peak_loss
 
@@ -22,19 +22,23 @@ def losses(
     config: CornernetConfig, stacks: Sequence[Predictions], targets: Sequence[InstanceTargets]
 ) -> dict[str, Tensor]:
     """`heat`: focal; `pull`, `push`: of the embeddings; `offset`: smooth L1. Means over the hourglasses, sums
-    over both corners and, of the embeddings, over the images."""
+    over corners and centres and, of the embeddings, over the images."""
     wanted = [targets_of(truth, config) for truth in targets]
     device = stacks[0].upper_left.heat.device
     terms = {name: torch.zeros((), device=device) for name in ("heat", "pull", "push", "offset")}
     for predictions in stacks:
-        tags: list[list[Tensor]] = []
-        for corner, found in enumerate(predictions):
-            own = [both[corner] for both in wanted]
+        for found, part in zip(predictions, range(3), strict=True):
+            if found is None:
+                continue
+            own = [each[part] for each in wanted]
             heat = torch.stack([each.heat for each in own])
             alpha, beta = config.losses.focal_alpha, config.losses.focal_beta
             terms["heat"] = terms["heat"] + peak_loss(found.heat, heat, alpha, beta)
-            terms["offset"] = terms["offset"] + config.losses.offset * _offset_loss(found, own)
-            tags.append([tag.flatten()[each.cells] for tag, each in zip(found.tag, own, strict=True)])
+            terms["offset"] = terms["offset"] + config.losses.offset * _offset_loss(found.offset, own)
+        tags = [
+            [tag.flatten()[each[part].cells] for tag, each in zip(found.tag, wanted, strict=True)]
+            for part, found in enumerate(predictions.corners)
+        ]
         for first, second in zip(*tags, strict=True):
             pull, push = embedding_losses(first, second)
             terms["pull"] = terms["pull"] + config.losses.pull * pull
@@ -54,9 +58,9 @@ def embedding_losses(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return pull, near.sum() / ((count - 1) * count + _LEAST)
 
 
-def _offset_loss(found: Corners, wanted: Sequence[CornerTargets]) -> Tensor:
-    error, count = found.offset.new_zeros(()), 0
-    for offset, each in zip(found.offset, wanted, strict=True):
+def _offset_loss(offsets: Tensor, wanted: Sequence[CornerTargets]) -> Tensor:
+    error, count = offsets.new_zeros(()), 0
+    for offset, each in zip(offsets, wanted, strict=True):
         own = offset.flatten(1)[:, each.cells].T
         error = error + F.smooth_l1_loss(own, each.offsets, reduction="sum")
         count += len(each.cells)

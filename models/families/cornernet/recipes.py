@@ -16,4 +16,6 @@ COCO = recipe.Recipe(
 )
 """Adam, which AdamW without decay is; the rate a tenth from step 450,000."""
 
+TRIPLETS = replace(COCO, batch=48, steps=480_000, milestones=(450 / 480,))
+
 TINY = replace(recipe.TINY, batch=8, steps=2500, warmup=100, learning_rate=2e-3)

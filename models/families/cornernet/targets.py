@@ -14,19 +14,30 @@ from edgewise.models.layers.peaks import draw_peak, peak_radius
 
 
 class CornerTargets(NamedTuple):
-    """Of the upper left or the lower right corners of n things, on maps of h x w cells."""
+    """Of the upper left corners of n things, the lower right ones or the centres, on maps of h x w cells."""
 
     heat: Tensor
-    """float32 [classes, h, w], 1 in the cells of corners, falling around them."""
+    """float32 [classes, h, w], 1 in their cells, falling around them."""
     cells: Tensor
-    """int64 [n], row * w + column of each corner."""
+    """int64 [n], row * w + column of each."""
     offsets: Tensor
-    """float32 [n, 2], x and y of the corner within its cell."""
+    """float32 [n, 2], x and y of each within its cell."""
+
+
+class Targets(NamedTuple):
+    """Of one image."""
+
+    upper_left: CornerTargets
+    lower_right: CornerTargets
+    centre: CornerTargets
+
+
+_CENTRE_SHARPNESS = 5.0
 
 
 @torch.no_grad()
-def targets_of(truth: InstanceTargets, config: CornernetConfig) -> tuple[CornerTargets, CornerTargets]:
-    """Published steps: boxes clipped to the last pixel's number, corners cut off to a cell."""
+def targets_of(truth: InstanceTargets, config: CornernetConfig) -> Targets:
+    """Published steps: boxes clipped to the last pixel's number, corners and centres cut off to a cell."""
     (height, width), (rows, columns) = config.input_size, config.map_size
     device = truth.boxes.device
     scale = torch.tensor([columns / width, rows / height], device=device)
@@ -37,19 +48,25 @@ def targets_of(truth: InstanceTargets, config: CornernetConfig) -> tuple[CornerT
     )
     kept = torch.nonzero((high > low).all(dim=1)).flatten()
     low, high, classes = low[kept], high[kept], truth.classes[kept].tolist()
+    rule = config.losses
     radii = [
-        int(peak_radius(math.ceil(down), math.ceil(across), config.losses.least_overlap, solved=True))
+        int(peak_radius(math.ceil(down), math.ceil(across), rule.least_overlap, solved=rule.solved_radius))
         for across, down in (high - low).tolist()
     ]
-    return _of_corner(low, classes, radii, config), _of_corner(high, classes, radii, config)
+    corners = (_of_places(places, classes, radii, config) for places in (low, high))
+    return Targets(*corners, _of_places((low + high) / 2, classes, radii, config, _CENTRE_SHARPNESS))
 
 
-def _of_corner(
-    corners: Tensor, classes: list[int], radii: list[int], config: CornernetConfig
+def _of_places(
+    places: Tensor,
+    classes: list[int],
+    radii: list[int],
+    config: CornernetConfig,
+    sharpness: float = 6.0,
 ) -> CornerTargets:
-    heat = torch.zeros(config.class_count, *config.map_size, device=corners.device)
-    cells = corners.floor()
+    heat = torch.zeros(config.class_count, *config.map_size, device=places.device)
+    cells = places.floor()
     for (column, row), of_class, radius in zip(cells.tolist(), classes, radii, strict=True):
-        draw_peak(heat[of_class], (int(column), int(row)), radius)
-    places = cells.to(torch.int64)
-    return CornerTargets(heat, places[:, 1] * config.map_size[1] + places[:, 0], corners - cells)
+        draw_peak(heat[of_class], (int(column), int(row)), radius, sharpness)
+    whole = cells.to(torch.int64)
+    return CornerTargets(heat, whole[:, 1] * config.map_size[1] + whole[:, 0], places - cells)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgewise.runtime.contract.manifest import Manifest
 from edgewise.runtime.contract.postprocessing import DetectedBoxes
 from edgewise.runtime.frames.looks import Looks
 from edgewise.runtime.kinds.boxes.result import Boxes
 from edgewise.runtime.kinds.boxes.soft_suppression import suppress_softly
+from edgewise.runtime.pixels.geometry import Size
 from edgewise.runtime.results.outputs import Outputs, only_look
 from edgewise.runtime.results.slots import read_boxed_things
 
@@ -23,18 +25,36 @@ def decode_boxes(spec: DetectedBoxes, manifest: Manifest, looks: Looks, outputs:
     """
     geometry, only = only_look(looks, outputs)
     found = read_boxed_things(spec, len(manifest.classes), only, geometry)
-    boxes, scores, classes = found.boxes, found.scores, found.classes
+    size, scores = geometry.source_size, found.scores.astype(np.float64)
+    return boxes_of(spec, manifest, size, found.boxes, scores, found.classes, settled=found.settled)
+
+
+def boxes_of(
+    spec: DetectedBoxes,
+    manifest: Manifest,
+    frame_size: Size,
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float64],
+    classes: NDArray[np.int32],
+    *,
+    settled: bool = True,
+) -> Boxes:
+    """The result, after the soft suppression that `spec` may ask for.
+
+    Args:
+        boxes: float32 [n, 4], corner form, frame pixels.
+        scores: float64 [n], falling.
+        classes: int32 [n].
+    """
     if spec.soft_suppression is not None:
-        kept, lowered = suppress_softly(
-            boxes.astype(np.float64), scores.astype(np.float64), classes, spec.soft_suppression
-        )
-        boxes, scores, classes = boxes[kept], lowered.astype(np.float32), classes[kept]
+        kept, scores = suppress_softly(boxes.astype(np.float64), scores, classes, spec.soft_suppression)
+        boxes, classes = boxes[kept], classes[kept]
     return Boxes(
         boxes=boxes,
-        scores=scores,
+        scores=scores.astype(np.float32),
         classes=classes,
         labels=manifest.classes,
-        frame_size=geometry.source_size,
+        frame_size=frame_size,
         display_threshold=spec.display_threshold,
-        settled=found.settled,
+        settled=settled,
     )

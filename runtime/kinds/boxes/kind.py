@@ -1,4 +1,4 @@
-"""The row of boxes."""
+"""The rows of boxes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgewise.runtime.contract.manifest import Manifest
-from edgewise.runtime.contract.postprocessing import DetectedBoxes
+from edgewise.runtime.contract.postprocessing import CentredBoxes, DetectedBoxes
+from edgewise.runtime.kinds.boxes.centres import decode_centred_boxes
 from edgewise.runtime.kinds.boxes.decode import decode_boxes
 from edgewise.runtime.kinds.boxes.result import Boxes
 from edgewise.runtime.pixels.geometry import Size
@@ -53,6 +54,16 @@ DETECTED_BOXES: Kind[DetectedBoxes, Boxes] = Kind(
     spec=DetectedBoxes,
     nouns=Nouns("box", "boxes", "box IoU"),
     decode=decode_boxes,
+    read=read_boxes,
+    alike=alike,
+    compared=compared,
+    extent=extent,
+)
+
+CENTRED_BOXES: Kind[CentredBoxes, Boxes] = Kind(
+    spec=CentredBoxes,
+    nouns=DETECTED_BOXES.nouns,
+    decode=decode_centred_boxes,
     read=read_boxes,
     alike=alike,
     compared=compared,
