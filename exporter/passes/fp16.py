@@ -1,13 +1,13 @@
 """FP16 as a property of the graph: few, large islands of float16 around the weighted operators.
 
 Convolutions and matrix products with weights become float16, and so does what lies between two of them:
-activations, additions, pooling, resizing. Decoding (softmax, boxes, TopK, suppression, mask assembly) stays
-float32, inputs and outputs too. A DeformConv samples in float32; its weights become float16, and so does its
-product where it is lowered to a GridSample and a convolution. A weighted operator stays float32 where its
-numbers say so: activations beyond the calibrated limit, weights that float16 cannot hold, a sum over too many
-terms. Each one is reported with its reason. No operator becomes float16 that reads a constant which float16
-loses, such as the 1e-12 that keeps a sum from 0. A Cast stands only where a tensor crosses the border of an
-island, once per tensor.
+activations, additions, pooling, resizing; and what lies before a product of a single row, which itself stays
+float32. Decoding (softmax, boxes, TopK, suppression, mask assembly) stays float32, inputs and outputs too. A
+DeformConv samples in float32; its weights become float16, and so does its product where it is lowered to a
+GridSample and a convolution. A weighted operator stays float32 where its numbers say so: activations beyond
+the calibrated limit, weights that float16 cannot hold, a sum over too many terms. Each one is reported with
+its reason. No operator becomes float16 that reads a constant which float16 loses, such as the 1e-12 that
+keeps a sum from 0. A Cast stands only where a tensor crosses the border of an island, once per tensor.
 """
 
 from __future__ import annotations
@@ -157,18 +157,20 @@ def choose_fp16(
     values, known = constants(model), shapes(model)
     kept: list[KeptNode] = []
     narrow: set[str] = set()
+    rows: set[str] = set()
     for node in model.graph.node:
         if not _is_weighted(node, values) or (only is not None and node.name not in only):
             continue
         reason = keep.get(node.name) or _reason_to_stay(node, values, ranges, limits)
         if multiplies_one_row(node, known.get(node.output[0])):
             reason = reason or "multiplies a single row: compilers fold it into the float32 kernels around it"
+            rows.add(node.name)
         if reason is None:
             narrow.add(node.name)
         else:
             kept.append(KeptNode(node=node.name, precision=Precision.FP32, reason=reason))
     sampling = {node.name for node in model.graph.node if node.op_type in SAMPLING}
-    islands = _grow(model, narrow - sampling, values, ranges, probes, limits)
+    islands = _grow(model, narrow - sampling, rows, values, ranges, probes, limits)
     return Fp16Choice(frozenset(islands | narrow), tuple(kept))
 
 
@@ -260,6 +262,7 @@ def _output_channels(node: onnx.NodeProto, weight: np.ndarray) -> int:
 def _grow(
     model: onnx.ModelProto,
     weighted: set[str],
+    rows: set[str],
     values: Mapping[str, np.ndarray],
     ranges: Ranges,
     probes: Collection[str],
@@ -268,7 +271,9 @@ def _grow(
     """The weighted nodes and what joins their islands.
 
     A joining node reads float16 only. Epilogues and movers join behind an island; the others only on the way
-    to another weighted node. Removing a node may cut off those behind it, hence the rounds.
+    to another weighted node, or to a product of a single row (`rows`): an addition that is left in float32
+    before one would draw the convolution into its float32 kernel. Removing a node may cut off those behind
+    it, hence the rounds.
     """
     nodes = list(model.graph.node)
     makers, readers = producers(nodes), consumers(nodes)
@@ -289,7 +294,7 @@ def _grow(
             sources = [makers.get(name) for name in _activations(node, values)]
             if sources and all(source is not None and source.name in island for source in sources):
                 island.add(node.name)
-        between = _leads_to(nodes, readers, weighted, island)
+        between = _leads_to(nodes, readers, weighted | rows, island)
         loose = {
             node.name
             for node in nodes
@@ -303,16 +308,14 @@ def _grow(
 def _leads_to(
     nodes: Sequence[onnx.NodeProto],
     readers: Mapping[str, list[onnx.NodeProto]],
-    weighted: set[str],
+    goals: set[str],
     island: set[str],
 ) -> set[str]:
-    """The nodes of the islands from which a way inside the islands leads to a weighted node."""
+    """The nodes of the islands from which a way inside the islands leads to a goal."""
     leading: set[str] = set()
     for node in reversed(nodes):
         behind = [reader for name in node.output for reader in readers.get(name, [])]
-        if node.name in island and any(
-            reader.name in weighted or reader.name in leading for reader in behind
-        ):
+        if node.name in island and any(reader.name in goals or reader.name in leading for reader in behind):
             leading.add(node.name)
     return leading
 

@@ -133,6 +133,31 @@ def test_a_product_with_one_row_stays_wide(rows: int) -> None:
     assert ["single row" in node.reason for node in choice.kept] == [True] * (rows == 1)
 
 
+@pytest.mark.parametrize("last", ["Gemm", "Sigmoid"])
+def test_a_sum_before_a_product_with_one_row_is_narrow(last: str) -> None:
+    """Left wide, it would draw one of its convolutions into a float32 kernel; before decoding it is wide."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], name="a", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["x", "w2"], ["b"], name="b", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["a", "b"], ["sum"], name="sum"),
+        helper.make_node("Relu", ["sum"], ["relu"], name="relu"),
+        helper.make_node("AveragePool", ["relu"], ["mean"], name="mean", kernel_shape=[16, 16]),
+        helper.make_node("Flatten", ["mean"], ["flat"], name="flat"),
+        helper.make_node(last, ["flat", "fc"] if last == "Gemm" else ["flat"], ["y"], name="last"),
+    ]
+    tensors = {"w1": weight(8, 3), "w2": weight(8, 3), "fc": weight(8, 8, 1)[..., 0, 0]}
+    if last != "Gemm":
+        del tensors["fc"]
+    model = float_graph(nodes, tensors, X.shape, (1, 8))
+    choice = choose_fp16(model, ranges_of(model, SAMPLES))
+    inside = {"sum", "relu", "mean", "flat"} if last == "Gemm" else set()
+    assert choice.narrow == {"a", "b"} | inside
+    half = PassRunner(SAMPLES, ["y"]).run(fp16_pass(choice, tolerance=5e-3), model).model
+    types = element_types(half)
+    assert types["y"] == TensorProto.FLOAT
+    assert (types["sum"] == TensorProto.FLOAT16) == (last == "Gemm")
+
+
 def test_a_deform_conv_samples_in_float32_and_holds_float16_weights() -> None:
     nodes = [
         helper.make_node("Conv", ["x", "wo"], ["offsets"], name="offsets", pads=[1, 1, 1, 1]),
