@@ -16,12 +16,14 @@ def settings() -> str:
 
 
 def test_every_package_is_listed(settings: str) -> None:
+    """Among the packages: other tables name some of them too."""
+    listed = settings.split("\npackages = [", 1)[1].split("]", 1)[0]
     folders = [
         init.parent.relative_to(ROOT) for floor in FLOORS for init in (ROOT / floor).rglob("__init__.py")
     ]
     assert len(folders) >= len(FLOORS)
     missing = [
-        name for folder in folders if f'"{(name := ".".join(("edgewise", *folder.parts)))}"' not in settings
+        name for folder in folders if f'"{(name := ".".join(("edgewise", *folder.parts)))}"' not in listed
     ]
     assert not missing
 
