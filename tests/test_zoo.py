@@ -39,7 +39,6 @@ WITHOUT_A_ROW = (
     "deeppose-r50",
     "pfld",
     "mobilenetv2-gdconv",
-    "deeppose-tiny",
     "pfld-tiny",
     "pose-resnet50-256x192",
     "pose-resnet50-384x288",
