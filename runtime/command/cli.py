@@ -18,6 +18,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from edgewise.runtime.contract.manifest import Precision, Target
+from edgewise.runtime.pixels.cover import Cover
 from edgewise.runtime.system.errors import EdgewiseError, ParityError, SourceError
 from edgewise.runtime.system.interruption import interrupt_on_termination
 from edgewise.runtime.system.opencv import require_opencv
@@ -175,6 +176,13 @@ def run(
             min=0.0, help="--smooth with so many Hz more for each pixel a second. 0.007 if left out."
         ),
     ] = None,
+    anonymise: Annotated[
+        Cover | None,
+        typer.Option(
+            help="Cover everything that is found, in every picture and video that is written. A frame whose "
+            "detection is not proven complete is not written.",
+        ),
+    ] = None,
     segment: Annotated[
         str,
         typer.Option(
@@ -222,6 +230,7 @@ def run(
         force=force,
         reading=Reading(every, strict, every_frame, reconnect),
         smoothing=smoothing,
+        anonymise=anonymise,
     )
     run_source(request, console)
 

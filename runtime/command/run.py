@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from edgewise.runtime.command.anonymise import SHARE_OF_SHOWN, Withheld, anonymiser
 from edgewise.runtime.command.printing import (
     count_table,
     left_out_note,
@@ -45,6 +46,7 @@ from edgewise.runtime.engines.options import EngineOptions
 from edgewise.runtime.frames.image_ids import ImageIds
 from edgewise.runtime.frames.reading import Losses, Reading
 from edgewise.runtime.frames.sources import Source, SourceKind, open_source
+from edgewise.runtime.pixels.cover import Cover
 from edgewise.runtime.results.kind import Sink, Smoothing
 from edgewise.runtime.results.result import Result, Scored, above, is_settled
 from edgewise.runtime.system.errors import SourceError
@@ -94,6 +96,7 @@ class RunRequest:
     force: bool
     reading: Reading
     smoothing: Smoothing | None = None
+    anonymise: Cover | None = None
 
 
 def run_source(request: RunRequest, console: Console) -> None:
@@ -112,6 +115,8 @@ def run_source(request: RunRequest, console: Console) -> None:
             where=bundle.manifest.name,
             hint="leave --smooth out, or give a model of keypoints",
         )
+    if request.anonymise is not None:
+        _require_everybody(request, bundle.manifest)
     boxes_of_file = _boxes_of_file(request.boxes, bundle.manifest)
     source = open_source(request.source, request.reading, _image_ids(request, boxes_of_file))
     if request.annotations is not None and source.kind is not SourceKind.IMAGES:
@@ -147,6 +152,20 @@ def run_source(request: RunRequest, console: Console) -> None:
             open_sinks=lambda files: _open_sinks(files, names, source, session.manifest, shown),
         ) as files:
             _run_frames(session, source, boxes, files, request, console)
+
+
+def _require_everybody(request: RunRequest, manifest: Manifest) -> None:
+    """Raise SourceError where somebody whom nobody looks at would stay visible."""
+    if manifest.preprocess.needs_boxes and request.boxes is None:
+        raise SourceError(
+            "a model of crops does not find what is to be covered",
+            where=manifest.name,
+            hint="give the detector's bundle with --boxes",
+        )
+    if request.boxes is not None and request.boxes.most is not None:
+        raise SourceError(
+            "what --most-boxes leaves out would stay visible", where="--anonymise", hint="leave it out"
+        )
 
 
 def _shown_from(request: RunRequest, manifest: Manifest) -> float:
@@ -190,9 +209,16 @@ def _box_source(
             yield DetectorBoxes(
                 detector,
                 asked.class_name or _looked_at(manifest).name,
-                least_score=asked.least_score,
-                most=asked.most or MOST_PEOPLE,
+                least_score=_least_of_detector(request, detector.manifest),
+                most=None if request.anonymise else asked.most or MOST_PEOPLE,
             )
+
+
+def _least_of_detector(request: RunRequest, detector: Manifest) -> float | None:
+    assert request.boxes is not None
+    if request.anonymise is None or request.boxes.least_score is not None:
+        return request.boxes.least_score
+    return SHARE_OF_SHOWN * detector.postprocess.shown_from
 
 
 def _output_names(source: Source, manifest: Manifest, *, overlay: bool, coco: bool) -> list[str]:
@@ -233,6 +259,8 @@ def _run_frames(
     shown = _shown_from(request, session.manifest)
     kind = kind_of(session.manifest)
     smooth = kind.smoothing(request.smoothing) if kind.smoothing and request.smoothing else None
+    incomplete = boxes.incomplete if isinstance(boxes, DetectorBoxes) else frozenset[int]()
+    hide = request.anonymise and anonymiser(request.anonymise, session.manifest, threshold, incomplete)
     live = source.kind is SourceKind.LIVE
     counts: Counter[str] = Counter()
     done = unsettled = 0
@@ -255,10 +283,16 @@ def _run_frames(
             task = progress.add_task(session.manifest.name, total=count)
             for frame, found in stream:
                 result = found if smooth is None else smooth(found, frame.timestamp)
+                try:
+                    shown_frame = hide(frame, found) if hide else frame
+                except Withheld as error:
+                    source.skip(frame, error)
+                    progress.advance(task)
+                    continue
                 kept = result if threshold is None else above(result, threshold)
                 with deferred_interrupt():  # what is written is counted
                     if files is not None:
-                        files.write(frame, kept)
+                        files.write(shown_frame, kept)
                     counts.update(kind.counts(result, shown))
                     last, done = result, done + 1
                     unsettled += not is_settled(result)

@@ -7,6 +7,7 @@ what breaks later raises a SourceError from the iteration.
 from __future__ import annotations
 
 import enum
+from bisect import insort
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +86,8 @@ class Source:
 
     def skip(self, frame: Frame, error: SourceError) -> None:
         """Note a frame among the losses that was given, and cannot be used."""
-        self.losses.skipped.append(Skipped(frame.index, frame.name, frame.image_id, error.what))
+        skipped = Skipped(frame.index, frame.name, frame.image_id, error.what)
+        insort(self.losses.skipped, skipped, key=lambda other: other.index)
 
 
 def open_source(text: str, reading: Reading = READING, ids: ImageIds | None = None) -> Source:

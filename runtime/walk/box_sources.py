@@ -18,7 +18,7 @@ from edgewise.runtime.frames.image_ids import ImageIds
 from edgewise.runtime.frames.images import IMAGE_SUFFIXES
 from edgewise.runtime.frames.looks import FrameBoxes
 from edgewise.runtime.frames.sources import Frame
-from edgewise.runtime.results.result import Scored
+from edgewise.runtime.results.result import Scored, is_settled
 from edgewise.runtime.system.errors import SourceError
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class DetectorBoxes:
         class_name: str = "person",
         *,
         least_score: float | None = None,
-        most: int = MOST_PEOPLE,
+        most: int | None = MOST_PEOPLE,
     ) -> None:
         """Take an opened detector; whoever opened it closes it.
 
@@ -156,7 +156,7 @@ class DetectorBoxes:
             session: Of a bundle that looks at whole frames.
             class_name: The class that is looked at.
             least_score: Boxes that score less are left out; the detector's display threshold where None.
-            most: Only so many of a frame, the best.
+            most: Only so many of a frame, the best; all where None.
 
         Raises:
             SourceError: The bundle looks at crops itself, or has no such class.
@@ -176,6 +176,8 @@ class DetectorBoxes:
                 hint="choose one with --boxes-class",
             )
         session.reset()
+        self.incomplete: set[int] = set()
+        """Numbers of the frames in which the graph ran out of suppression rounds or slots."""
         self._session = session
         self._class = names.index(class_name)
         self._least_score = least_score
@@ -191,8 +193,19 @@ class DetectorBoxes:
                 hint="pass a bundle of boxes, instances or panoptic segments, or a COCO file",
             )
         least = result.display_threshold if self._least_score is None else self._least_score
+        slots = slots_of(self._session.manifest)
+        full = slots is not None and int((result.scores >= least).sum()) >= slots
+        if full or not is_settled(result):
+            self.incomplete.add(frame.index)
         taken = (result.classes == self._class) & (result.scores >= least)
         return _best(result.boxes[taken].astype(np.float64), result.scores[taken], self._most)
+
+
+def slots_of(manifest: Manifest) -> int | None:
+    """As many things as a graph can give, the last axis of its scores; None where it has no slots."""
+    name = getattr(manifest.postprocess, "scores", None)
+    found = (output for graph in manifest.graphs.values() for output in graph.outputs)
+    return next((output.shape[-1] for output in found if output.name == name), None)
 
 
 def require_crops(manifest: Manifest) -> None:
