@@ -172,7 +172,7 @@ def models(
     console.print(table)
 
 
-class SceneKind(enum.StrEnum):
+class SceneKind(enum.Enum):
     """What synthetic scenes show."""
 
     THINGS = "things"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 
 
-class Cover(enum.StrEnum):
+class Cover(enum.Enum):
     """How a part of a picture is covered. Nothing of it is kept but a few average colours."""
 
     BLUR = "blur"
