@@ -53,6 +53,8 @@ tiny: $(READY)
 		--initial build/retinanet-tiny.safetensors --output build/keypoint-rcnn-tiny.safetensors
 	$(BIN)/edgewise train yolact-plus-tiny --seed 5 --data build/scenes-train --initial build/yolact-tiny.safetensors \
 		--output build/yolact-plus-tiny.safetensors
+	$(BIN)/edgewise train simple-baseline-tiny --seed 1 --data build/scenes-train \
+		--initial build/keypoint-rcnn-tiny.safetensors --output build/simple-baseline-tiny.safetensors
 	$(BIN)/edgewise train deeppose-tiny --seed 1 --data build/scenes-train \
 		--initial build/keypoint-rcnn-tiny.safetensors --output build/deeppose-tiny.safetensors
 

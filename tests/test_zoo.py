@@ -42,7 +42,6 @@ WITHOUT_A_ROW = (
     "pfld-tiny",
     "pose-resnet50-256x192",
     "pose-resnet50-384x288",
-    "simple-baseline-tiny",
     "hrnet-w32-256x192",
     "hrnet-w32-384x288",
     "hrnet-w48-256x192",
