@@ -59,6 +59,8 @@ tiny: $(READY)
 		--output build/yolact-plus-tiny.safetensors
 	$(BIN)/edgewise train simple-baseline-tiny --seed 1 --data build/scenes-train \
 		--initial build/keypoint-rcnn-tiny.safetensors --output build/simple-baseline-tiny.safetensors
+	$(BIN)/edgewise train densepose-tiny --seed 1 --data build/scenes-train --initial build/mask-rcnn-tiny.safetensors \
+		--output build/densepose-tiny.safetensors
 	$(BIN)/edgewise train deeppose-tiny --seed 1 --data build/scenes-train \
 		--initial build/keypoint-rcnn-tiny.safetensors --output build/deeppose-tiny.safetensors
 

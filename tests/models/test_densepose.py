@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import edgewise.models
 from edgewise.models import registry
+from edgewise.models.checkpoints.checkpoint import load_checkpoint
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.families.densepose.losses import losses
 from edgewise.models.families.densepose.network import DensePose
@@ -218,3 +221,11 @@ def test_people_with_parts_that_the_model_lacks_are_refused():
     given = target([[8.0, 8.0, 60.0, 60.0]], [[[20.0, 20.0, 11, 0.5, 0.5]]])
     with pytest.raises(ModelError, match="show part 11 and coarse part 2; the model has 10 parts"):
         losses(MICRO, module, torch.zeros(1, 3, height, width), [given])
+
+
+def test_the_shipped_file_says_how_it_came_about() -> None:
+    path = Path(edgewise.models.__file__).parent / "pretrained" / "densepose-tiny.safetensors"
+    assert path.stat().st_size <= 2_000_000
+    meta, _ = load_checkpoint(path)
+    assert meta.training_command.startswith("edgewise train densepose-tiny --seed 1")
+    assert meta.entry().config == registry.find("densepose-tiny").config

@@ -18,5 +18,5 @@ S1X = replace(
 
 LEGACY = replace(S1X, learning_rate=0.002)
 
-TINY = replace(recipe.TINY, learning_rate=2e-3, batch=8, steps=1500, warmup=50)
+TINY = replace(recipe.TINY, learning_rate=2e-3, batch=8, steps=3700, warmup=50)
 """Meant to begin from a trained mask-rcnn-tiny, which has the same backbone, pyramid and proposals."""

@@ -33,7 +33,7 @@ LEGACY = msgspec.structs.replace(
 )
 
 TINY = _densepose(
-    rcnn.TINY, SurfaceConfig(bins=14, convolutions=3, channels=64, parts=10, positives_limit=12)
+    rcnn.TINY, SurfaceConfig(bins=24, convolutions=3, channels=64, parts=10, positives_limit=12)
 )
 
 MICRO = _densepose(
