@@ -35,7 +35,6 @@ WITHOUT_A_ROW = (
     "keypoint-rcnn-r50-detectron2",
     "densepose-r50-s1x",
     "densepose-r50-s1x-legacy",
-    "densepose-tiny",
     "deeppose-r50",
     "pfld",
     "mobilenetv2-gdconv",
