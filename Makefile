@@ -63,6 +63,8 @@ tiny: $(READY)
 		--output build/densepose-tiny.safetensors
 	$(BIN)/edgewise train deeppose-tiny --seed 1 --data build/scenes-train \
 		--initial build/keypoint-rcnn-tiny.safetensors --output build/deeppose-tiny.safetensors
+	$(BIN)/edgewise scenes build/faces-train --of faces --count 3000 --seed 1
+	$(BIN)/edgewise train pfld-tiny --seed 1 --data build/faces-train --output build/pfld-tiny.safetensors
 
 # torch is pinned because its newest release may bring several gigabytes of GPU libraries along.
 $(READY): pyproject.toml Makefile

@@ -40,10 +40,12 @@ from edgewise.exporter.way.export import ExportOptions, export_checkpoint
 from edgewise.models import registry
 from edgewise.models.checkpoints.checkpoint import CheckpointMeta, load_model, save_checkpoint
 from edgewise.models.checkpoints.evaluation import evaluate_module
+from edgewise.models.data.face_labels import FACE
 from edgewise.models.data.vocabulary import Vocabulary, VocabularySize
 from edgewise.models.measuring.tasks import task_of
 from edgewise.models.measuring.torch_runner import TorchRunner
 from edgewise.models.scenes.dataset import write_dataset
+from edgewise.models.scenes.face_dataset import write_face_dataset
 from edgewise.models.tasks.task import Measured
 from edgewise.runtime.command.selftest import golden_boxes, selftest
 from edgewise.runtime.compare.tensors import difference
@@ -150,12 +152,13 @@ def prove(name: str, folder: Path, progress: Progress = lambda text: None) -> tu
     begun = time.perf_counter()
     progress("writing a checkpoint and scenes")
     shipped = resources.files("edgewise.models") / "pretrained" / f"{name}.safetensors"
-    scenes = write_dataset(folder / "scenes", SCENES, SERIES, SIDES)
     if shipped.is_file():
         checkpoint, budgets = Path(str(shipped)), ()
+        scenes = _scenes(load_model(checkpoint).meta.vocabulary, folder / "scenes", SCENES, SERIES, SIDES)
         request = CalibrationRequest(images=scenes, count=16)
     else:
         checkpoint, budgets = seeded_checkpoint(name, folder / "seeded.safetensors"), GRAPH_ONLY
+        scenes = write_dataset(folder / "scenes", SCENES, SERIES, SIDES)
         request = CalibrationRequest(images=scenes, count=2, held_out=1, method=CalibrationMethod.MINMAX)
     options = ExportOptions(
         targets=TARGETS, golden_count=2, calibration=request, budgets=budgets, progress=progress
@@ -250,8 +253,16 @@ def against_torch(bundle: Bundle, checkpoint: Path) -> tuple[float, float]:
 def measure(checkpoint: Path, folder: Path, count: int) -> Measured:
     """The task's metric of a shipped checkpoint on the first scenes of a series that it never saw."""
     loaded = load_model(checkpoint)
-    dataset = task_of(loaded.entry.task).dataset.open(write_dataset(folder, count, UNSEEN, SIDE))
-    return evaluate_module(loaded, dataset)
+    scenes = _scenes(loaded.meta.vocabulary, folder, count, UNSEEN, SIDE)
+    return evaluate_module(loaded, task_of(loaded.entry.task).dataset.open(scenes))
+
+
+def _scenes(
+    vocabulary: Vocabulary, folder: Path, count: int, series: int, size: int | tuple[int, int]
+) -> Path:
+    """Scenes of what a trained model names: faces, or things and figures."""
+    faces = all(label.name == FACE.name for label in vocabulary.classes)
+    return (write_face_dataset if faces else write_dataset)(folder, count, series, size)
 
 
 def engine_row(bundle: Bundle, record: EngineRecord) -> EngineRow:

@@ -246,12 +246,18 @@ def test_points_begin_in_the_middle() -> None:
         np.testing.assert_allclose(found, 0.5, atol=0.2)
 
 
-def test_the_shipped_file_is_small_and_says_how_it_came_about() -> None:
-    path = Path(edgewise.models.__file__).parent / "pretrained" / "deeppose-tiny.safetensors"
+@pytest.mark.parametrize(
+    ("name", "metric", "lowest", "highest"),
+    [("deeppose-tiny", "pck", 0.95, 1.0), ("pfld-tiny", "nme_inter_ocular", 0.0, 0.05)],
+)
+def test_the_shipped_files_are_small_and_say_how_they_came_about(
+    name: str, metric: str, lowest: float, highest: float
+) -> None:
+    path = Path(edgewise.models.__file__).parent / "pretrained" / f"{name}.safetensors"
     assert path.stat().st_size <= 1_000_000
     meta, _ = load_checkpoint(path)
-    assert meta.training_command.startswith("edgewise train deeppose-tiny --seed 1")
-    assert meta.metrics["pck"] >= 0.95
-    entry = registry.find("deeppose-tiny")
+    assert meta.training_command.startswith(f"edgewise train {name} --seed 1")
+    assert lowest < meta.metrics[metric] < highest
+    entry = registry.find(name)
     assert meta.entry().config == entry.config
     assert meta.vocabulary.size == entry.vocabulary_size

@@ -41,4 +41,6 @@ TINY = replace(
     augmentation=replace(recipe.TINY_COLOURS, rotation=15, rescale=0.15, shift=0.03),
 )
 
-TINY_FACE = replace(TINY, steps=1600, augmentation=replace(TINY.augmentation, rotation=20, shift=0.05))
+TINY_FACE = replace(
+    TINY, batch=16, steps=1400, augmentation=replace(TINY.augmentation, rotation=20, shift=0.05)
+)
