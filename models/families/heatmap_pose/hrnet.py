@@ -48,7 +48,7 @@ class HRNetPose(nn.Module):
 MICRO = HRNetPoseConfig(
     input_size=(32, 64),
     keypoint_count=3,
-    trunk=HRNetConfig(widths=(4, 4, 8, 8), modules=(1, 1, 2), blocks=1, stem_width=4, stem_blocks=1),
+    trunk=HRNetConfig(widths=(4, 4, 8, 8), modules=(1, 1, 1), blocks=1, stem_width=4, stem_blocks=1),
     targets=rounded_targets(1),
 )
 """The smallest that has every part: for tests."""
