@@ -65,6 +65,7 @@ tiny: $(READY)
 		--initial build/keypoint-rcnn-tiny.safetensors --output build/deeppose-tiny.safetensors
 	$(BIN)/edgewise scenes build/faces-train --of faces --count 3000 --seed 1
 	$(BIN)/edgewise train pfld-tiny --seed 1 --data build/faces-train --output build/pfld-tiny.safetensors
+	$(BIN)/edgewise train retinaface-tiny --seed 1 --data build/faces-train --output build/retinaface-tiny.safetensors
 
 # torch is pinned because its newest release may bring several gigabytes of GPU libraries along.
 $(READY): pyproject.toml Makefile

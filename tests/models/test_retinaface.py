@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import torch
 
+import edgewise.models
 from edgewise.models import registry
+from edgewise.models.checkpoints.checkpoint import load_checkpoint
 from edgewise.models.data.instance_targets import InstanceTargets
 from edgewise.models.families.retinaface.config import (
     MICRO,
@@ -257,3 +260,12 @@ def test_the_deployed_network_gives_points_inside_their_slots() -> None:
     empty = scores[0] == 0
     assert not boxes[0, empty].any()
     assert not points[0, empty].any()
+
+
+def test_the_shipped_file_is_small_and_says_how_it_came_about() -> None:
+    path = Path(edgewise.models.__file__).parent / "pretrained" / "retinaface-tiny.safetensors"
+    assert path.stat().st_size <= 1_000_000
+    meta, _ = load_checkpoint(path)
+    assert meta.training_command.startswith("edgewise train retinaface-tiny --seed 1")
+    assert meta.metrics["ap50"] >= 0.90
+    assert meta.entry().config == registry.find("retinaface-tiny").config
