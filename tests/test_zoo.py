@@ -38,7 +38,6 @@ WITHOUT_A_ROW = (
     "deeppose-r50",
     "pfld",
     "mobilenetv2-gdconv",
-    "pfld-tiny",
     "pose-resnet50-256x192",
     "pose-resnet50-384x288",
     "hrnet-w32-256x192",
