@@ -33,4 +33,4 @@ MNET025 = recipe.Recipe(
 
 R50 = replace(MNET025, batch=24, steps=100 * _EPOCH // 24, milestones=(70 / 100, 90 / 100))
 
-TINY = replace(recipe.TINY, batch=8, steps=700, warmup=50, learning_rate=4e-3, average=0.99)
+TINY = replace(recipe.TINY, batch=8, steps=1500, warmup=100, learning_rate=3e-3)
