@@ -53,6 +53,8 @@ tiny: $(READY)
 	$(BIN)/edgewise train hourglass-tiny --seed 1 --data build/scenes-train --output build/hourglass-tiny.safetensors
 	$(BIN)/edgewise train retinanet-tiny --seed 1 --data build/scenes-train --initial build/yolact-tiny.safetensors \
 		--output build/retinanet-tiny.safetensors
+	$(BIN)/edgewise train centernet-tiny --seed 1 --data build/scenes-train --initial build/retinanet-tiny.safetensors \
+		--output build/centernet-tiny.safetensors
 	$(BIN)/edgewise train keypoint-rcnn-tiny --seed 1 --data build/scenes-train \
 		--initial build/retinanet-tiny.safetensors --output build/keypoint-rcnn-tiny.safetensors
 	$(BIN)/edgewise train yolact-plus-tiny --seed 5 --data build/scenes-train --initial build/yolact-tiny.safetensors \

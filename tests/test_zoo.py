@@ -20,7 +20,6 @@ WITHOUT_A_ROW = (
     "centernet-r18",
     "centernet-r101",
     "centernet-dla34",
-    "centernet-tiny",
     "cornernet-hg104",
     "cornernet-tiny",
     "centernet-triplets-52",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import edgewise.models
+from edgewise.models import registry
+from edgewise.models.checkpoints.checkpoint import load_checkpoint
 from edgewise.models.data.instance_targets import InstanceTargets
 from edgewise.models.families.centernet.config import CenternetConfig
 from edgewise.models.families.centernet.decoding import detect
@@ -149,3 +153,12 @@ def test_basic_blocks_refuse_what_they_cannot_have() -> None:
 
     with pytest.raises(ValueError, match="basic blocks"):
         ResNetConfig(basic=True, stride_on_first=True)
+
+
+def test_the_shipped_file_says_how_it_came_about() -> None:
+    path = Path(edgewise.models.__file__).parent / "pretrained" / "centernet-tiny.safetensors"
+    assert path.stat().st_size <= 2_500_000
+    meta, _ = load_checkpoint(path)
+    assert meta.training_command.startswith("edgewise train centernet-tiny --seed 1")
+    assert meta.metrics["box_ap"] >= 0.50
+    assert meta.entry().config == registry.find("centernet-tiny").config
