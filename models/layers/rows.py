@@ -17,6 +17,17 @@ def rows(values: Tensor, index: Tensor) -> Tensor:
     )
 
 
+def by_cell(maps: Tensor) -> Tensor:
+    """What maps say of each cell, for `rows`: [N, D, h, w] -> [N, h * w, D]."""
+    return maps.flatten(2).transpose(1, 2)
+
+
+def cell_places(cells: Tensor, width: int) -> Tensor:
+    """Column and row of cells int64 [N, K], row * width + column -> float32 [N, K, 2]."""
+    row = torch.div(cells, width, rounding_mode="floor")
+    return torch.stack((cells - row * width, row), dim=2).to(torch.float32)
+
+
 def anchor_rows(maps: Tensor, index: Tensor, width: int) -> Tensor:
     """What a head says of some anchors, without a transposed copy of all it says.
 

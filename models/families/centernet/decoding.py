@@ -14,7 +14,7 @@ from torch import Tensor
 from edgewise.models.families.centernet.config import STRIDE
 from edgewise.models.families.centernet.network import Predictions
 from edgewise.models.layers.peaks import peaks
-from edgewise.models.layers.rows import rows
+from edgewise.models.layers.rows import by_cell, cell_places, rows
 from edgewise.models.layers.slots import filled
 
 
@@ -32,16 +32,9 @@ class Detections(NamedTuple):
 def detect(predictions: Predictions, slots: int) -> Detections:
     """The best peaks as boxes."""
     found = peaks(predictions.heat, slots)
-    width = predictions.heat.shape[3]
-    row = torch.div(found.cells, width, rounding_mode="floor")
-    cell = torch.stack((found.cells - row * width, row), dim=2).to(predictions.offset.dtype)
-    centres = cell + rows(_by_cell(predictions.offset), found.cells)
-    half = rows(_by_cell(predictions.size), found.cells) / 2
+    cells = cell_places(found.cells, predictions.heat.shape[3])
+    centres = cells + rows(by_cell(predictions.offset), found.cells)
+    half = rows(by_cell(predictions.size), found.cells) / 2
     boxes = STRIDE * torch.cat((centres - half, centres + half), dim=2)
     scores, boxes, classes = filled(found.scores, slots, boxes, found.classes)
     return Detections(boxes, scores, classes)
-
-
-def _by_cell(maps: Tensor) -> Tensor:
-    """[N, D, h, w] -> [N, h * w, D]."""
-    return maps.flatten(2).transpose(1, 2)

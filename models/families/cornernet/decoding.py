@@ -17,7 +17,7 @@ from torch import Tensor
 from edgewise.models.families.cornernet.config import CornernetConfig
 from edgewise.models.families.cornernet.network import Centres, Corners, Predictions
 from edgewise.models.layers.peaks import peaks
-from edgewise.models.layers.rows import rows
+from edgewise.models.layers.rows import by_cell, cell_places, rows
 from edgewise.models.layers.slots import filled
 
 
@@ -80,26 +80,19 @@ class FoundCentres(NamedTuple):
 def detect_centres(centres: Centres, config: CornernetConfig) -> FoundCentres:
     """The best centres."""
     found = peaks(centres.heat, config.decoding.corners)
-    places = _places(found.cells, rows(_by_cell(centres.offset), found.cells), config)
+    places = _places(found.cells, rows(by_cell(centres.offset), found.cells), config)
     scores, places, classes = filled(found.scores, config.decoding.corners, places, found.classes)
     return FoundCentres(places, scores, classes)
 
 
 def _best(corners: Corners, config: CornernetConfig) -> _Best:
     found = peaks(corners.heat, config.decoding.corners)
-    read = rows(_by_cell(torch.cat((corners.tag, corners.offset), dim=1)), found.cells)
+    read = rows(by_cell(torch.cat((corners.tag, corners.offset), dim=1)), found.cells)
     places = _places(found.cells, read[..., 1:], config)
     return _Best(found.scores, found.classes, read[..., 0], places)
 
 
 def _places(cells: Tensor, offsets: Tensor, config: CornernetConfig) -> Tensor:
     """Cells [N, k] and offsets within them [N, k, 2] -> x, y in input pixels."""
-    width = config.map_size[1]
-    row = torch.div(cells, width, rounding_mode="floor")
-    cell = torch.stack((cells - row * width, row), dim=2).to(offsets.dtype)
-    return (cell + offsets) * torch.tensor(config.cell, device=cell.device)
-
-
-def _by_cell(maps: Tensor) -> Tensor:
-    """[N, D, h, w] -> [N, h * w, D]."""
-    return maps.flatten(2).transpose(1, 2)
+    places = cell_places(cells, config.map_size[1]) + offsets
+    return places * torch.tensor(config.cell, device=places.device)
