@@ -45,7 +45,7 @@ def test_every_model_has_a_task() -> None:
 def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
     with pytest.raises(DatasetError, match="no metric for the task moods") as caught:
         task_of("moods")
-    assert caught.value.hint == "known tasks: boxes, instances, panoptic, keypoints, people, surface"
+    assert caught.value.hint == "known tasks: boxes, instances, panoptic, keypoints, people, faces, surface"
 
 
 @dataclass(frozen=True)
