@@ -80,7 +80,7 @@ def test_records_are_coco_detections_without_the_box_that_has_no_height() -> Non
         "bbox": [10.0, 5.0, 20.0, 15.0],
         "score": pytest.approx(0.9),
     }
-    assert second["bbox"] == [1.26, 2.04, 2.19, 7.92]
+    assert second["bbox"] == [1.2604, 2.04, 2.1896, 7.92]
 
 
 def test_supervision_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.runtime.command.selftest import SAME_DECODING_SIMILARITY
 from edgewise.runtime.compare.matching import Matching, margin_of, match, pooled
 from edgewise.runtime.contract.manifest import (
     Budget,
@@ -33,6 +34,7 @@ from edgewise.runtime.kinds.instances.result import Instances
 from edgewise.runtime.kinds.keypoints.result import Keypoints
 from edgewise.runtime.kinds.panoptic.result import Panoptic
 from edgewise.runtime.pixels.masks import crop_dense
+from edgewise.runtime.results.overlap import box_likeness
 from edgewise.runtime.results.result import Record, Result
 from edgewise.runtime.system.errors import ResultError
 
@@ -219,6 +221,18 @@ def test_what_the_edge_of_the_frame_left_of_a_box_finds_itself_in_its_record(sli
     ):
         kind, read = kind_of(manifest), read_back(manifest, thin.records(0))
         assert match(kind, read, thin, threshold=0.0, margin=0.0).tally.matched_fraction == 1
+
+
+def test_boxes_of_a_pixel_are_the_same_in_their_records() -> None:
+    """As nearly as a self test asks of what it reads back."""
+    rng = np.random.default_rng(4)
+    corner = rng.uniform(0, min(SIZE) - 2, (200, 2))
+    small = np.concatenate([corner, corner + rng.uniform(1, 2, (200, 2))], axis=1).astype(np.float32)
+    scores, classes = np.linspace(1, 0.5, 200, dtype=np.float32), np.zeros(200, np.int32)
+    found = Boxes(small, scores, classes, LABELS, SIZE)
+    read = read_back(WITH_BOXES, found.records(0))
+    ious = np.diag(box_likeness(read.boxes.astype(np.float64), small.astype(np.float64)))
+    assert ious.min() > SAME_DECODING_SIMILARITY
 
 
 def test_frames_of_different_size_cannot_be_compared() -> None:

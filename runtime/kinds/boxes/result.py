@@ -114,12 +114,12 @@ class Boxes:
     def records(self, image_id: int) -> list[dict[str, Any]]:
         """COCO results: one dictionary a box.
 
-        `bbox` is x, y, width, height, rounded to a thousandth of a pixel. `category_id` is the label's id. A
-        box that has no width or no height is left out.
+        `bbox` is x, y, width, height, rounded to a ten-thousandth of a pixel. `category_id` is the
+        label's id. A box that has no width or no height is left out.
         """
         corners = self.boxes.astype(np.float64)
         sides = corners[:, 2:] - corners[:, :2]
-        boxes = np.concatenate([corners[:, :2], sides], axis=1).round(3).tolist()
+        boxes = np.concatenate([corners[:, :2], sides], axis=1).round(4).tolist()
         return [
             {
                 "image_id": image_id,
