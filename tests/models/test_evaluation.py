@@ -41,7 +41,15 @@ from edgewise.runtime.system.errors import DatasetError
 from .scripted_walk import scripted_walk
 
 TINY = Path(edgewise.models.__file__).parent / "pretrained" / "yolact-tiny.safetensors"
-TARGETS = {"box AP": 0.5, "mask AP": 0.5, "PQ": 0.6, "PCK@0.1": 0.95, "OKS AP": 0.7}
+TARGETS = {
+    "box AP": 0.5,
+    "mask AP": 0.5,
+    "PQ": 0.6,
+    "PCK@0.1": 0.95,
+    "OKS AP": 0.7,
+    "AP50": 0.9,
+    "chart GPS": 0.75,
+}
 BAND = 0.01
 """Another order of additions may turn a near tie, nothing else."""
 
