@@ -54,6 +54,15 @@ def class_tensor(slots: int, count: int) -> TensorSpec:
     return int_tensor("classes", (1, slots), "index into the manifest's classes", (0.0, count - 1.0))
 
 
+def slot_tensors(slots: int, count: int, boxes: str) -> tuple[TensorSpec, TensorSpec, TensorSpec]:
+    """Boxes, scores and classes of slots that a score of 0 leaves empty; `boxes` says where boxes lie."""
+    return (
+        float_tensor("boxes", (1, slots, 4), f"x1, y1, x2, y2 in input pixels, {boxes}"),
+        float_tensor("scores", (1, slots), "falling; 0 marks an empty slot", (0.0, 1.0)),
+        class_tensor(slots, count),
+    )
+
+
 def settled_tensor(what: str) -> TensorSpec:
     """Whether a fixed number of rounds was enough: 1 where `what` is proven."""
     return int_tensor("settled", (1,), f"1: {what}", (0.0, 1.0))

@@ -17,7 +17,7 @@ from edgewise.models.families.cornernet.losses import losses
 from edgewise.models.families.cornernet.network import Cornernet, Predictions
 from edgewise.models.families.draft import draft_manifest
 from edgewise.models.families.family import Family, ModelEntry, Named, PublishedFigure
-from edgewise.models.families.tensors import class_tensor, float_tensor, frame_tensor
+from edgewise.models.families.tensors import class_tensor, float_tensor, frame_tensor, slot_tensors
 from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance, TensorSpec
 from edgewise.runtime.contract.postprocessing import CentredBoxes, DetectedBoxes, SoftSuppression
 from edgewise.runtime.contract.preprocessing import CentredFrame
@@ -62,11 +62,7 @@ def raw_heads(stacks: Sequence[Predictions]) -> dict[str, Tensor]:
 
 def _outputs(config: CornernetConfig) -> tuple[TensorSpec, ...]:
     slots, centres = config.decoding.slots, config.decoding.corners
-    boxes = (
-        float_tensor("boxes", (1, slots, 4), "x1, y1, x2, y2 in input pixels, corner convention"),
-        float_tensor("scores", (1, slots), "falling; 0 marks an empty slot", (0.0, 1.0)),
-        class_tensor(slots, config.class_count),
-    )
+    boxes = slot_tensors(slots, config.class_count, "corner convention")
     if not config.triplets:
         return boxes
     return (

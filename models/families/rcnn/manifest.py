@@ -7,11 +7,11 @@ from torch import Tensor
 from edgewise.models.families.rcnn.config import RcnnConfig
 from edgewise.models.families.rcnn.network import Features
 from edgewise.models.families.tensors import (
-    class_tensor,
     float_tensor,
     frame_tensor,
     level_tensors,
     settled_tensor,
+    slot_tensors,
 )
 from edgewise.runtime.contract.manifest import Graph
 from edgewise.runtime.contract.preprocessing import ColourOrder, PadSide, ShortestEdge
@@ -21,11 +21,7 @@ def graph(config: RcnnConfig) -> Graph:
     """Of the deploy module."""
     slots = config.decoding.slots
     outputs = [
-        float_tensor(
-            "boxes", (1, slots, 4), "x1, y1, x2, y2 in input pixels, corner convention, inside the canvas"
-        ),
-        float_tensor("scores", (1, slots), "falling; 0 marks an empty slot", (0.0, 1.0)),
-        class_tensor(slots, config.class_count),
+        *slot_tensors(slots, config.class_count, "corner convention, inside the canvas"),
     ]
     if config.mask is not None:
         side = 2 * config.mask.bins

@@ -24,11 +24,11 @@ from edgewise.models.families.retinaface.layouts import LAYOUTS
 from edgewise.models.families.retinaface.losses import losses
 from edgewise.models.families.retinaface.network import Predictions, Retinaface
 from edgewise.models.families.tensors import (
-    class_tensor,
     float_tensor,
     frame_tensor,
     level_tensors,
     settled_tensor,
+    slot_tensors,
 )
 from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance, TensorSpec
 from edgewise.runtime.contract.postprocessing import BoxedPoints
@@ -76,9 +76,7 @@ def raw_heads(predictions: Predictions) -> dict[str, Tensor]:
 def _outputs(config: RetinafaceConfig) -> tuple[TensorSpec, ...]:
     slots, points = config.decoding.slots, config.point_count
     return (
-        float_tensor("boxes", (1, slots, 4), "x1, y1, x2, y2 in input pixels, not clipped"),
-        float_tensor("scores", (1, slots), "falling; 0 marks an empty slot", (0.0, 1.0)),
-        class_tensor(slots, 1),
+        *slot_tensors(slots, 1, "not clipped"),
         float_tensor("points", (1, slots, points, 2), "x, y of each point in input pixels"),
         settled_tensor("this is proven to be the sequential result of all candidates"),
     )

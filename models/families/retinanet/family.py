@@ -17,13 +17,7 @@ from edgewise.models.families.retinanet.deploy import RetinanetDeploy
 from edgewise.models.families.retinanet.layouts import LAYOUTS
 from edgewise.models.families.retinanet.losses import losses
 from edgewise.models.families.retinanet.network import Predictions, Retinanet
-from edgewise.models.families.tensors import (
-    class_tensor,
-    float_tensor,
-    frame_tensor,
-    level_tensors,
-    settled_tensor,
-)
+from edgewise.models.families.tensors import frame_tensor, level_tensors, settled_tensor, slot_tensors
 from edgewise.runtime.contract.manifest import Graph, Manifest, Provenance, TensorSpec
 from edgewise.runtime.contract.postprocessing import DetectedBoxes
 from edgewise.runtime.contract.preprocessing import ShortestEdge, SideRounding
@@ -81,11 +75,7 @@ def raw_heads(predictions: Predictions) -> dict[str, Tensor]:
 def _outputs(config: RetinanetConfig) -> tuple[TensorSpec, ...]:
     slots = config.decoding.slots
     return (
-        float_tensor(
-            "boxes", (1, slots, 4), "x1, y1, x2, y2 in input pixels, corner convention, inside the canvas"
-        ),
-        float_tensor("scores", (1, slots), "falling; 0 marks an empty slot", (0.0, 1.0)),
-        class_tensor(slots, config.class_count),
+        *slot_tensors(slots, config.class_count, "corner convention, inside the canvas"),
         settled_tensor("this is proven to be the sequential result of all candidates"),
     )
 

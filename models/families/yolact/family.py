@@ -10,7 +10,7 @@ from edgewise.models.data.instance_targets import InstanceTargets
 from edgewise.models.data.vocabulary import Vocabulary
 from edgewise.models.families.draft import draft_manifest
 from edgewise.models.families.family import Family, ModelEntry, Named, PublishedFigure
-from edgewise.models.families.tensors import class_tensor, float_tensor, frame_tensor, settled_tensor
+from edgewise.models.families.tensors import float_tensor, frame_tensor, settled_tensor, slot_tensors
 from edgewise.models.families.yolact import recipes
 from edgewise.models.families.yolact.config import (
     DARKNET53,
@@ -62,11 +62,7 @@ def raw_heads(predictions: Predictions) -> dict[str, Tensor]:
 def _outputs(config: YolactConfig) -> tuple[TensorSpec, ...]:
     slots = config.decoding.slots
     outputs = (
-        float_tensor(
-            "boxes", (1, slots, 4), "x1, y1, x2, y2 in input pixels, corner convention, not clamped"
-        ),
-        float_tensor("scores", (1, slots), "falling; 0 marks an empty slot", (0.0, 1.0)),
-        class_tensor(slots, config.class_count),
+        *slot_tensors(slots, config.class_count, "corner convention, not clamped"),
         float_tensor(
             "masks",
             (1, slots, *config.prototype_size),
