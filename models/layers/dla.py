@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgewise.models.layers.resnet import RESIDUAL_GAIN
+from edgewise.models.layers.resnet import RESIDUAL_GAIN, initialise_residual, projection
 
 
 class DlaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="dla", kw_only=True):
@@ -70,9 +70,7 @@ class Leaf(nn.Module):
         self.tree2 = Block(outputs, outputs, 1)
         self.root = Root(2 * outputs + earlier + (inputs if joining else 0), outputs)
         self.stride = stride
-        self.project: nn.Module | None = None
-        if inputs != outputs:
-            self.project = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        self.project = projection(inputs, outputs, 1)
 
     def forward(self, x: Tensor, earlier: Sequence[Tensor] = ()) -> Tensor:
         pooled = F.max_pool2d(x, self.stride) if self.stride > 1 else x
@@ -134,11 +132,10 @@ class Dla(nn.Module):
         return tuple(levels)
 
     def initialise(self) -> None:
-        """He initialisation; what a block adds starts at `RESIDUAL_GAIN`."""
+        """`initialise_residual`; what a block adds starts at `RESIDUAL_GAIN` here too."""
+        initialise_residual(self)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, Block):
+            if isinstance(module, Block):
                 nn.init.constant_(module.bn2.weight, RESIDUAL_GAIN)
 
 

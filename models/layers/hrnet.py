@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgewise.models.layers.resnet import RESIDUAL_GAIN, BasicBlock, Bottleneck
+from edgewise.models.layers.resnet import BasicBlock, Bottleneck, initialise_residual
 
 EXPANSION = 4
 
@@ -154,14 +154,8 @@ class HRNet(nn.Module):
         return self.stage4(self.transition3(branches))
 
     def initialise(self) -> None:
-        """He initialisation; residual branches start at `RESIDUAL_GAIN`."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, BasicBlock):
-                nn.init.constant_(module.bn2.weight, RESIDUAL_GAIN)
-            elif isinstance(module, Bottleneck):
-                nn.init.constant_(module.bn3.weight, RESIDUAL_GAIN)
+        """See `initialise_residual`."""
+        initialise_residual(self)
 
 
 def joined(branches: Sequence[Tensor]) -> Tensor:

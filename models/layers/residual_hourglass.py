@@ -9,7 +9,7 @@ import msgspec
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgewise.models.layers.resnet import RESIDUAL_GAIN, BasicBlock
+from edgewise.models.layers.resnet import BasicBlock, initialise_residual
 
 
 class ResidualHourglassConfig(
@@ -106,12 +106,8 @@ class ResidualHourglasses(nn.Module):
         return found
 
     def initialise(self) -> None:
-        """He initialisation; residual branches start at `RESIDUAL_GAIN`."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, BasicBlock):
-                nn.init.constant_(module.bn2.weight, RESIDUAL_GAIN)
+        """See `initialise_residual`."""
+        initialise_residual(self)
 
 
 def _projection(width: int) -> nn.Sequential:

@@ -61,7 +61,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
-        self.downsample = _projection(inputs, outputs, stride)
+        self.downsample = projection(inputs, outputs, stride)
 
     def forward(self, features: Tensor) -> Tensor:
         shortcut = features if self.downsample is None else self.downsample(features)
@@ -79,7 +79,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = _projection(inputs, outputs, stride)
+        self.downsample = projection(inputs, outputs, stride)
 
     def forward(self, features: Tensor) -> Tensor:
         shortcut = features if self.downsample is None else self.downsample(features)
@@ -87,11 +87,22 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(out)) + shortcut)
 
 
-def _projection(inputs: int, outputs: int, stride: int) -> nn.Module | None:
+def projection(inputs: int, outputs: int, stride: int) -> nn.Module | None:
     """What brings a shortcut to the form of the branch beside it; None where it has that."""
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
+def initialise_residual(network: nn.Module) -> None:
+    """He initialisation of all convolutions; residual branches start at `RESIDUAL_GAIN`."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, Bottleneck):
+            nn.init.constant_(module.bn3.weight, RESIDUAL_GAIN)
+        elif isinstance(module, BasicBlock):
+            nn.init.constant_(module.bn2.weight, RESIDUAL_GAIN)
 
 
 class ResNet(nn.Module):
@@ -138,14 +149,8 @@ class ResNet(nn.Module):
             module.requires_grad_(False)
 
     def initialise(self) -> None:
-        """He initialisation; residual branches start at `RESIDUAL_GAIN`, and no tap moves."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, Bottleneck):
-                nn.init.constant_(module.bn3.weight, RESIDUAL_GAIN)
-            elif isinstance(module, BasicBlock):
-                nn.init.constant_(module.bn2.weight, RESIDUAL_GAIN)
+        """`initialise_residual`, and no tap moves."""
+        initialise_residual(self)
         for module in self.modules():
             if isinstance(module, ModulatedDeformConv):
                 module.reset_taps()
