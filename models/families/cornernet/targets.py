@@ -29,7 +29,8 @@ class Targets(NamedTuple):
 
     upper_left: CornerTargets
     lower_right: CornerTargets
-    centre: CornerTargets
+    centre: CornerTargets | None
+    """Where the model finds centres."""
 
 
 _CENTRE_SHARPNESS = 5.0
@@ -54,6 +55,8 @@ def targets_of(truth: InstanceTargets, config: CornernetConfig) -> Targets:
         for across, down in (high - low).tolist()
     ]
     corners = (_of_places(places, classes, radii, config) for places in (low, high))
+    if not config.triplets:
+        return Targets(*corners, None)
     return Targets(*corners, _of_places((low + high) / 2, classes, radii, config, _CENTRE_SHARPNESS))
 
 
